@@ -1,0 +1,61 @@
+"""The composition root: configuration -> store -> log -> host -> Flask application. `gunicorn "app:create_app()"`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flask import Flask
+
+from enclaves.kit.measure import checkout_root, measurement
+from enclaves.kit.signatures import SigningKey
+from sandbox.config import Config, read_config
+from sandbox.host import Host
+from sandbox.store.blobs import Blobs
+from sandbox.store.database import Store
+from sandbox.web.application import make_app
+
+
+def compose(config: Config, on_step: Callable[[str], None] = lambda step: None) -> Host:
+    """Build the host from its configuration; creates the data folder, the database and the log's key where missing.
+
+    Raises:
+        Tampered: the database belongs to another log.
+        Unavailable: the database cannot be reached.
+    """
+    config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = Store(config.database_url)
+    store.prepare(config.origin)
+    return Host(
+        config=config,
+        store=store,
+        blobs=Blobs(folder=config.data / "uploads", limit=config.upload_bytes),
+        log_key=_log_key(config.data / "log.key"),
+        now=lambda: time.time_ns() // 1_000_000,
+        measurement=measurement(checkout_root()),
+        on_step=on_step,
+    )
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """Return the WSGI application for the environment's configuration, or for the given one."""
+    return make_app(compose(config or read_config()))
+
+
+def _log_key(path: Path) -> SigningKey:
+    """The log's signing key; made at the first start, by exactly one of several processes."""
+    if not path.exists():
+        draft = path.with_suffix(f".{os.getpid()}")
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(SigningKey.generate().to_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass  # another process was first; its key counts
+        draft.unlink()
+    return SigningKey.from_bytes(path.read_bytes())

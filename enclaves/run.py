@@ -1,0 +1,126 @@
+"""One run, readable top to bottom: verify grant -> unseal -> check file digests -> bound and compute -> gate -> sign."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from enclaves.aggregate import aggregate
+from enclaves.evidence import Identity
+from enclaves.gate import pad, pass_gate
+from enclaves.kit.appraisal import STATEMENT_PURPOSE, key_release_info, release_info
+from enclaves.kit.columns import FOOTER, decrypt_columns
+from enclaves.kit.sealing import seal
+from policies.agreement import Agreement
+from policies.canonical import canonical, digest_bytes, parse_json
+from policies.codec import decode, encode
+from policies.errors import SandboxError
+from policies.grant import MAX_RELEASE, Grant, WithheldCode, grant_digest
+from policies.odrl import agreement_digest
+from policies.query import columns_read, schedule
+from policies.statement import SignedStatement, Statement
+
+
+class Withhold(Exception):
+    """Ends a run without a release. Carries one word of the closed set and nothing else."""
+
+    def __init__(self, code: WithheldCode) -> None:
+        super().__init__(code)
+        self.code: WithheldCode = code
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """What a run gets after attestation: per provider the keys sealed to this enclave, per dataset the encrypted file."""
+
+    sealed_keys: Mapping[str, bytes]
+    files: Mapping[str, bytes]
+
+
+def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, *, memory_mib: int) -> tuple[SignedStatement, bytes | None]:
+    """Return the signed statement and the sealed release, or a statement of withholding and None. Never raises for what data hold."""
+    try:
+        verify_grant(grant, agreement)
+        keys = unseal_keys(grant, identity, inputs.sealed_keys)
+        tables = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
+        exact = aggregate(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
+        release = pad(pass_gate(exact, grant, agreement.by_dataset))
+        if len(release) > MAX_RELEASE - PADDING_FOR_SEAL:
+            raise Withhold("output-limit")
+        sealed = seal(bytes.fromhex(grant.recipient.sealing_key), release, release_info(grant_digest(grant)))
+    except Withhold as reason:
+        return _sign(grant, identity, None, reason.code), None
+    except (MemoryError, pa.ArrowMemoryError):
+        return _sign(grant, identity, None, "resource-limit"), None
+    except Exception:  # noqa: BLE001 - an error is an output: only a closed code leaves
+        return _sign(grant, identity, None, "internal"), None
+    return _sign(grant, identity, digest_bytes(sealed), None), sealed
+
+
+PADDING_FOR_SEAL = 64
+"""HPKE adds a 32-byte encapsulated key and a 16-byte tag."""
+
+
+def verify_grant(grant: Grant, agreement: Agreement) -> None:
+    """Withhold unless the grant is exactly what the agreement entails for its plan and loss."""
+    declarations = agreement.by_dataset
+    try:
+        if agreement_digest(agreement) != grant.agreement:
+            raise Withhold("grant-mismatch")
+        columns = columns_read(grant.plan, declarations)
+        minimum = max(agreement.terms_of(dataset).minimum_group for dataset in grant.plan.sources)
+        faithful = (
+            [read.dataset for read in grant.reads] == list(grant.plan.sources)
+            and all(read.columns == columns[read.dataset] for read in grant.reads)
+            and all(read.provider == declarations[read.dataset].provider for read in grant.reads)
+            and grant.minimum_group == minimum
+            and grant.statistics == schedule(grant.plan, declarations, grant.loss, minimum)
+            and grant.recipient.sealing_key == agreement.party(grant.recipient.id).sealing_key
+        )
+    except (SandboxError, KeyError) as error:
+        raise Withhold("grant-mismatch") from error
+    if not faithful:
+        raise Withhold("grant-mismatch")
+
+
+def unseal_keys(grant: Grant, identity: Identity, sealed_keys: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """Return the column keys per dataset that the brokers sealed to this run."""
+    keys: dict[str, dict[str, bytes]] = {}
+    for provider in {read.provider for read in grant.reads}:
+        info = key_release_info(identity.nonce_of(provider), grant_digest(grant), identity.digest)
+        try:
+            opened = parse_json(identity.sealing.open(sealed_keys[provider], info))
+            released = decode(dict[str, dict[str, str]], opened)
+            keys |= {dataset: {name: bytes.fromhex(key) for name, key in of.items()} for dataset, of in released.items()}
+        except (SandboxError, KeyError, ValueError) as error:
+            raise Withhold("keys-missing") from error
+    return keys
+
+
+def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes]) -> pa.Table:
+    read = next(read for read in grant.reads if read.dataset == dataset)
+    if dataset not in files or digest_bytes(files[dataset]) != read.file_digest:
+        raise Withhold("input-tampered")
+    held = keys.get(dataset, {})
+    if not {FOOTER, *read.columns} <= set(held):
+        raise Withhold("keys-missing")
+    try:
+        return decrypt_columns(files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
+    except SandboxError as error:
+        raise Withhold("input-unreadable") from error
+
+
+def _sign(grant: Grant, identity: Identity, sealed: str | None, withheld: WithheldCode | None) -> SignedStatement:
+    statement = Statement(
+        grant=grant_digest(grant),
+        evidence=identity.digest,
+        sealed=sealed,
+        withheld=withheld,
+        mechanism="discrete-laplace",
+        statistics=grant.statistics,
+        loss=grant.loss,
+    )
+    message = canonical(encode(statement))
+    return SignedStatement(statement=statement, signature=identity.signing.sign(STATEMENT_PURPOSE, message).hex())

@@ -1,0 +1,84 @@
+"""What a consumer asks (`JobRequest`) and what the host states as facts when it decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from policies.agreement import EnclaveKind
+from policies.errors import Malformed
+from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
+from policies.privacy import Loss
+from policies.query import MAX_SQL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobRequest:
+    """A consumer's signed request for one release. `request_id` is chosen by the consumer; the same id never makes a second job."""
+
+    kind: Literal["job-request/1"] = "job-request/1"
+    request_id: str
+    agreement: str
+    consumer: str
+    purpose: str
+    sql: str
+    loss: Loss
+
+    def __post_init__(self) -> None:
+        require_request_id(self.request_id, "request_id")
+        require_digest(self.agreement, "agreement")
+        require_name(self.consumer, "consumer")
+        require_slug(self.purpose, "purpose")
+        if len(self.sql) > MAX_SQL:
+            raise Malformed(f"is longer than {MAX_SQL} characters", where="sql", code="sql")
+        if self.loss.amount <= 0:
+            raise Malformed("epsilon must be above 0", where="loss.amount")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionFact:
+    """The newest published version of a dataset: what a run would read."""
+
+    dataset: str
+    version: int
+    file_digest: str
+
+    def __post_init__(self) -> None:
+        require_dataset(self.dataset, "dataset")
+        require_digest(self.file_digest, "file_digest")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpentFact:
+    """What a provider's ledger of one id space has paid so far, over all agreements and consumers."""
+
+    provider: str
+    id_space: str
+    spent: Loss
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """Everything a decision reads besides request, agreement and plan. Replay re-derives `versions` and `spent` from the log.
+
+    Attributes:
+        now: seconds since 1970.
+        enclave_kind, measurement: of the enclave that the host would start.
+    """
+
+    now: int
+    enclave_kind: EnclaveKind
+    measurement: str
+    versions: tuple[VersionFact, ...]
+    spent: tuple[SpentFact, ...]
+
+    def version_of(self, dataset: str) -> VersionFact | None:
+        """The newest version of a dataset, or None if none is published."""
+        return next((fact for fact in self.versions if fact.dataset == dataset), None)
+
+    def spent_on(self, provider: str, id_space: str) -> Loss:
+        """What a ledger has paid; zero if it has no charge yet."""
+        for fact in self.spent:
+            if (fact.provider, fact.id_space) == (provider, id_space):
+                return fact.spent
+        return Loss(amount=0)

@@ -1,0 +1,102 @@
+"""The receipt of a run, and its offline verification from nothing but the agreement and the receipt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from enclaves.kit.appraisal import Attested, appraise, verify_statement
+from policies.agreement import Agreement
+from policies.canonical import digest, digest_bytes
+from policies.codec import encode
+from policies.entries import parse_header
+from policies.errors import Malformed, SandboxError, Tampered
+from policies.grant import Grant, grant_digest
+from policies.odrl import agreement_digest
+from policies.statement import SignedEvidence, SignedStatement
+from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
+from sandbox.audit.merkle import leaf_hash, verify_inclusion
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """What proves an outcome offline.
+
+    Attributes:
+        entry: the log entry that recorded the outcome, as canonical JSON.
+        index, proof, checkpoint: its place in the log, RFC 6962 inclusion proof (hex) and the signed note.
+    """
+
+    kind: Literal["receipt/1"] = "receipt/1"
+    grant: Grant
+    evidence: SignedEvidence
+    statement: SignedStatement
+    entry: str
+    index: int
+    proof: tuple[str, ...]
+    checkpoint: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verified:
+    """A receipt that holds: the outcome is in the log under `checkpoint`, and the attested enclave signed it for this grant."""
+
+    receipt: Receipt
+    attested: Attested
+    checkpoint: Checkpoint
+
+
+def log_key(agreement: Agreement) -> LogKey:
+    """The log that an agreement names."""
+    return LogKey(name=agreement.log.origin, public=bytes.fromhex(agreement.log.key))
+
+
+def verify_receipt(receipt: Receipt, agreement: Agreement, sealed: bytes | None = None) -> Verified:
+    """Return the verified receipt. The caller has made sure of `agreement` (its digest and signatures).
+
+    Checks, in this order: checkpoint signature, inclusion, grant under this agreement, evidence against the reference values of every
+    provider's terms, the enclave's signature and that mechanism, scale and loss are the granted ones, the entry's digests, and, if given,
+    the sealed release.
+
+    Raises:
+        Tampered, EvidenceRejected, Malformed: what failed.
+    """
+    checkpoint = open_checkpoint(receipt.checkpoint, log_key(agreement))
+    try:
+        proof = [bytes.fromhex(item) for item in receipt.proof]
+    except ValueError as error:
+        raise Malformed("the proof is not hexadecimal", where="proof") from error
+    entry = receipt.entry.encode()
+    verify_inclusion(leaf_hash(entry), receipt.index, checkpoint.size, proof, checkpoint.root)
+    attested = _appraise(receipt, agreement)
+    statement = verify_statement(receipt.statement, attested, receipt.grant)
+    header = parse_header(entry)
+    expected = {
+        "job": receipt.grant.job,
+        "agreement": receipt.grant.agreement,
+        "grant": grant_digest(receipt.grant),
+        "evidence": attested.digest,
+        "statement": digest(encode(receipt.statement)),
+    }
+    expected |= {"sealed": statement.sealed} if statement.sealed else {"code": str(statement.withheld)}
+    if header.kind != ("released" if statement.sealed else "withheld") or header.ids != expected:
+        raise Tampered("the log entry records another outcome", code="receipt-entry")
+    if sealed is not None and (digest_bytes(sealed) if sealed else None) != statement.sealed:
+        raise Tampered("the sealed release is not the one that the enclave signed", code="receipt-sealed")
+    return Verified(receipt=receipt, attested=attested, checkpoint=checkpoint)
+
+
+def _appraise(receipt: Receipt, agreement: Agreement) -> Attested:
+    grant = receipt.grant
+    if grant.agreement != agreement_digest(agreement):
+        raise Tampered("the receipt is under another agreement", code="receipt-agreement")
+    try:
+        recipient = agreement.party(grant.recipient.id)
+        terms = [agreement.terms_of(read.dataset) for read in grant.reads]
+    except SandboxError as error:
+        raise Tampered("the grant names what the agreement does not", code="receipt-grant") from error
+    if recipient.sealing_key != grant.recipient.sealing_key or not terms:
+        raise Tampered("the grant names another recipient key", code="receipt-grant")
+    kinds = set.intersection(*(set(item.enclave_kinds) for item in terms))
+    measurements = set.intersection(*(set(item.measurements) for item in terms))
+    return appraise(receipt.evidence, grant=grant, kinds=kinds, measurements=measurements, nonce=None)

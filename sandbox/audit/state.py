@@ -1,0 +1,188 @@
+"""What a replay has folded from the entries so far, and what it found wrong."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from enclaves.kit.appraisal import Attested
+from enclaves.kit.envelope import Purpose, Signed, verify_document
+from policies.agreement import Agreement
+from policies.declaration import Declaration
+from policies.entries import Header
+from policies.errors import Tampered
+from policies.grant import Grant
+from policies.request import JobRequest, VersionFact
+from sandbox.audit.checkpoint import LogKey
+from sandbox.audit.verdict import PROMISES, Mismatch, Promise, PromiseState
+
+Ledger = tuple[str, str]
+"""(provider, id space)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One authentic entry and its body; None where it was not opened."""
+
+    index: int
+    header: Header
+    body: dict[str, Any] | None
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Names and digests of the header."""
+        return self.header.ids
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keys:
+    """Public keys (hex) with which a participant was admitted."""
+
+    signing: str
+    sealing: str
+
+
+@dataclass(kw_only=True, slots=True)
+class AgreementFold:
+    """An agreement as far as the log has told.
+
+    Attributes:
+        agreement: None where the proposal was not opened.
+        signed: by participant, whether its signature holds.
+        agreed: whether the log says that all have signed.
+    """
+
+    agreement: Agreement | None = None
+    signed: dict[str, PromiseState] = field(default_factory=dict)
+    agreed: bool = False
+
+    @property
+    def standing(self) -> PromiseState:
+        """Whether every party has validly signed."""
+        if self.agreement is None:
+            return "unopened"
+        states = [self.signed.get(party.id, "broken") for party in self.agreement.parties]
+        return "broken" if "broken" in states else "unopened" if "unopened" in states else "ok"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Derived:
+    """What this replay derived itself from one opened decision. `grant` is None where its own decision denies."""
+
+    request: JobRequest
+    ledgers: tuple[Ledger, ...]
+    totals: dict[Ledger, int]
+    grant: Grant | None
+
+
+@dataclass(kw_only=True, slots=True)
+class JobFold:
+    """A job as far as the log has told.
+
+    Attributes:
+        stage: kind of the last step, `denied`, or `nothing` before the first.
+        providers: of the ledgers charged: those whose keys a run needs.
+        answered: providers that released or refused keys; `released`: those that released.
+        grant_id, evidence_id: digests from the headers of `granted` and `attested`.
+        grant: the logged one, or where it was not opened the derived one; None if neither is known.
+    """
+
+    agreement: str
+    stage: str = "nothing"
+    providers: frozenset[str] = frozenset()
+    answered: set[str] = field(default_factory=set)
+    released: set[str] = field(default_factory=set)
+    grant_id: str = ""
+    evidence_id: str = ""
+    derived: Derived | None = None
+    grant: Grant | None = None
+    attested: Attested | None = None
+
+    def end(self, stage: str) -> None:
+        """Keep only what is needed to recognise a step after the end, so that memory grows little with the number of jobs."""
+        self.stage, self.derived, self.grant, self.attested = stage, None, None, None
+        self.answered, self.released = set(), set()
+
+
+@dataclass(kw_only=True, slots=True)
+class State:
+    """The fold over all entries so far.
+
+    Attributes:
+        participants: admitted ones; the keys are None where the admission was not opened.
+        declarations: declared datasets; None where not opened.
+        newest: newest published version by dataset.
+        requests: digests of decided requests; `asked`: (consumer, request id) of those opened.
+        ledgers: sums of all charges in nano-epsilon.
+        missing: promises for which some body was not opened.
+        simulated: whether a release rests on `simulated` evidence.
+    """
+
+    log: LogKey
+    participants: dict[str, Keys | None] = field(default_factory=dict)
+    keys: set[str] = field(default_factory=set)
+    declarations: dict[str, Declaration | None] = field(default_factory=dict)
+    newest: dict[str, VersionFact] = field(default_factory=dict)
+    agreements: dict[str, AgreementFold] = field(default_factory=dict)
+    jobs: dict[str, JobFold] = field(default_factory=dict)
+    requests: set[str] = field(default_factory=set)
+    asked: set[tuple[str, str]] = field(default_factory=set)
+    ledgers: defaultdict[Ledger, int] = field(default_factory=lambda: defaultdict(int))
+    mismatches: list[Mismatch] = field(default_factory=list)
+    missing: set[Promise] = field(default_factory=set)
+    unopened: int = 0
+    not_reparsed: int = 0
+    released: int = 0
+    simulated: bool = False
+
+    def report(self, entry: Entry, promise: Promise, what: str) -> None:
+        """Note something about an entry that does not follow."""
+        self.report_at(entry.index, entry.header.kind, promise, what)
+
+    def report_at(self, index: int | None, kind: str, promise: Promise, what: str) -> None:
+        """Note something that does not follow, about an entry or about the log as a whole."""
+        self.mismatches.append(Mismatch(index=index, kind=kind, promise=promise, what=what))
+
+    def require(self, entry: Entry, holds: bool, promise: Promise, what: str) -> bool:
+        """Report `what` unless it holds; returns whether it does."""
+        if not holds:
+            self.report(entry, promise, what)
+        return holds
+
+    def cannot(self, *promises: Promise) -> None:
+        """Note that a promise cannot be shown for want of an opening."""
+        self.missing.update(promises)
+
+    def agreement(self, digest: str) -> Agreement | None:
+        """The agreement of that digest, if it is in the log and opened."""
+        fold = self.agreements.get(digest)
+        return None if fold is None else fold.agreement
+
+    def verify(self, entry: Entry, signed: Signed, purpose: Purpose, by: str, public: str | None = None) -> bool:
+        """Whether `by` signed for `purpose`; reports it if not.
+
+        Args:
+            public: the key (hex) to verify with; None for the one that the participant was admitted with.
+        """
+        if by not in self.participants:
+            self.report(entry, "signatures", f"`{by}` is not admitted")
+            return False
+        admitted = self.participants[by]
+        key = public or (admitted.signing if admitted else None)
+        if key is None:
+            self.cannot("signatures")
+            return False
+        try:
+            verify_document(signed, purpose, by, key)
+        except Tampered as error:
+            self.report(entry, "signatures", error.message)
+            return False
+        return True
+
+    def promises(self) -> dict[Promise, PromiseState]:
+        """The state of every promise."""
+        broken = {mismatch.promise for mismatch in self.mismatches}
+        return {
+            promise: "broken" if promise in broken else "unopened" if promise in self.missing else "ok" for promise in PROMISES
+        }

@@ -1,0 +1,136 @@
+"""`sandbox log`, `sandbox audit`, `sandbox receipt`: exporting, replaying and verifying."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from policies.agreement import LogIdentity
+from policies.canonical import parse_json
+from policies.codec import decode
+from policies.errors import Malformed
+from policies.odrl import parse_agreement
+from sandbox.audit.checkpoint import LogKey, open_checkpoint
+from sandbox.audit.receipt import Receipt, verify_receipt
+from sandbox.audit.replay import Verdict, replay
+from sandbox.cli.show import client_of, home_option, json_option, print_json, table
+from sandbox.party.client import kept_agreement
+from sandbox.party.exporting import export_log
+
+
+@click.group()
+def log() -> None:
+    """The log that participants and auditors keep copies of."""
+
+
+@log.command("export")
+@home_option
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--vkey", help="The log's verifier key, from a source that you trust; else the one the service states.")
+@json_option
+def log_export(home_folder: Path, folder: Path, vkey: str | None, as_json: bool) -> None:
+    """Write the whole log with the openings that this participant may read to FOLDER as static files.
+
+    \b
+    Example: sandbox log export --home ~/auditor ./log
+    """
+    client = client_of(home_folder)
+    key = LogKey.parse(vkey or client.service()["log"]["vkey"])
+    with Progress(console=Console(stderr=True), disable=as_json) as progress:
+        task = progress.add_task("exporting")
+        size = export_log(
+            client,
+            folder,
+            LogIdentity(origin=key.name, key=key.public.hex()),
+            lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    print_json({"entries": size, "folder": str(folder)}) if as_json else click.echo(f"{size} entries in {folder}")
+
+
+@click.group()
+def audit() -> None:
+    """What an auditor does, offline."""
+
+
+@audit.command("replay")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--vkey", help="The log's verifier key, from a source that you trust; else the one in the export.")
+@click.option("--since", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A checkpoint kept from an earlier export.")
+@json_option
+def audit_replay(folder: Path, vkey: str | None, since: Path | None, as_json: bool) -> None:
+    """Re-derive every decision, charge and grant of an exported log from FOLDER alone, and name every entry that does not fit.
+
+    \b
+    Example: sandbox audit replay ./log --since ./last-month/checkpoint
+    """
+    key = LogKey.parse((vkey or read_text(folder / "log.vkey")).strip())
+    earlier = None if since is None else open_checkpoint(since.read_text(encoding="utf-8"), key)
+    with Progress(console=Console(stderr=True), disable=as_json) as progress:
+        task = progress.add_task("replaying")
+        verdict = replay(
+            lambda path: (folder / path).read_bytes(),
+            key,
+            since=earlier,
+            progress=lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    print_json(asdict(verdict)) if as_json else show_verdict(verdict)
+    sys.exit(0 if verdict.ok else 5)
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """Print a verdict per promise and every mismatch."""
+    table(("promise", "verdict"), verdict.promises.items(), title=f"Replay of {verdict.entries} entries")
+    if verdict.mismatches:
+        table(("entry", "kind", "what"), [(m.index, m.kind, m.what) for m in verdict.mismatches], title="Mismatches")
+    for note in verdict.notes:
+        click.echo(f"note: {note}")
+    click.echo("the log replays" if verdict.ok else "THE LOG DOES NOT REPLAY")
+
+
+@click.group()
+def receipt() -> None:
+    """Receipts of releases."""
+
+
+@receipt.command("verify")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--agreement", "agreement_file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The agreement document.")
+@click.option("--home", "home_folder", type=click.Path(path_type=Path), envvar="SANDBOX_HOME", help="Or a home that signed it.")
+@click.option("--sealed", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The sealed release, to be checked too.")
+@json_option
+def receipt_verify(file: Path, agreement_file: Path | None, home_folder: Path | None, sealed: Path | None, as_json: bool) -> None:
+    """Verify a receipt offline against the agreement that it is under.
+
+    \b
+    Example: sandbox receipt verify receipt.json --home ~/institute
+    """
+    parsed = decode(Receipt, parse_json(file.read_bytes(), limit=16 << 20))
+    if agreement_file is not None:
+        agreement = parse_agreement(parse_json(agreement_file.read_bytes(), limit=16 << 20))
+    elif home_folder is not None:
+        agreement = kept_agreement(client_of(home_folder).home, parsed.grant.agreement)
+    else:
+        raise Malformed("give the agreement by --agreement or --home")
+    verified = verify_receipt(parsed, agreement, None if sealed is None else sealed.read_bytes())
+    facts = {
+        "job": parsed.grant.job,
+        "outcome": "released" if parsed.statement.statement.sealed else f"withheld: {parsed.statement.statement.withheld}",
+        "entry": parsed.index,
+        "log": f"{verified.checkpoint.origin}, {verified.checkpoint.size} entries",
+        "epsilon": parsed.grant.loss.epsilon,
+        "enclave": f"{verified.attested.evidence.kind}, {verified.attested.evidence.measurement}",
+    }
+    print_json(facts | {"ok": True}) if as_json else table(("", ""), facts.items(), title="The receipt holds")
+
+
+def read_text(path: Path) -> str:
+    """A text file of an export. Raises Malformed if it is missing."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Malformed(f"the export has no {path.name}") from error

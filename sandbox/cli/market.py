@@ -1,0 +1,158 @@
+"""`sandbox offer` and `sandbox agreement`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from enclaves.kit.measure import checkout_root, measurement
+from policies.agreement import Agreement
+from policies.codec import decode
+from policies.declaration import Declaration
+from policies.odrl import agreement_digest, parse_offer, timestamp
+from sandbox.cli.show import client_of, home_option, json_option, print_json, table
+from sandbox.party.agreeing import compose, fingerprints
+from sandbox.party.forms import offer_of, read_form
+
+
+@click.group()
+def offer() -> None:
+    """A provider's terms on a dataset."""
+
+
+@offer.command("make")
+@home_option
+@click.argument("form", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@json_option
+def offer_make(home_folder: Path, form: Path, as_json: bool) -> None:
+    """Sign and publish the offer that the YAML file FORM spells.
+
+    \b
+    Example: sandbox offer make --home ~/insurer plans.offer.yaml
+    """
+    client, value = client_of(home_folder), read_form(form)
+    declared = decode(Declaration, client.dataset(str(value.get("dataset", "")))["signed"]["body"])
+    record = client.offer(offer_of(value, declared, measurement(checkout_root())))
+    print_json({"digest": record["digest"]}) if as_json else click.echo(record["digest"])
+
+
+@offer.command("list")
+@home_option
+@json_option
+def offer_list(home_folder: Path, as_json: bool) -> None:
+    """List all offers.
+
+    \b
+    Example: sandbox offer list --home ~/institute
+    """
+    records = client_of(home_folder).offers()
+    if as_json:
+        print_json(records)
+        return
+    rows = []
+    for record in records:
+        parsed = parse_offer(record["signed"]["body"])
+        rows.append((record["digest"][:23], parsed.declaration.dataset, parsed.title, ", ".join(parsed.terms.assignees)))
+    table(("offer", "dataset", "title", "may ask"), rows)
+
+
+@click.group()
+def agreement() -> None:
+    """Terms that all parties sign."""
+
+
+@agreement.command("propose")
+@home_option
+@click.option("--uid", required=True, help="Short name: a-z, 0-9, _ and -.")
+@click.option("--title", required=True)
+@click.option("--offer", "offers", multiple=True, required=True, help="Digest of an offer; repeat for several.")
+@click.option("--auditor", "auditors", multiple=True, help="Participant who may read everything about it; repeat for several.")
+@json_option
+def agreement_propose(home_folder: Path, uid: str, title: str, offers: tuple[str, ...], auditors: tuple[str, ...], as_json: bool) -> None:
+    """Compose an agreement from offers and propose it to its parties.
+
+    \b
+    Example: sandbox agreement propose --home ~/institute --uid study --title Study --offer sha256:... --offer sha256:... --auditor auditor
+    """
+    client = client_of(home_folder)
+    record = client.propose(compose(client, uid, title, list(offers), list(auditors)))
+    print_json(record) if as_json else click.echo(record["digest"])
+
+
+@agreement.command("list")
+@home_option
+@json_option
+def agreement_list(home_folder: Path, as_json: bool) -> None:
+    """List this participant's agreements.
+
+    \b
+    Example: sandbox agreement list --home ~/insurer
+    """
+    records = client_of(home_folder).agreements()
+    if as_json:
+        print_json(records)
+        return
+    rows = [(r["digest"], r["document"]["sb:title"], r["state"], ", ".join(r["waiting_for"])) for r in records]
+    table(("agreement", "title", "state", "waits for"), rows)
+
+
+@agreement.command("show")
+@home_option
+@click.argument("name")
+@json_option
+def agreement_show(home_folder: Path, name: str, as_json: bool) -> None:
+    """Show what agreement NAME (a digest) says, with the fingerprints to compare before signing.
+
+    \b
+    Example: sandbox agreement show --home ~/insurer sha256:...
+    """
+    parsed, record = client_of(home_folder).agreement(name)
+    if as_json:
+        print_json(record | {"fingerprints": fingerprints(parsed)})
+        return
+    show_agreement(parsed)
+
+
+@agreement.command("sign")
+@home_option
+@click.argument("name")
+@json_option
+def agreement_sign(home_folder: Path, name: str, as_json: bool) -> None:
+    """Sign agreement NAME (a digest). Look at it first with `agreement show`, and compare the fingerprints with the other parties.
+
+    \b
+    Example: sandbox agreement sign --home ~/insurer sha256:...
+    """
+    record = client_of(home_folder).sign_agreement(name)
+    waiting = ", ".join(record["waiting_for"])
+    if as_json:
+        print_json({"digest": name, "state": record["state"], "waiting_for": record["waiting_for"]})
+    else:
+        click.echo(f"signed; {'waiting for ' + waiting if waiting else 'the agreement is active'}")
+
+
+def show_agreement(parsed: Agreement) -> None:
+    """Print an agreement for people: fingerprints first, then each provider's terms."""
+    title = f"{parsed.title}\n{agreement_digest(parsed)}"
+    table(("party", "roles", "signing key", "sealing key"), [list(row.values()) for row in fingerprints(parsed)], title=title)
+    for terms in parsed.terms:
+        table((f"terms on {terms.dataset}", ""), _terms_rows(terms, parsed), title=None)
+
+
+def _terms_rows(terms: Any, parsed: Agreement) -> list[tuple[str, str]]:
+    declaration = parsed.by_dataset[terms.dataset]
+    rows = [
+        ("may ask / receive", f"{', '.join(terms.assignees)} / {', '.join(terms.recipients)}"),
+        ("purposes", ", ".join(terms.purposes)),
+        ("valid", f"{timestamp(terms.not_before)} until {timestamp(terms.not_after)}"),
+        ("privacy unit", f"{declaration.unit} in {declaration.id_space}, at most {declaration.rows_per_unit} rows"),
+        ("minimum group", str(terms.minimum_group)),
+        ("epsilon per job / in total", f"{terms.job_loss.epsilon} / {terms.total_loss.epsilon}"),
+        ("enclaves", f"{', '.join(terms.enclave_kinds)}; measurement {', '.join(m[:23] for m in terms.measurements)}"),
+    ]
+    if "simulated" in terms.enclave_kinds:
+        rows.append(("", "simulated evidence proves nothing about the machine: its operator is trusted with plaintext"))
+    return rows + [(f"column {term.column}", ", ".join(term.operations)) for term in terms.columns]
+

@@ -1,0 +1,135 @@
+"""`sandbox serve`, `worker`, `demo`, `admin`, `enclave`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from enclaves.kit.measure import checkout_root, measurement
+from policies.errors import Malformed
+from sandbox.cli.show import json_option, print_json
+
+
+@click.command()
+@click.option("--bind", default="127.0.0.1:8700", show_default=True, help="Address and port.")
+@click.option("--processes", default=2, show_default=True, type=click.IntRange(1, 64), help="Web processes.")
+@click.option("--with-worker", is_flag=True, help="Also run one worker, stopped together with the service.")
+def serve(bind: str, processes: int, with_worker: bool) -> None:
+    """Run the service under gunicorn. Settings come from SANDBOX_* variables.
+
+    \b
+    Example: SANDBOX_DATA=/var/lib/sandbox sandbox serve --bind 127.0.0.1:8700 --with-worker
+    """
+    root = checkout_root()
+    command = [sys.executable, "-m", "gunicorn", "--chdir", str(root), "--bind", bind, "--workers", str(processes)]
+    command += ["--threads", "8", "--timeout", "120", "--graceful-timeout", "30", "app:create_app()"]
+    environment = dict(os.environ)
+    if "SANDBOX_DATA" in environment:
+        environment["SANDBOX_DATA"] = str(Path(environment["SANDBOX_DATA"]).resolve())
+    children = [subprocess.Popen(command, env=environment)]
+    if with_worker:
+        children.append(subprocess.Popen([sys.executable, "-m", "sandbox", "worker"], env=environment))
+
+    def stop(number: int, frame: object) -> None:
+        for child in children:
+            child.terminate()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    code = children[0].wait()
+    stop(0, None)
+    for child in children:
+        child.wait()
+    sys.exit(max(0, code))
+
+
+@click.command()
+def worker() -> None:
+    """Take charged jobs and run them in enclaves, until stopped.
+
+    A first TERM or INT signal lets the current run end.
+
+    \b
+    Example: SANDBOX_DATA=/var/lib/sandbox sandbox worker
+    """
+    from app import compose
+    from sandbox.config import read_config
+    from sandbox.jobs.worker import Worker
+
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    Worker(host=compose(read_config()), stopping=lambda: stopping).work()
+
+
+@click.command()
+@click.option("--json", "report", type=click.Path(path_type=Path, dir_okay=False), help="Write the outcome to this file as JSON.")
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep all folders here instead of deleting them.")
+def demo(report: Path | None, keep: Path | None) -> None:
+    """Tell the whole story once on real data: from encrypted upload to audited release. Exits 0 only if every check passed.
+
+    \b
+    Example: sandbox demo --json outcome.json
+    """
+    from sandbox.demo.story import tell
+
+    sys.exit(0 if tell(report=report, keep=keep) else 1)
+
+
+@click.group()
+def admin() -> None:
+    """What the operator does, on the service's machine."""
+
+
+@admin.command("admit")
+@click.argument("participant")
+@json_option
+def admin_admit(participant: str, as_json: bool) -> None:
+    """Print a one-time admission code for PARTICIPANT, valid for 24 hours.
+
+    \b
+    Example: SANDBOX_DATA=/var/lib/sandbox sandbox admin admit insurer
+    """
+    from app import compose
+    from sandbox.config import read_config
+    from sandbox.exchange.participants import issue_code
+
+    code = issue_code(compose(read_config()), participant)
+    if as_json:
+        print_json({"participant": participant, "code": code})
+    else:
+        click.echo(code)
+
+
+@click.group()
+def enclave() -> None:
+    """What runs inside."""
+
+
+@enclave.command("measure")
+@click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout than this one.")
+@json_option
+def enclave_measure(root: Path | None, as_json: bool) -> None:
+    """Print the measurement of a checkout: the reference value that providers put into their terms.
+
+    \b
+    Example: sandbox enclave measure
+    """
+    try:
+        value = measurement(root or checkout_root())
+    except OSError as error:
+        raise Malformed(f"{root} is no checkout of this project") from error
+    if as_json:
+        print_json({"measurement": value})
+    else:
+        click.echo(value)

@@ -1,0 +1,53 @@
+"""What the host's verbs work with: store, uploads, log key, clock and measurement, composed once and passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from enclaves.kit.signatures import SigningKey
+from sandbox.audit.checkpoint import Checkpoint, LogKey, sign
+from sandbox.audit.merkle import root_from_nodes
+from sandbox.config import Config
+
+if TYPE_CHECKING:
+    from sandbox.store.blobs import Blobs
+    from sandbox.store.database import Store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """The composed service.
+
+    Attributes:
+        now: milliseconds since 1970.
+        measurement: of the enclave that this host would start.
+        on_step: told the name of every step of the durable order as it is reached; the place for tracing and fault injection.
+    """
+
+    config: Config
+    store: Store
+    blobs: Blobs
+    log_key: SigningKey
+    now: Callable[[], int]
+    measurement: str
+    on_step: Callable[[str], None] = lambda step: None
+
+    @property
+    def log_identity(self) -> LogKey:
+        """Origin and public key of this host's log."""
+        return LogKey(name=self.config.origin, public=self.log_key.public)
+
+    def publish(self) -> str:
+        """Sign and store a checkpoint over all entries, and return the note. Safe to repeat and to run in several processes at once."""
+        with self.store.reading() as tx:
+            newest = tx.newest_checkpoint()
+            size = tx.log_size()
+            if newest is not None and newest[0] == size:
+                return newest[1]
+            root = root_from_nodes(size, tx.node)
+        note = sign(Checkpoint(origin=self.config.origin, size=size, root=root), self.log_key)
+        with self.store.transaction() as tx:
+            tx.add_checkpoint(size, note)
+        return note

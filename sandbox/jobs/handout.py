@@ -1,0 +1,54 @@
+"""Handing out what ended: the receipt, and with it the sealed release. Only under a published checkpoint that covers the entry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from policies.codec import encode
+from policies.errors import NotFound, Tampered, Unavailable
+from policies.odrl import agreement_digest
+from sandbox.audit import merkle
+from sandbox.audit.receipt import Receipt
+from sandbox.host import Host
+from sandbox.jobs.states import Job, StoredRelease
+
+if TYPE_CHECKING:
+    from sandbox.store.database import Transaction
+
+
+def receipt(host: Host, job: Job) -> dict[str, Any]:
+    """Return the receipt of a released or withheld job as JSON. Raises NotFound for a job that ended otherwise."""
+    with host.store.reading() as tx:
+        return dict(encode(_receipt(tx, job, _stored(tx, job))))
+
+
+def release(host: Host, job: Job) -> dict[str, Any]:
+    """Return `{"receipt", "sealed"}` (sealed in hex) of a released or withheld job."""
+    with host.store.reading() as tx:
+        stored = _stored(tx, job)
+        return {"receipt": encode(_receipt(tx, job, stored)), "sealed": stored.sealed.hex()}
+
+
+def _stored(tx: Transaction, job: Job) -> StoredRelease:
+    stored = tx.release(job.id)
+    if stored is None:
+        raise NotFound(f"the job is {job.state}{' (' + job.code + ')' if job.code else ''} and has no release")
+    return stored
+
+
+def _receipt(tx: Transaction, job: Job, stored: StoredRelease) -> Receipt:
+    newest, agreement = tx.newest_checkpoint(), tx.agreement(job.request.agreement)
+    index = job.positions.ended
+    if newest is None or newest[0] <= index:
+        raise Unavailable("the release is stored and not yet published; look again", code="not-published")
+    if agreement is None or agreement_digest(agreement.agreement) != job.request.agreement or job.grant is None or job.evidence is None:
+        raise Tampered("the stored job does not fit together", code="job-record")
+    return Receipt(
+        grant=job.grant,
+        evidence=job.evidence,
+        statement=stored.statement,
+        entry=tx.entries(index, index + 1)[0].decode(),
+        index=index,
+        proof=tuple(item.hex() for item in merkle.inclusion_proof(index, newest[0], tx.node)),
+        checkpoint=newest[1],
+    )

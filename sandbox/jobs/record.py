@@ -1,0 +1,80 @@
+"""How a run ends: the release is checked against the grant, stored and logged in one transaction; then published; then handed out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from enclaves.kit.appraisal import Attested, verify_statement
+from policies.canonical import digest, digest_bytes
+from policies.codec import encode
+from policies.entries import EntryKind
+from policies.errors import Conflict, Tampered
+from policies.grant import FailureCode, grant_digest
+from policies.statement import SignedEvidence, SignedStatement
+from sandbox.host import Host
+from sandbox.jobs.states import Job, JobState, StoredRelease
+
+
+def record_evidence(host: Host, job: Job, evidence: SignedEvidence, attested: Attested) -> Job:
+    """Store and log the evidence of a running job, open it to the brokers, and publish."""
+    assert job.grant is not None
+    with host.store.transaction() as tx:
+        held = tx.lock_job(job.id)
+        if held is None or held.state != "running":
+            raise Conflict("the run was ended by somebody else", code="job-state")
+        ids = {"job": job.id, "grant": grant_digest(job.grant), "evidence": attested.digest, "measurement": attested.evidence.measurement}
+        index = tx.append(
+            "attested", at=host.now(), ids=ids, body={"evidence": encode(evidence)}, agreement=job.request.agreement
+        )
+        positions = replace(held.positions, attested=index)
+        tx.set_evidence(held, evidence, positions)
+        for request in tx.key_requests(job.id):
+            tx.set_key_request(replace(request, state="attested"))
+    host.publish()
+    return replace(held, evidence=evidence, positions=positions)
+
+
+def record_outcome(host: Host, job: Job, attested: Attested, signed: SignedStatement, sealed: bytes) -> Job:
+    """Store what the enclave stated and sealed, if it keeps to the grant; log it; publish.
+
+    Raises:
+        Tampered: mechanism, scale, loss or digest differ from the grant or from the sealed bytes; nothing is stored.
+        Conflict: the job is no longer running.
+    """
+    assert job.grant is not None
+    statement = verify_statement(signed, attested, job.grant)
+    if statement.sealed != (digest_bytes(sealed) if sealed else None):
+        raise Tampered("the sealed release is not the stated one", code="statement-mismatch")
+    state: JobState = "released" if sealed else "withheld"
+    kind: EntryKind = "released" if sealed else "withheld"
+    with host.store.transaction() as tx:
+        held = tx.lock_job(job.id)
+        if held is None:
+            raise Conflict("the job is gone", code="job-state")
+        ids = {
+            "job": job.id,
+            "agreement": job.request.agreement,
+            "grant": statement.grant,
+            "evidence": statement.evidence,
+            "statement": digest(encode(signed)),
+        }
+        ids |= {"sealed": statement.sealed} if statement.sealed else {"code": str(statement.withheld)}
+        index = tx.append(kind, at=host.now(), ids=ids, body={"statement": encode(signed)}, agreement=job.request.agreement)
+        ended = tx.move_job(held, state, positions=replace(held.positions, ended=index), code=statement.withheld or "")
+        tx.add_release(StoredRelease(job=job.id, statement=signed, sealed=sealed))
+    host.on_step("stored")
+    host.publish()
+    host.on_step("stored-published")
+    return ended
+
+
+def record_failure(host: Host, job_id: str, code: FailureCode) -> None:
+    """End a running job without a release; its charge stays. A job that ended otherwise is left alone."""
+    with host.store.transaction() as tx:
+        held = tx.lock_job(job_id)
+        if held is None or held.state != "running":
+            return
+        ids = {"job": held.id, "agreement": held.request.agreement, "code": code}
+        index = tx.append("failed", at=host.now(), ids=ids, body={"code": code}, agreement=held.request.agreement)
+        tx.move_job(held, "failed", positions=replace(held.positions, ended=index), code=code)
+    host.publish()

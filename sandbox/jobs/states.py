@@ -1,0 +1,100 @@
+"""Job states and what the host keeps of a job, as values. `ALLOWED` is the one table of transitions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from enclaves.kit.envelope import Signed
+from policies.decide import Decision
+from policies.errors import Conflict
+from policies.grant import Grant
+from policies.query import Plan
+from policies.request import Facts, JobRequest
+from policies.statement import SignedEvidence, SignedStatement
+
+JobState = Literal[
+    "submitted", "denied", "awaiting_approval", "charged", "running", "released", "withheld", "failed", "cancelled", "expired"
+]  # fmt: skip
+
+ALLOWED: dict[JobState, frozenset[JobState]] = {
+    "submitted": frozenset({"denied", "awaiting_approval", "charged", "cancelled"}),
+    "awaiting_approval": frozenset({"denied", "charged", "cancelled", "expired"}),
+    "charged": frozenset({"running", "cancelled", "expired"}),
+    "running": frozenset({"released", "withheld", "failed"}),
+    "denied": frozenset(),
+    "released": frozenset(),
+    "withheld": frozenset(),
+    "failed": frozenset(),
+    "cancelled": frozenset(),
+    "expired": frozenset(),
+}
+
+FINAL = frozenset(state for state, following in ALLOWED.items() if not following)
+
+
+def require_transition(old: JobState, new: JobState) -> None:
+    """Raise Conflict (code `job-state`) unless a job may go from `old` to `new`."""
+    if new not in ALLOWED[old]:
+        raise Conflict(f"a {old} job cannot become {new}", code="job-state")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Positions:
+    """Indices of a job's entries in the log; -1 where there is none yet."""
+
+    decided: int = -1
+    charged: int = -1
+    granted: int = -1
+    attested: int = -1
+    ended: int = -1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """An accepted or denied request and how far it got.
+
+    Attributes:
+        code: why it failed or was withheld; empty otherwise.
+        worker: which worker runs it; empty before.
+    """
+
+    id: str
+    state: JobState
+    request: JobRequest
+    request_digest: str
+    signed: Signed
+    plan: Plan
+    facts: Facts
+    decision: Decision
+    grant: Grant | None
+    evidence: SignedEvidence | None
+    positions: Positions
+    code: str
+    worker: str
+    created_at: int
+
+
+KeyState = Literal["wanted", "challenged", "attested", "released", "refused"]
+"""What a provider's key request waits for: the broker's nonce, the evidence, the broker's answer; then how it ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyRequest:
+    """The host's ask for one provider's column keys for one run. `sealed` is what the broker sealed to the enclave (hex)."""
+
+    job: str
+    provider: str
+    state: KeyState
+    nonce: str
+    sealed: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredRelease:
+    """The signed statement of a finished run and the sealed release (empty if withheld)."""
+
+    job: str
+    statement: SignedStatement
+    sealed: bytes

@@ -1,0 +1,186 @@
+"""From a signed request to a decision, a charge and a grant, in one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from enclaves.kit.envelope import Signed, document_digest, verify_document
+from policies.agreement import Agreement
+from policies.canonical import digest as digest_of
+from policies.codec import decode, encode
+from policies.decide import LAW_VERSION, Decision, decide
+from policies.entries import LedgerCharge
+from policies.errors import Conflict, NotFound
+from policies.grant import Grant, grant_digest, ledgers_charged, make_grant
+from policies.plan import PARSER_VERSION, parse_plan
+from policies.privacy import Loss
+from policies.query import Plan
+from policies.request import Facts, JobRequest, SpentFact, VersionFact
+from sandbox.exchange.agreements import read_agreement
+from sandbox.exchange.records import Participant, StoredAgreement
+from sandbox.host import Host
+from sandbox.jobs.states import Job, Positions
+
+if TYPE_CHECKING:
+    from sandbox.store.database import Transaction
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What `check` answers: the plan, the decision and, if allowed, the grant that a submission would get now."""
+
+    plan: Plan
+    facts: Facts
+    decision: Decision
+    grant: Grant | None
+
+
+def check(host: Host, caller: Participant, request: JobRequest) -> Preview:
+    """Decide without charging or logging. Raises Malformed, NotFound, Conflict like `submit`."""
+    stored, plan = _prepare(host, caller, request)
+    with host.store.reading() as tx:
+        facts = _facts(host, tx, stored.agreement, plan, tx.spent())
+    decision = decide(request, stored.agreement, plan, facts)
+    grant = _grant("job-preview", stored, digest_of(encode(request)), request, plan, facts, decision)
+    return Preview(plan=plan, facts=facts, decision=decision, grant=grant)
+
+
+def submit(host: Host, caller: Participant, signed: Signed) -> Job:
+    """Decide a signed request and, if allowed, charge every ledger and store the grant, all in one transaction.
+
+    The same request id with the same request returns the job that it made before, whatever became of it.
+
+    Raises:
+        Malformed: the request or its SQL.
+        Tampered: the signature.
+        NotFound: the agreement is not the caller's. Conflict: it is not active, or the request id was used for another request.
+    """
+    verify_document(signed, "job-request", caller.id, caller.signing_key)
+    request = decode(JobRequest, signed.body)
+    if request.consumer != caller.id:
+        raise NotFound("a request is made in one's own name")
+    digest = document_digest(signed)
+    known = _known(host, request, digest)
+    if known is not None:
+        return known
+    stored, plan = _prepare(host, caller, request)
+    ledgers = ledgers_charged(stored.agreement, plan)
+    with host.store.transaction() as tx:
+        spent = tx.lock_ledgers(ledgers)
+        raced = tx.job_by_request(request.consumer, request.request_id)
+        if raced is not None:
+            return _same_request(raced, digest)
+        facts = _facts(host, tx, stored.agreement, plan, spent)
+        decision = decide(request, stored.agreement, plan, facts)
+        job_id = "job-" + digest.removeprefix("sha256:")[:20]
+        grant = _grant(job_id, stored, digest, request, plan, facts, decision)
+        job = Job(
+            id=job_id,
+            state="denied" if grant is None else "charged",
+            request=request,
+            request_digest=digest,
+            signed=signed,
+            plan=plan,
+            facts=facts,
+            decision=decision,
+            grant=grant,
+            evidence=None,
+            positions=_record(host, tx, job_id, signed, digest, plan, facts, decision, grant, ledgers),
+            code="",
+            worker="",
+            created_at=host.now(),
+        )
+        tx.add_job(job)
+    host.on_step("charged")
+    host.publish()
+    host.on_step("charge-published")
+    return job
+
+
+def _record(
+    host: Host,
+    tx: Transaction,
+    job_id: str,
+    signed: Signed,
+    digest: str,
+    plan: Plan,
+    facts: Facts,
+    decision: Decision,
+    grant: Grant | None,
+    ledgers: tuple[tuple[str, str], ...],
+) -> Positions:
+    """Append the decision and, with a grant, the charge and the grant; charge the ledgers."""
+    agreement = str(signed.body["agreement"])
+    ids = {"job": job_id, "agreement": agreement, "request": digest}
+    body = {
+        "signed": encode(signed),
+        "plan": encode(plan),
+        "facts": encode(facts),
+        "decision": encode(decision),
+        "law": LAW_VERSION,
+        "parser": PARSER_VERSION,
+    }
+    verdict = {"allowed": "yes" if decision.allowed else "no"}
+    decided = tx.append("decided", at=host.now(), ids=ids | verdict, body=body, agreement=agreement)
+    if grant is None:
+        return Positions(decided=decided)
+    losses = [
+        LedgerCharge(provider=provider, id_space=id_space, amount=grant.loss.amount, delta0=grant.loss.delta0)
+        for provider, id_space in ledgers
+    ]
+    tx.charge(losses)
+    named = {"job": job_id, "agreement": agreement, "grant": grant_digest(grant)}
+    charged = tx.append("charged", at=host.now(), ids=named, body={"job": job_id}, losses=losses, agreement=agreement)
+    granted = tx.append("granted", at=host.now(), ids=named, body={"grant": encode(grant)}, agreement=agreement)
+    return Positions(decided=decided, charged=charged, granted=granted)
+
+
+def _prepare(host: Host, caller: Participant, request: JobRequest) -> tuple[StoredAgreement, Plan]:
+    stored = read_agreement(host, caller, request.agreement)
+    if stored.state != "active":
+        raise Conflict(f"the agreement waits for {', '.join(stored.waiting_for)}", code="agreement-not-active")
+    return stored, parse_plan(request.sql, stored.agreement.by_dataset)
+
+
+def _known(host: Host, request: JobRequest, digest: str) -> Job | None:
+    with host.store.reading() as tx:
+        job = tx.job_by_request(request.consumer, request.request_id)
+    return None if job is None else _same_request(job, digest)
+
+
+def _same_request(job: Job, digest: str) -> Job:
+    if job.request_digest != digest:
+        raise Conflict("this request id was used for another request", code="request-id")
+    return job
+
+
+def _facts(host: Host, tx: Transaction, agreement: Agreement, plan: Plan, spent: dict[tuple[str, str], Loss]) -> Facts:
+    versions = [tx.newest_version(dataset) for dataset in plan.sources]
+    return Facts(
+        now=host.now() // 1000,
+        enclave_kind="simulated",
+        measurement=host.measurement,
+        versions=tuple(
+            VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in versions if v is not None
+        ),
+        spent=tuple(
+            SpentFact(provider=provider, id_space=id_space, spent=spent[provider, id_space])
+            for provider, id_space in ledgers_charged(agreement, plan)
+            if (provider, id_space) in spent
+        ),
+    )
+
+
+def _grant(
+    job_id: str,
+    stored: StoredAgreement,
+    request_digest: str,
+    request: JobRequest,
+    plan: Plan,
+    facts: Facts,
+    decision: Decision,
+) -> Grant | None:
+    if not decision.allowed:
+        return None
+    return make_grant(job_id, stored.digest, request_digest, request, stored.agreement, plan, facts, decision)

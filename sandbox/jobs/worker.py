@@ -1,0 +1,147 @@
+"""The worker: takes charged jobs one by one by a state transition, launches an enclave for each and ends what dead workers left.
+
+A job is taken once. If its worker dies before the release is stored, the job ends `failed` and the charge stays: no run is repeated.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from enclaves.kit.appraisal import Attested, appraise
+from policies.errors import EvidenceRejected, SandboxError, Tampered
+from policies.grant import FailureCode, Grant
+from policies.statement import Nonce, SignedEvidence
+from sandbox.host import Host
+from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
+from sandbox.jobs.record import record_evidence, record_failure, record_outcome
+from sandbox.jobs.states import Job, KeyRequest
+
+START_TIMEOUT_S = 60.0
+WAIT_S = 0.03
+
+
+class _RunFailed(Exception):
+    """Ends one run with a failure code."""
+
+    def __init__(self, code: FailureCode) -> None:
+        super().__init__(code)
+        self.code: FailureCode = code
+
+
+@dataclass
+class Worker:
+    """Runs jobs of one host until told to stop.
+
+    Attributes:
+        launch: starts an enclave process; replaced where enclaves run elsewhere.
+        stopping: asked between jobs.
+    """
+
+    host: Host
+    launch: Callable[[], EnclaveProcess] = EnclaveProcess
+    stopping: Callable[[], bool] = lambda: False
+    name: str = field(default_factory=lambda: "worker-" + secrets.token_hex(8))
+
+    def work(self) -> None:
+        """Take and run jobs until `stopping`; errors of the database are waited out."""
+        while not self.stopping():
+            try:
+                found = self.step()
+            except SandboxError:
+                found = False
+            if not found:
+                time.sleep(self.host.config.poll_s)
+
+    def step(self) -> bool:
+        """End abandoned runs, then run at most one job. Returns whether there was one."""
+        self.sweep()
+        job = self._take()
+        if job is None:
+            return False
+        try:
+            self._run(job)
+        except _RunFailed as failure:
+            record_failure(self.host, job.id, failure.code)
+        except EnclaveDied:
+            record_failure(self.host, job.id, "enclave-died")
+        return True
+
+    def sweep(self) -> None:
+        """End jobs whose worker died, and publish what a dead process committed but did not publish."""
+        with self.host.store.reading() as tx:
+            abandoned = tx.abandoned(time.time())
+            newest, size = tx.newest_checkpoint(), tx.log_size()
+        for job in abandoned:
+            record_failure(self.host, job.id, "worker-died")
+        if newest is None or newest[0] != size:
+            self.host.publish()
+
+    def _take(self) -> Job | None:
+        """Move the oldest charged job to `running` under this worker's lease and ask its providers for keys."""
+        host = self.host
+        with host.store.transaction() as tx:
+            job = tx.claim_charged(self.name, time.time() + host.config.lease_s)
+            if job is None:
+                return None
+            assert job.grant is not None, "a charged job has a grant"
+            ids = {"job": job.id, "agreement": job.request.agreement}
+            tx.append("running", at=host.now(), ids=ids, body={"worker": self.name}, agreement=job.request.agreement)
+            taken = tx.move_job(job, "running")
+            tx.add_key_requests(job.id, sorted({read.provider for read in job.grant.reads}))
+        host.publish()
+        host.on_step("running")
+        return taken
+
+    def _run(self, job: Job) -> None:
+        """One run: challenges, evidence, keys, release."""
+        grant = job.grant
+        assert grant is not None
+        with self.launch() as enclave:
+            with self.host.store.reading() as tx:
+                stored = tx.agreement(job.request.agreement)
+            assert stored is not None, "a job has an agreement"
+            asked = self._wait_for_keys(job, lambda request: bool(request.nonce))
+            nonces = [Nonce(provider=request.provider, value=request.nonce) for request in asked]
+            evidence = enclave.start(grant, stored.document, nonces, START_TIMEOUT_S)
+            attested = self._appraise(evidence, grant)
+            record_evidence(self.host, job, evidence, attested)
+            self.host.on_step("attested")
+            answered = self._wait_for_keys(job, lambda request: request.state == "released")
+            self.host.on_step("keys-complete")
+            files = {read.dataset: self.host.blobs.path(read.file_digest) for read in grant.reads}
+            self._renew(job, self.host.config.run_timeout_s)
+            keys = {request.provider: request.sealed for request in answered}
+            statement, sealed = enclave.run(keys, files, self.host.config.run_timeout_s)
+        self.host.on_step("ran")
+        try:
+            record_outcome(self.host, job, attested, statement, sealed)
+        except Tampered as error:
+            raise _RunFailed("release-mismatch") from error
+
+    def _appraise(self, evidence: SignedEvidence, grant: Grant) -> Attested:
+        try:
+            return appraise(evidence, grant=grant, kinds=[grant.enclave_kind], measurements=[grant.measurement], nonce=None)
+        except EvidenceRejected as error:
+            raise _RunFailed("evidence-rejected") from error
+
+    def _wait_for_keys(self, job: Job, ready: Callable[[KeyRequest], bool]) -> list[KeyRequest]:
+        """Return the key requests once all are `ready`; fail the run if one is refused or time is up."""
+        deadline = time.monotonic() + self.host.config.keys_timeout_s
+        while True:
+            with self.host.store.reading() as tx:
+                requests = tx.key_requests(job.id)
+            if any(request.state == "refused" for request in requests):
+                raise _RunFailed("keys-refused")
+            if all(ready(request) for request in requests):
+                return requests
+            if time.monotonic() > deadline:
+                raise _RunFailed("keys-timeout")
+            self._renew(job, 0)
+            time.sleep(WAIT_S)
+
+    def _renew(self, job: Job, extra_s: float) -> None:
+        with self.host.store.transaction() as tx:
+            tx.renew_lease(job.id, self.name, time.time() + self.host.config.lease_s + extra_s)

@@ -1,0 +1,316 @@
+"""The Python client: the same verbs as the command line, over HTTP. It signs what binds the firm and verifies before it shows anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from enclaves.kit.envelope import Purpose, Signed, sign_document, verify_document
+from policies.agreement import Agreement, Offer
+from policies.canonical import digest, parse_json
+from policies.codec import decode, encode
+from policies.declaration import Declaration
+from policies.documents import Admission, AgreementSignature, secret_digest
+from policies.errors import (
+    BudgetExhausted,
+    Conflict,
+    Forbidden,
+    Malformed,
+    NotFound,
+    PolicyRefused,
+    Refused,
+    ReleaseWithheld,
+    SandboxError,
+    Tampered,
+    Unauthenticated,
+    Unavailable,
+)
+from policies.odrl import agreement_document, offer_document, parse_agreement
+from policies.request import JobRequest
+from policies.statement import Release
+from sandbox.audit.receipt import Receipt
+from sandbox.party.following import Follower
+from sandbox.party.home import Home
+from sandbox.party.verify import verify_release
+
+TIMEOUT_S = 60.0
+_BY_STATUS: dict[int, type[SandboxError]] = {
+    400: Malformed,
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    413: Malformed,
+    503: Unavailable,
+}
+_BY_CODE: dict[str, type[Refused]] = {kind.code: kind for kind in (Refused, PolicyRefused, BudgetExhausted, ReleaseWithheld)}
+
+
+@dataclass
+class Client:
+    """One participant talking to the service.
+
+    Raises, from every verb: the typed error that the service answered; Unavailable if it cannot be reached.
+    """
+
+    home: Home
+    session: requests.Session = field(default_factory=requests.Session)
+
+    # --- joining
+
+    def join(self, code: str) -> None:
+        """Be admitted with a one-time code; keeps the credential in the home."""
+        home, identity = self.home, self.home.read("identity.json")
+        admission = Admission(
+            participant=home.participant,
+            title=identity["title"],
+            signing_key=home.signing.public.hex(),
+            sealing_key=home.sealing.public.hex(),
+            code_digest=secret_digest(code),
+        )
+        answer = self._post("/participants", {"signed": self._signed("admission", admission), "code": code}, anonymous=True)
+        home.write_bytes("credential", answer["credential"].encode())
+
+    def service(self) -> dict[str, Any]:
+        """The service's log identity and enclave measurement, as it states them."""
+        return self._get("/service", anonymous=True)
+
+    def participants(self) -> list[dict[str, Any]]:
+        """All participants with their public keys."""
+        return list(self._get("/participants")["participants"])
+
+    # --- providing
+
+    def declare(self, declaration: Declaration) -> dict[str, Any]:
+        """Declare a dataset."""
+        return self._post("/datasets", {"signed": self._signed("declaration", declaration)})
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """A dataset's signed declaration and newest version."""
+        return self._get(f"/datasets/{name}")
+
+    def upload(self, path: Path, progress: Callable[[int], None] = lambda sent: None) -> dict[str, Any]:
+        """Stream an encrypted file to the service; `progress` is told the number of bytes of every chunk."""
+
+        def chunks() -> Iterator[bytes]:
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    yield chunk
+                    progress(len(chunk))
+
+        return self._answer("POST", "/uploads", data=_Sized(chunks(), path.stat().st_size))
+
+    def publish_version(self, manifest: Any) -> dict[str, Any]:
+        """Make an upload the next version of a dataset."""
+        return self._post("/versions", {"signed": self._signed("version", manifest)})
+
+    def offer(self, offer: Offer) -> dict[str, Any]:
+        """Make an offer."""
+        return self._post("/offers", {"signed": self._signed("offer", offer_document(offer))})
+
+    def offers(self) -> list[dict[str, Any]]:
+        """All offers."""
+        return list(self._get("/offers")["offers"])
+
+    # --- agreeing
+
+    def propose(self, agreement: Agreement) -> dict[str, Any]:
+        """Propose an agreement to its parties."""
+        return self._post("/agreements", {"signed": self._signed("agreement", agreement_document(agreement))})
+
+    def agreement(self, name: str) -> tuple[Agreement, dict[str, Any]]:
+        """One agreement, parsed, with the service's record of it. Raises Tampered if it is not the one that `name` (a digest) names."""
+        record = self._get(f"/agreements/{name}")
+        if digest(record["document"]) != name:
+            raise Tampered("the service sent another agreement", code="agreement-digest")
+        return parse_agreement(record["document"]), record
+
+    def agreements(self) -> list[dict[str, Any]]:
+        """All agreements of this participant."""
+        return list(self._get("/agreements")["agreements"])
+
+    def sign_agreement(self, name: str) -> dict[str, Any]:
+        """Sign an agreement by digest, and keep a copy at home: brokers and clients decide on that copy only.
+
+        Raises:
+            Conflict: the agreement names other keys for this participant than its own.
+        """
+        agreement, record = self.agreement(name)
+        me = agreement.party(self.home.participant)
+        if (me.signing_key, me.sealing_key) != (self.home.signing.public.hex(), self.home.sealing.public.hex()):
+            raise Conflict("the agreement names other keys for you than yours", code="other-keys")
+        self.home.write(f"agreements/{name.removeprefix('sha256:')}.json", record["document"])
+        return self._post("/agreements/signatures", {"signed": self._signed("agreement-signature", AgreementSignature(agreement=name))})
+
+    def signed_agreement(self, name: str) -> Agreement:
+        """The copy of an agreement that this participant signed, with every party's signature verified.
+
+        Raises:
+            NotFound: never signed here. Conflict: not signed by all. Tampered: a signature is wrong.
+        """
+        agreement = kept_agreement(self.home, name)
+        record = self._get(f"/agreements/{name}")
+        require_all_signatures(agreement, name, [decode(Signed, item) for item in record["signatures"]])
+        return agreement
+
+    # --- asking
+
+    def check(self, request: JobRequest) -> dict[str, Any]:
+        """Decide a request without charging."""
+        return self._post("/jobs:check", {"request": encode(request)})
+
+    def submit(self, request: JobRequest) -> dict[str, Any]:
+        """Submit a signed request. Raises PolicyRefused or BudgetExhausted with findings."""
+        return self._post("/jobs", {"signed": self._signed("job-request", request)})
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """A job's state, decision and positions."""
+        return self._get(f"/jobs/{job_id}")
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Newest jobs under this participant's agreements."""
+        return list(self._get("/jobs")["jobs"])
+
+    def wait(self, job_id: str, timeout: float = 120.0, progress: Callable[[str], None] = lambda state: None) -> dict[str, Any]:
+        """Poll a job until it has ended. Raises Unavailable when `timeout` seconds are over."""
+        deadline, state = time.monotonic() + timeout, ""
+        while time.monotonic() < deadline:
+            job = self.job(job_id)
+            if job["state"] != state:
+                state = str(job["state"])
+                progress(state)
+            if state not in ("submitted", "awaiting_approval", "charged", "running"):
+                return job
+            time.sleep(0.05)
+        raise Unavailable(f"{job_id} is still {state}", code="job-waits")
+
+    def release(self, job_id: str) -> tuple[Release, Receipt]:
+        """The release of this participant's job, opened only after receipt, enclave signature and log were verified.
+
+        Raises:
+            ReleaseWithheld: the gate kept it. Tampered: something does not fit; nothing is shown.
+        """
+        answer = self._get(f"/jobs/{job_id}/release")
+        receipt = decode(Receipt, answer["receipt"])
+        agreement = self.signed_agreement(receipt.grant.agreement)
+        request = decode(JobRequest, self.job(job_id)["signed"]["body"])
+        sealed = bytes.fromhex(answer["sealed"])
+        release = verify_release(receipt, sealed, agreement, request, self.home.sealing)
+        Follower(home=self.home, fetch=self.log_text).follow(receipt.checkpoint, agreement.log)
+        return release, receipt
+
+    def ledgers(self) -> list[dict[str, Any]]:
+        """What the ledgers of this participant's agreements have paid."""
+        return list(self._get("/ledgers")["ledgers"])
+
+    def receipt(self, job_id: str) -> dict[str, Any]:
+        """The receipt of an ended job under one of this participant's agreements."""
+        return self._get(f"/jobs/{job_id}/receipt")
+
+    # --- brokering
+
+    def key_requests(self) -> list[dict[str, Any]]:
+        """Runs that wait for this participant's broker."""
+        return list(self._get("/key-requests")["key_requests"])
+
+    def challenge(self, job_id: str, nonce: str) -> None:
+        """Challenge the enclave of a run."""
+        self._post(f"/key-requests/{job_id}/challenge", {"nonce": nonce})
+
+    def send_keys(self, statement: Any, sealed: bytes) -> None:
+        """Hand over sealed keys with a signed statement."""
+        self._post("/key-requests/keys", {"signed": self._signed("key-release", statement), "sealed": sealed.hex()})
+
+    def send_refusal(self, statement: Any) -> None:
+        """Refuse keys with a signed statement."""
+        self._post("/key-requests/refusals", {"signed": self._signed("key-refusal", statement)})
+
+    # --- the log
+
+    def checkpoint(self) -> str:
+        """The newest checkpoint (a signed note)."""
+        return self.log_text("checkpoint")
+
+    def log_text(self, path: str) -> str:
+        """A text file or JSON answer of the log."""
+        return self.log_bytes(path).decode()
+
+    def log_bytes(self, path: str) -> bytes:
+        """A file of the log by its tlog-tiles path below the log's prefix."""
+        return self._send("GET", f"/log/{path}").content
+
+    def _signed(self, purpose: Purpose, body: Any) -> dict[str, Any]:
+        return dict(encode(sign_document(purpose, self.home.participant, body, self.home.signing)))
+
+    def _get(self, path: str, *, anonymous: bool = False) -> dict[str, Any]:
+        return self._answer("GET", path, anonymous=anonymous)
+
+    def _post(self, path: str, body: Mapping[str, Any], *, anonymous: bool = False) -> dict[str, Any]:
+        return self._answer("POST", path, json=body, anonymous=anonymous)
+
+    def _answer(self, method: str, path: str, *, anonymous: bool = False, **arguments: Any) -> dict[str, Any]:
+        return dict(parse_json(self._send(method, path, anonymous=anonymous, **arguments).content, limit=256 << 20))
+
+    def _send(self, method: str, path: str, *, anonymous: bool = False, **arguments: Any) -> requests.Response:
+        headers = {} if anonymous else {"Authorization": f"Bearer {self.home.credential}"}
+        try:
+            response = self.session.request(
+                method, f"{self.home.url}/api/v1{path}", headers=headers, timeout=TIMEOUT_S, **arguments
+            )
+        except requests.RequestException as error:
+            raise Unavailable(f"{self.home.url} cannot be reached", code="unreachable") from error
+        if response.status_code >= 400:
+            raise _error_of(response)
+        return response
+
+
+class _Sized:
+    """An iterable body of known length, so that the upload carries Content-Length and is not chunked."""
+
+    def __init__(self, chunks: Iterator[bytes], length: int) -> None:
+        self._chunks, self._length = chunks, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._chunks
+
+
+def kept_agreement(home: Home, name: str) -> Agreement:
+    """The agreement of digest `name` that this home signed. Raises NotFound, Tampered."""
+    document = home.read(f"agreements/{name.removeprefix('sha256:')}.json")
+    if digest(document) != name:
+        raise Tampered("the kept agreement was changed", code="agreement-digest")
+    return parse_agreement(document)
+
+
+def require_all_signatures(agreement: Agreement, name: str, signatures: list[Signed]) -> None:
+    """Raise unless every party signed the digest `name` with the key that the agreement gives it (Conflict, Tampered)."""
+    for party in agreement.parties:
+        signed = next((item for item in signatures if item.by == party.id), None)
+        if signed is None:
+            raise Conflict(f"`{party.id}` has not signed", code="agreement-not-active")
+        body = verify_document(signed, "agreement-signature", party.id, party.signing_key)
+        if decode(AgreementSignature, body).agreement != name:
+            raise Tampered(f"`{party.id}` signed another agreement", code="bad-signature")
+
+
+def _error_of(response: requests.Response) -> SandboxError:
+    try:
+        problem = response.json()
+        code, title, where = problem["code"], problem["title"], problem.get("where")
+        findings = tuple(problem.get("findings", ()))
+    except (ValueError, KeyError, TypeError):
+        kind = _BY_STATUS.get(response.status_code, SandboxError)
+        return kind(f"the service answered {response.status_code}")
+    if code in _BY_CODE:
+        return _BY_CODE[code](title, code=code, where=where, findings=findings)
+    if response.status_code >= 500 and response.status_code != 503:
+        return Tampered(title, code=code, where=where) if code != "internal" else Unavailable(title, code=code)
+    return _BY_STATUS.get(response.status_code, SandboxError)(title, code=code, where=where)

@@ -1,0 +1,49 @@
+"""Exporting the log to a folder of static files, checked against its checkpoint on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from policies.agreement import LogIdentity
+from policies.canonical import parse_json
+from policies.codec import decode
+from policies.entries import Opening
+from sandbox.audit.checkpoint import LogKey, open_checkpoint
+from sandbox.audit.export import openings_path, render_openings
+from sandbox.audit.tiles import TILE_WIDTH, layout
+from sandbox.party.client import Client
+from sandbox.party.following import Follower
+
+
+def export_log(client: Client, folder: Path, log: LogIdentity, progress: Callable[[int, int], None] = lambda done, of: None) -> int:
+    """Write checkpoint, tiles, entries and the openings that this participant may read to `folder`; return the number of entries.
+
+    The log must be consistent with what this participant saw before.
+
+    Raises:
+        Tampered: the log was rewound or rewritten.
+    """
+    key = LogKey(name=log.origin, public=bytes.fromhex(log.key))
+    note = client.checkpoint()
+    size = open_checkpoint(note, key).size
+    Follower(home=client.home, fetch=client.log_text).follow(note, log)
+    files = list(layout(size))
+    bundles = range(0, size, TILE_WIDTH)
+    total = len(files) + len(bundles)
+    for done, file in enumerate(files):
+        _write(folder / file.path, client.log_bytes(file.path))
+        progress(done + 1, total)
+    for done, first in enumerate(bundles):
+        answer = parse_json(client.log_bytes(f"openings?from={first}&to={min(first + TILE_WIDTH, size)}"), limit=256 << 20)
+        openings = decode(tuple[Opening, ...], answer["openings"])
+        _write(folder / openings_path(first // TILE_WIDTH), render_openings(list(openings)))
+        progress(len(files) + done + 1, total)
+    _write(folder / "log.vkey", key.vkey.encode() + b"\n")
+    _write(folder / "checkpoint", note.encode())
+    return size
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)

@@ -1,0 +1,122 @@
+"""A participant's home folder: its keys, its credential, its datasets' wrapped column keys, agreements it signed and checkpoints it saw.
+
+Nothing in it is ever sent: the wrapping key and the private keys stay here. Files are written whole and synced before they count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enclaves.kit.sealing import SealingKey
+from enclaves.kit.signatures import SigningKey
+from policies.canonical import canonical, parse_json
+from policies.errors import Conflict, NotFound
+
+SECRET_FILES = ("signing.key", "sealing.key", "wrapping.key", "credential")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Home:
+    """One participant's folder."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path, participant: str, title: str, url: str) -> Home:
+        """Make a home with fresh keys. Raises Conflict if there is one."""
+        home = cls(folder=folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (folder / "identity.json").exists():
+            raise Conflict(f"{folder} is a home already")
+        home.write_bytes("signing.key", SigningKey.generate().to_bytes())
+        home.write_bytes("sealing.key", SealingKey.generate().to_bytes())
+        home.write_bytes("wrapping.key", os.urandom(32))
+        home.write("identity.json", {"participant": participant, "title": title, "url": url})
+        return home
+
+    @classmethod
+    def open(cls, folder: Path) -> Home:
+        """Open an existing home. Raises NotFound."""
+        if not (folder / "identity.json").is_file():
+            raise NotFound(f"{folder} is no participant's home; make one with `sandbox party init`")
+        return cls(folder=folder)
+
+    @property
+    def participant(self) -> str:
+        """Id of the participant."""
+        return str(self.read("identity.json")["participant"])
+
+    @property
+    def url(self) -> str:
+        """Address of the service."""
+        return str(self.read("identity.json")["url"])
+
+    @property
+    def signing(self) -> SigningKey:
+        """The Ed25519 key that binds the firm."""
+        return SigningKey.from_bytes(self.read_bytes("signing.key"))
+
+    @property
+    def sealing(self) -> SealingKey:
+        """The X25519 key that opens releases."""
+        return SealingKey.from_bytes(self.read_bytes("sealing.key"))
+
+    @property
+    def wrapping(self) -> bytes:
+        """The 32-byte key that wraps column keys."""
+        return self.read_bytes("wrapping.key")
+
+    @property
+    def credential(self) -> str:
+        """The bearer credential. Raises NotFound before admission."""
+        return self.read_bytes("credential").decode()
+
+    def read(self, name: str) -> Any:
+        """A JSON file of this home. Raises NotFound."""
+        return parse_json(self.read_bytes(name), limit=256 << 20)
+
+    def read_or(self, name: str, default: Any) -> Any:
+        """A JSON file of this home, or `default` if there is none."""
+        return self.read(name) if (self.folder / name).is_file() else default
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a JSON file whole."""
+        self.write_bytes(name, canonical(value))
+
+    def read_bytes(self, name: str) -> bytes:
+        """A file of this home. Raises NotFound."""
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError as error:
+            raise NotFound(f"{self.folder} has no {name}") from error
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file readable by its owner only; it is there whole and on disk, or as it was."""
+        path = self.folder / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(prefix=".draft-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def note(self, event: str, **details: Any) -> None:
+        """Append one line to this home's journal: what was released or refused, and why."""
+        line = json.dumps({"event": event, **details}, sort_keys=True)
+        with (self.folder / "journal.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")

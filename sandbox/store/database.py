@@ -1,0 +1,106 @@
+"""The database: SQLite embedded (WAL, synchronous=FULL), any other SQLAlchemy URL at scale. One schema for both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from policies.errors import Conflict, Tampered, Unavailable
+from sandbox.store.exchange import ExchangeTables
+from sandbox.store.jobs import JobTables
+from sandbox.store.log import LogTables
+from sandbox.store.schema import SCHEMA_VERSION, log_state, metadata, settings
+
+BUSY_TIMEOUT_MS = 30_000
+
+
+class Transaction(LogTables, ExchangeTables, JobTables):
+    """All verbs of the store on one open transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+
+class Store:
+    """Hands out transactions. Safe to share between threads; each process opens its own."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _sqlite(url) if make_url(url).get_backend_name() == "sqlite" else create_engine(url, pool_pre_ping=True)
+
+    def prepare(self, origin: str) -> None:
+        """Create missing tables and fix the log's origin at the first start.
+
+        Raises:
+            Tampered: the database belongs to another log, or to another schema version.
+        """
+        metadata.create_all(self._engine)
+        with self.transaction() as tx:
+            known = {row.name: row.value for row in tx.connection.execute(select(settings))}
+            if not known:
+                tx.connection.execute(
+                    insert(settings), [{"name": "schema", "value": str(SCHEMA_VERSION)}, {"name": "origin", "value": origin}]
+                )
+                tx.connection.execute(insert(log_state).values(id=1, size=0))
+                return
+        if known.get("origin") != origin:
+            raise Tampered(f"this database holds the log `{known.get('origin')}`, not `{origin}`", code="other-log")
+        if known.get("schema") != str(SCHEMA_VERSION):
+            raise Tampered(f"this database has schema {known.get('schema')}, not {SCHEMA_VERSION}", code="other-schema")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """One transaction that may write: all of it happens or nothing.
+
+        Raises:
+            Conflict: a unique value exists already.
+            Unavailable: the database cannot be reached or is locked for too long.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield Transaction(connection)
+        except IntegrityError as error:
+            raise Conflict("another request made the same thing first", code="conflict") from error
+        except (OperationalError, DBAPIError) as error:
+            raise Unavailable("the database cannot take this now; try again", code="database") from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """One transaction that only reads: a consistent view that waits for no writer."""
+        with self._engine.connect() as connection:
+            try:
+                connection = connection.execution_options(sandbox_reading=True)
+                yield Transaction(connection)
+            except (OperationalError, DBAPIError) as error:
+                raise Unavailable("the database cannot be read now; try again", code="database") from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+
+def _sqlite(url: str) -> Engine:
+    database = make_url(url).database
+    if database:
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "isolation_level": None})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A writer takes the lock at once: two transactions that read before they write would otherwise both fail.
+        reading = connection.get_execution_options().get("sandbox_reading")
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine

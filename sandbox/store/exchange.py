@@ -1,0 +1,236 @@
+"""Stored participants, datasets, offers and agreements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from enclaves.kit.envelope import Signed
+from policies.canonical import canonical, parse_json
+from policies.codec import decode, encode
+from policies.declaration import Declaration
+from policies.odrl import parse_agreement, parse_offer
+from sandbox.exchange.records import Dataset, Participant, StoredAgreement, StoredOffer, Version
+from sandbox.store.schema import (
+    admission_codes,
+    agreement_parties,
+    agreements,
+    datasets,
+    offers,
+    participants,
+    uploads,
+    versions,
+)
+
+
+def to_text(document: Any) -> str:
+    """A typed or plain document as stored text."""
+    return canonical(encode(document)).decode()
+
+
+def from_text(text: str) -> Any:
+    """The plain value of a stored document."""
+    return parse_json(text.encode(), limit=64 << 20)
+
+
+def _signed(text: str) -> Signed:
+    return decode(Signed, from_text(text))
+
+
+class ExchangeTables:
+    """Verbs on what the exchange knows, inside one transaction."""
+
+    connection: Connection
+
+    def add_admission_code(self, code_digest: str, participant: str, expires_at: int) -> None:
+        """Store the digest of a one-time code for one participant id."""
+        self.connection.execute(
+            insert(admission_codes).values(code_digest=code_digest, participant=participant, expires_at=expires_at)
+        )
+
+    def use_admission_code(self, code_digest: str, participant: str, now: int) -> bool:
+        """Mark a code used; False if it is unknown, for another participant, used or expired."""
+        done = self.connection.execute(
+            update(admission_codes)
+            .where(
+                admission_codes.c.code_digest == code_digest,
+                admission_codes.c.participant == participant,
+                admission_codes.c.used_at.is_(None),
+                admission_codes.c.expires_at > now,
+            )
+            .values(used_at=now)
+        )
+        return done.rowcount == 1
+
+    def add_participant(self, participant: Participant, credential_digest: str, admitted_at: int) -> None:
+        """Store an admitted participant."""
+        self.connection.execute(
+            insert(participants).values(
+                id=participant.id,
+                title=participant.title,
+                signing_key=participant.signing_key,
+                sealing_key=participant.sealing_key,
+                credential_digest=credential_digest,
+                admitted_at=admitted_at,
+            )
+        )
+
+    def participant(self, name: str) -> Participant | None:
+        """The participant of that id."""
+        return self._one_participant(participants.c.id == name)
+
+    def participant_by_credential(self, credential_digest: str) -> Participant | None:
+        """The participant whose credential has that digest."""
+        return self._one_participant(participants.c.credential_digest == credential_digest)
+
+    def participants(self) -> list[Participant]:
+        """All participants by id."""
+        rows = self.connection.execute(select(participants).order_by(participants.c.id))
+        return [_participant(row) for row in rows]
+
+    def key_is_known(self, *keys: str) -> bool:
+        """Whether one of these public keys belongs to a participant already."""
+        found = self.connection.execute(
+            select(func.count()).where(participants.c.signing_key.in_(keys) | participants.c.sealing_key.in_(keys))
+        )
+        return bool(found.scalar_one())
+
+    def _one_participant(self, condition: Any) -> Participant | None:
+        row = self.connection.execute(select(participants).where(condition)).one_or_none()
+        return None if row is None else _participant(row)
+
+    def add_upload(self, digest: str, participant: str, size: int) -> None:
+        """Remember who uploaded a blob; again is the same."""
+        if not self.has_upload(digest, participant):
+            self.connection.execute(insert(uploads).values(digest=digest, participant=participant, size=size))
+
+    def has_upload(self, digest: str, participant: str) -> int:
+        """Size of the blob if `participant` uploaded it, else 0."""
+        found = self.connection.execute(
+            select(uploads.c.size).where(uploads.c.digest == digest, uploads.c.participant == participant)
+        ).scalar_one_or_none()
+        return int(found or 0)
+
+    def add_dataset(self, declaration: Declaration, signed: Signed) -> None:
+        """Store a declared dataset."""
+        self.connection.execute(
+            insert(datasets).values(dataset=declaration.dataset, provider=declaration.provider, signed=to_text(signed))
+        )
+
+    def dataset(self, name: str) -> Dataset | None:
+        """The dataset of that name."""
+        return next(iter(self._datasets(datasets.c.dataset == name)), None)
+
+    def datasets(self) -> list[Dataset]:
+        """All datasets by name."""
+        return self._datasets(datasets.c.dataset.is_not(None))
+
+    def _datasets(self, condition: Any) -> list[Dataset]:
+        newest = func.coalesce(select(func.max(versions.c.version)).where(versions.c.dataset == datasets.c.dataset).scalar_subquery(), 0)
+        rows = self.connection.execute(
+            select(datasets.c.signed, newest.label("newest")).where(condition).order_by(datasets.c.dataset)
+        )
+        found = []
+        for row in rows:
+            signed = _signed(row.signed)
+            found.append(Dataset(declaration=decode(Declaration, signed.body), signed=signed, newest=int(row.newest)))
+        return found
+
+    def add_version(self, version: Version) -> None:
+        """Store a published version."""
+        self.connection.execute(
+            insert(versions).values(
+                dataset=version.dataset,
+                version=version.version,
+                file_digest=version.file_digest,
+                size=version.size,
+                signed=to_text(version.signed),
+            )
+        )
+
+    def newest_version(self, dataset: str) -> Version | None:
+        """The newest version of a dataset."""
+        row = self.connection.execute(
+            select(versions).where(versions.c.dataset == dataset).order_by(versions.c.version.desc()).limit(1)
+        ).one_or_none()
+        if row is None:
+            return None
+        return Version(
+            dataset=row.dataset, version=row.version, file_digest=row.file_digest, size=row.size, signed=_signed(row.signed)
+        )
+
+    def add_offer(self, digest: str, provider: str, signed: Signed) -> None:
+        """Store an offer; again is the same."""
+        if self.offer(digest) is None:
+            self.connection.execute(insert(offers).values(digest=digest, provider=provider, signed=to_text(signed)))
+
+    def offer(self, digest: str) -> StoredOffer | None:
+        """The offer of that digest."""
+        row = self.connection.execute(select(offers).where(offers.c.digest == digest)).one_or_none()
+        return None if row is None else _offer(row)
+
+    def offers(self) -> list[StoredOffer]:
+        """All offers."""
+        return [_offer(row) for row in self.connection.execute(select(offers).order_by(offers.c.provider, offers.c.digest))]
+
+    def add_agreement(self, digest: str, document: dict[str, Any], parties: list[str], proposed_by: str) -> None:
+        """Store a proposed agreement without signatures."""
+        self.connection.execute(
+            insert(agreements).values(digest=digest, state="proposed", proposed_by=proposed_by, document=to_text(document))
+        )
+        self.connection.execute(
+            insert(agreement_parties), [{"agreement": digest, "participant": party, "signed": None} for party in parties]
+        )
+
+    def sign_agreement(self, digest: str, signed: Signed) -> None:
+        """Store one party's signature."""
+        self.connection.execute(
+            update(agreement_parties)
+            .where(agreement_parties.c.agreement == digest, agreement_parties.c.participant == signed.by)
+            .values(signed=to_text(signed))
+        )
+
+    def activate_agreement(self, digest: str) -> None:
+        """Mark an agreement as signed by all."""
+        self.connection.execute(update(agreements).where(agreements.c.digest == digest).values(state="active"))
+
+    def lock_agreement(self, digest: str) -> None:
+        """Hold the agreement against concurrent signatures until the transaction ends."""
+        self.connection.execute(select(agreements.c.digest).where(agreements.c.digest == digest).with_for_update())
+
+    def agreement(self, digest: str) -> StoredAgreement | None:
+        """The agreement of that digest."""
+        row = self.connection.execute(select(agreements).where(agreements.c.digest == digest)).one_or_none()
+        if row is None:
+            return None
+        signatures = self.connection.execute(
+            select(agreement_parties.c.signed)
+            .where(agreement_parties.c.agreement == digest, agreement_parties.c.signed.is_not(None))
+            .order_by(agreement_parties.c.participant)
+        )
+        document = from_text(row.document)
+        return StoredAgreement(
+            digest=row.digest,
+            agreement=parse_agreement(document),
+            document=document,
+            state=row.state,
+            proposed_by=row.proposed_by,
+            signatures=tuple(_signed(signature.signed) for signature in signatures),
+        )
+
+    def agreements_of(self, participant: str) -> list[str]:
+        """Digests of the agreements that name a participant."""
+        rows = self.connection.execute(
+            select(agreement_parties.c.agreement).where(agreement_parties.c.participant == participant)
+        )
+        return sorted(row.agreement for row in rows)
+
+
+def _participant(row: Any) -> Participant:
+    return Participant(id=row.id, title=row.title, signing_key=row.signing_key, sealing_key=row.sealing_key)
+
+
+def _offer(row: Any) -> StoredOffer:
+    signed = _signed(row.signed)
+    return StoredOffer(digest=row.digest, offer=parse_offer(signed.body), signed=signed)

@@ -1,0 +1,230 @@
+"""Stored jobs, ledgers, key requests and releases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from enclaves.kit.envelope import Signed
+from policies.codec import decode
+from policies.decide import Decision
+from policies.entries import LedgerCharge
+from policies.grant import Grant
+from policies.privacy import Loss
+from policies.query import Plan
+from policies.request import Facts, JobRequest
+from policies.statement import SignedEvidence, SignedStatement
+from sandbox.jobs.states import Job, JobState, KeyRequest, Positions, StoredRelease, require_transition
+from sandbox.store.exchange import from_text, to_text
+from sandbox.store.schema import jobs, key_requests, ledgers, releases
+
+
+class JobTables:
+    """Verbs on jobs and what they cost, inside one transaction."""
+
+    connection: Connection
+
+    def lock_ledgers(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Loss]:
+        """Return what each (provider, id space) ledger has paid and hold them until the transaction ends.
+
+        Ledgers are taken in the given order; callers sort them, so that two jobs never wait for each other.
+        """
+        spent = {}
+        for provider, id_space in names:
+            query = select(ledgers).where(ledgers.c.provider == provider, ledgers.c.id_space == id_space).with_for_update()
+            row = self.connection.execute(query).one_or_none()
+            if row is None:
+                self.connection.execute(insert(ledgers).values(provider=provider, id_space=id_space, amount=0, delta0=0))
+                row = self.connection.execute(query).one()
+            spent[provider, id_space] = Loss(amount=int(row.amount), delta0=int(row.delta0))
+        return spent
+
+    def charge(self, charges: Iterable[LedgerCharge]) -> None:
+        """Add charges to ledgers that `lock_ledgers` holds."""
+        for charge in charges:
+            self.connection.execute(
+                update(ledgers)
+                .where(ledgers.c.provider == charge.provider, ledgers.c.id_space == charge.id_space)
+                .values(amount=ledgers.c.amount + charge.amount, delta0=ledgers.c.delta0 + charge.delta0)
+            )
+
+    def spent(self) -> dict[tuple[str, str], Loss]:
+        """What every ledger has paid."""
+        rows = self.connection.execute(select(ledgers).order_by(ledgers.c.provider, ledgers.c.id_space))
+        return {(row.provider, row.id_space): Loss(amount=int(row.amount), delta0=int(row.delta0)) for row in rows}
+
+    def add_job(self, job: Job) -> None:
+        """Store a new job with its decision."""
+        self.connection.execute(
+            insert(jobs).values(
+                id=job.id,
+                consumer=job.request.consumer,
+                request_id=job.request.request_id,
+                request_digest=job.request_digest,
+                agreement=job.request.agreement,
+                state=job.state,
+                signed=to_text(job.signed),
+                plan=to_text(job.plan),
+                facts=to_text(job.facts),
+                decision=to_text(job.decision),
+                grant_document=None if job.grant is None else to_text(job.grant),
+                evidence=None,
+                positions=to_text(job.positions),
+                code=job.code,
+                worker="",
+                lease_until=0.0,
+                created_at=job.created_at,
+            )
+        )
+
+    def job(self, job_id: str) -> Job | None:
+        """The job of that id."""
+        return self._one_job(jobs.c.id == job_id)
+
+    def lock_job(self, job_id: str) -> Job | None:
+        """The job of that id, held until the transaction ends."""
+        return self._one_job(jobs.c.id == job_id, lock=True)
+
+    def job_by_request(self, consumer: str, request_id: str) -> Job | None:
+        """The job that a consumer's request id made."""
+        return self._one_job((jobs.c.consumer == consumer) & (jobs.c.request_id == request_id))
+
+    def jobs_in(self, agreements: Iterable[str], limit: int = 200) -> list[Job]:
+        """Newest jobs under these agreements."""
+        query = select(jobs).where(jobs.c.agreement.in_(list(agreements))).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit)
+        return [_job(row) for row in self.connection.execute(query)]
+
+    def move_job(
+        self, job: Job, state: JobState, *, positions: Positions | None = None, code: str = ""
+    ) -> Job:
+        """Move a held job to `state`. Raises Conflict where the table of states forbids it or another process moved it first."""
+        require_transition(job.state, state)
+        moved = replace(job, state=state, positions=positions or job.positions, code=code)
+        done = self.connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job.id, jobs.c.state == job.state)
+            .values(state=state, positions=to_text(moved.positions), code=code)
+        )
+        if done.rowcount != 1:
+            require_transition(state, job.state)
+        return moved
+
+    def claim_charged(self, worker: str, lease_until: float) -> Job | None:
+        """Give the oldest charged job to `worker` and hold it, or return None."""
+        oldest = (
+            select(jobs.c.id)
+            .where(jobs.c.state == "charged", jobs.c.worker == "")
+            .order_by(jobs.c.created_at, jobs.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        job_id = self.connection.execute(oldest).scalar_one_or_none()
+        if job_id is None:
+            return None
+        self.connection.execute(update(jobs).where(jobs.c.id == job_id).values(worker=worker, lease_until=lease_until))
+        return self.job(job_id)
+
+    def renew_lease(self, job_id: str, worker: str, lease_until: float) -> None:
+        """Say that `worker` still runs a job."""
+        self.connection.execute(update(jobs).where(jobs.c.id == job_id, jobs.c.worker == worker).values(lease_until=lease_until))
+
+    def abandoned(self, now: float) -> list[Job]:
+        """Running jobs whose worker let its lease run out."""
+        rows = self.connection.execute(select(jobs).where(jobs.c.state == "running", jobs.c.lease_until < now))
+        return [_job(row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """Number of jobs by state."""
+        return {row.state: int(row.n) for row in self.connection.execute(select(jobs.c.state, func.count().label("n")).group_by(jobs.c.state))}
+
+    def set_evidence(self, job: Job, evidence: SignedEvidence, positions: Positions) -> None:
+        """Store a running job's evidence."""
+        self.connection.execute(
+            update(jobs).where(jobs.c.id == job.id).values(evidence=to_text(evidence), positions=to_text(positions))
+        )
+
+    def add_key_requests(self, job_id: str, providers: Iterable[str]) -> None:
+        """Ask every provider for keys."""
+        rows = [
+            {"job": job_id, "provider": provider, "state": "wanted", "nonce": "", "sealed": "", "reason": ""} for provider in providers
+        ]
+        self.connection.execute(insert(key_requests), rows)
+
+    def key_requests(self, job_id: str) -> list[KeyRequest]:
+        """All key requests of a job by provider."""
+        rows = self.connection.execute(select(key_requests).where(key_requests.c.job == job_id).order_by(key_requests.c.provider))
+        return [_key_request(row) for row in rows]
+
+    def key_request(self, job_id: str, provider: str) -> KeyRequest | None:
+        """One provider's key request, held until the transaction ends."""
+        row = self.connection.execute(
+            select(key_requests)
+            .where(key_requests.c.job == job_id, key_requests.c.provider == provider)
+            .with_for_update()
+        ).one_or_none()
+        return None if row is None else _key_request(row)
+
+    def open_key_requests(self, provider: str) -> list[KeyRequest]:
+        """Key requests of running jobs that wait for this provider's broker."""
+        rows = self.connection.execute(
+            select(key_requests)
+            .join(jobs, jobs.c.id == key_requests.c.job)
+            .where(key_requests.c.provider == provider, key_requests.c.state.in_(["wanted", "attested"]), jobs.c.state == "running")
+            .order_by(jobs.c.created_at)
+        )
+        return [_key_request(row) for row in rows]
+
+    def set_key_request(self, request: KeyRequest) -> None:
+        """Store the new state of a held key request."""
+        self.connection.execute(
+            update(key_requests)
+            .where(key_requests.c.job == request.job, key_requests.c.provider == request.provider)
+            .values(state=request.state, nonce=request.nonce, sealed=request.sealed, reason=request.reason)
+        )
+
+    def add_release(self, release: StoredRelease) -> None:
+        """Store what a run ended with. A job has at most one."""
+        self.connection.execute(
+            insert(releases).values(job=release.job, statement=to_text(release.statement), sealed=release.sealed)
+        )
+
+    def release(self, job_id: str) -> StoredRelease | None:
+        """What a run ended with."""
+        row = self.connection.execute(select(releases).where(releases.c.job == job_id)).one_or_none()
+        if row is None:
+            return None
+        return StoredRelease(job=row.job, statement=decode(SignedStatement, from_text(row.statement)), sealed=bytes(row.sealed))
+
+    def _one_job(self, condition: Any, *, lock: bool = False) -> Job | None:
+        query = select(jobs).where(condition)
+        row = self.connection.execute(query.with_for_update() if lock else query).one_or_none()
+        return None if row is None else _job(row)
+
+
+def _job(row: Any) -> Job:
+    signed = decode(Signed, from_text(row.signed))
+    return Job(
+        id=row.id,
+        state=row.state,
+        request=decode(JobRequest, signed.body),
+        request_digest=row.request_digest,
+        signed=signed,
+        plan=decode(Plan, from_text(row.plan)),
+        facts=decode(Facts, from_text(row.facts)),
+        decision=decode(Decision, from_text(row.decision)),
+        grant=decode(Grant, from_text(row.grant_document)) if row.grant_document else None,
+        evidence=decode(SignedEvidence, from_text(row.evidence)) if row.evidence else None,
+        positions=decode(Positions, from_text(row.positions)),
+        code=row.code,
+        worker=row.worker,
+        created_at=int(row.created_at),
+    )
+
+
+def _key_request(row: Any) -> KeyRequest:
+    return KeyRequest(
+        job=row.job, provider=row.provider, state=row.state, nonce=row.nonce, sealed=row.sealed, reason=row.reason
+    )

@@ -1,0 +1,113 @@
+"""The stored log: entries, their openings, the perfect nodes of the tree, and published checkpoints.
+
+Appending takes the one row of `log_state` first, so entries have one order whoever writes; the entry becomes visible with the state
+change that it records, or neither does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from policies.canonical import canonical, parse_json
+from policies.codec import encode
+from policies.entries import MAX_ENTRY, SALT_BYTES, EntryKind, Header, LedgerCharge, Opening, commit
+from policies.errors import Malformed, NotFound
+from sandbox.audit import merkle
+from sandbox.store.schema import checkpoints, entries, log_state, openings, tree_nodes
+
+
+class LogTables:
+    """Verbs on the log, inside one transaction."""
+
+    connection: Connection
+
+    def append(
+        self,
+        kind: EntryKind,
+        *,
+        at: int,
+        ids: dict[str, str],
+        body: dict[str, Any],
+        losses: Iterable[LedgerCharge] = (),
+        agreement: str | None = None,
+    ) -> int:
+        """Append an entry and return its index.
+
+        Args:
+            at: milliseconds since 1970.
+            body: what only holders of the opening may read.
+            agreement: digest of the agreement whose parties may read the body; None for all participants.
+
+        Raises:
+            Malformed: code `too-large` for an entry above 64 KiB.
+        """
+        salt = os.urandom(SALT_BYTES)
+        header = Header(kind=kind, at=at, ids=ids, losses=tuple(losses), commitment=commit(salt, body))
+        data = canonical(encode(header))
+        if len(data) > MAX_ENTRY:
+            raise Malformed("the log entry is larger than 64 KiB", code="too-large")
+        size = self.connection.execute(
+            update(log_state).where(log_state.c.id == 1).values(size=log_state.c.size + 1).returning(log_state.c.size)
+        ).scalar_one()
+        index = int(size) - 1
+        self.connection.execute(insert(entries).values(position=index, data=data))
+        self.connection.execute(
+            insert(openings).values(position=index, agreement=agreement, salt=salt.hex(), body=canonical(body).decode())
+        )
+        nodes = merkle.completed_nodes(index, merkle.leaf_hash(data), self.node)
+        self.connection.execute(
+            insert(tree_nodes), [{"level": level, "position": position, "hash": value} for level, position, value in nodes]
+        )
+        return index
+
+    def node(self, level: int, index: int) -> bytes:
+        """Hash of a perfect node of the tree. Raises NotFound."""
+        found = self.connection.execute(
+            select(tree_nodes.c.hash).where(tree_nodes.c.level == level, tree_nodes.c.position == index)
+        ).scalar_one_or_none()
+        if found is None:
+            raise NotFound(f"the log has no node {level}/{index}")
+        return bytes(found)
+
+    def nodes(self, level: int, first: int, count: int) -> list[bytes]:
+        """Hashes of consecutive perfect nodes of one level."""
+        rows = self.connection.execute(
+            select(tree_nodes.c.hash)
+            .where(tree_nodes.c.level == level, tree_nodes.c.position >= first, tree_nodes.c.position < first + count)
+            .order_by(tree_nodes.c.position)
+        )
+        return [bytes(row.hash) for row in rows]
+
+    def log_size(self) -> int:
+        """Number of entries, published or not."""
+        return int(self.connection.execute(select(log_state.c.size).where(log_state.c.id == 1)).scalar_one())
+
+    def entries(self, first: int, end: int) -> list[bytes]:
+        """Bytes of the entries with first <= index < end."""
+        rows = self.connection.execute(
+            select(entries.c.data).where(entries.c.position >= first, entries.c.position < end).order_by(entries.c.position)
+        )
+        return [bytes(row.data) for row in rows]
+
+    def openings(self, first: int, end: int, agreements: Iterable[str] | None) -> list[Opening]:
+        """Openings with first <= index < end that a reader who is party to `agreements` may have; None means the operator: all."""
+        query = select(openings).where(openings.c.position >= first, openings.c.position < end)
+        if agreements is not None:
+            query = query.where(openings.c.agreement.is_(None) | openings.c.agreement.in_(list(agreements)))
+        rows = self.connection.execute(query.order_by(openings.c.position))
+        return [Opening(index=row.position, salt=row.salt, body=parse_json(row.body.encode(), limit=16 << 20)) for row in rows]
+
+    def newest_checkpoint(self) -> tuple[int, str] | None:
+        """(size, note) of the newest published checkpoint."""
+        row = self.connection.execute(select(checkpoints).order_by(checkpoints.c.size.desc()).limit(1)).one_or_none()
+        return None if row is None else (int(row.size), row.note)
+
+    def add_checkpoint(self, size: int, note: str) -> None:
+        """Store a checkpoint unless one of that size is stored; Ed25519 makes it the same note."""
+        known = self.connection.execute(select(func.count()).where(checkpoints.c.size == size)).scalar_one()
+        if not known:
+            self.connection.execute(insert(checkpoints).values(size=size, note=note))

@@ -1,0 +1,185 @@
+"""Tables. Documents are canonical JSON text; what a query needs to find them stands beside as columns."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+settings = Table("settings", metadata, Column("name", String(40), primary_key=True), Column("value", Text, nullable=False))
+
+participants = Table(
+    "participants",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("title", Text, nullable=False),
+    Column("signing_key", String(64), nullable=False, unique=True),
+    Column("sealing_key", String(64), nullable=False, unique=True),
+    Column("credential_digest", String(71), nullable=False, unique=True),
+    Column("admitted_at", BigInteger, nullable=False),
+)
+
+admission_codes = Table(
+    "admission_codes",
+    metadata,
+    Column("code_digest", String(71), primary_key=True),
+    Column("participant", String(40), nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("digest", String(71), nullable=False),
+    Column("participant", String(40), ForeignKey("participants.id"), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    PrimaryKeyConstraint("digest", "participant"),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("dataset", String(81), primary_key=True),
+    Column("provider", String(40), ForeignKey("participants.id"), nullable=False),
+    Column("signed", Text, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("dataset", String(81), ForeignKey("datasets.dataset"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("file_digest", String(71), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("signed", Text, nullable=False),
+    PrimaryKeyConstraint("dataset", "version"),
+)
+
+offers = Table(
+    "offers",
+    metadata,
+    Column("digest", String(71), primary_key=True),
+    Column("provider", String(40), ForeignKey("participants.id"), nullable=False),
+    Column("signed", Text, nullable=False),
+)
+
+agreements = Table(
+    "agreements",
+    metadata,
+    Column("digest", String(71), primary_key=True),
+    Column("state", String(20), nullable=False),
+    Column("proposed_by", String(40), ForeignKey("participants.id"), nullable=False),
+    Column("document", Text, nullable=False),
+)
+
+agreement_parties = Table(
+    "agreement_parties",
+    metadata,
+    Column("agreement", String(71), ForeignKey("agreements.digest"), nullable=False),
+    Column("participant", String(40), nullable=False, index=True),
+    Column("signed", Text),
+    PrimaryKeyConstraint("agreement", "participant"),
+)
+
+ledgers = Table(
+    "ledgers",
+    metadata,
+    Column("provider", String(40), nullable=False),
+    Column("id_space", String(60), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("delta0", BigInteger, nullable=False),
+    PrimaryKeyConstraint("provider", "id_space"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(60), primary_key=True),
+    Column("consumer", String(40), ForeignKey("participants.id"), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("request_digest", String(71), nullable=False),
+    Column("agreement", String(71), ForeignKey("agreements.digest"), nullable=False, index=True),
+    Column("state", String(20), nullable=False, index=True),
+    Column("signed", Text, nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("grant_document", Text),
+    Column("evidence", Text),
+    Column("positions", Text, nullable=False),
+    Column("code", String(40), nullable=False),
+    Column("worker", String(80), nullable=False),
+    Column("lease_until", Float, nullable=False),
+    Column("created_at", BigInteger, nullable=False, index=True),
+    UniqueConstraint("consumer", "request_id"),
+)
+
+key_requests = Table(
+    "key_requests",
+    metadata,
+    Column("job", String(60), ForeignKey("jobs.id"), nullable=False),
+    Column("provider", String(40), ForeignKey("participants.id"), nullable=False, index=True),
+    Column("state", String(20), nullable=False),
+    Column("nonce", String(64), nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("reason", String(60), nullable=False),
+    PrimaryKeyConstraint("job", "provider"),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("job", String(60), ForeignKey("jobs.id"), primary_key=True),
+    Column("statement", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+log_state = Table("log_state", metadata, Column("id", Integer, primary_key=True), Column("size", BigInteger, nullable=False))
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+openings = Table(
+    "openings",
+    metadata,
+    Column("position", BigInteger, ForeignKey("entries.position"), primary_key=True, autoincrement=False),
+    Column("agreement", String(71), index=True),
+    Column("salt", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+tree_nodes = Table(
+    "tree_nodes",
+    metadata,
+    Column("level", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("level", "position"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("note", Text, nullable=False),
+)

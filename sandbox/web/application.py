@@ -1,0 +1,35 @@
+"""The Flask application over a composed host."""
+
+from __future__ import annotations
+
+from flask import Flask, Response
+
+from sandbox.host import Host
+from sandbox.web import exchange_api, jobs_api, log_api, problems
+from sandbox.web.views import reply
+
+
+def make_app(host: Host) -> Flask:
+    """Return the WSGI application. It holds no state besides `host`."""
+    app = Flask("sandbox", static_folder=None)
+    app.extensions["sandbox"] = host
+    app.config["SANDBOX_JSON_BYTES"] = host.config.json_bytes
+    app.url_map.strict_slashes = True
+    problems.install(app)
+    for blueprint in (exchange_api.api, jobs_api.api, log_api.api):
+        app.register_blueprint(blueprint)
+
+    @app.get("/healthz")
+    def healthz() -> Response:
+        """Whether this process can read its database."""
+        with host.store.reading() as tx:
+            size = tx.log_size()
+        return reply({"ok": True, "entries": size})
+
+    @app.after_request
+    def harden(response: Response) -> Response:
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    return app
