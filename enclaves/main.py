@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import sys
-from typing import BinaryIO
+from typing import IO
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 ADDRESS_SPACE = 8 << 30
@@ -38,7 +38,16 @@ def limit_self() -> None:
         resource.setrlimit(what, (allowed, allowed))
 
 
-def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
+def take_standard_output() -> IO[bytes]:
+    """Return the only way out, and leave nothing at descriptor 1: whatever a library prints goes nowhere."""
+    outgoing = os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return outgoing
+
+
+def serve(incoming: IO[bytes], outgoing: IO[bytes]) -> None:
     """Speak the protocol of this module for one run."""
     from enclaves.evidence import attest_simulated
     from enclaves.frames import read_frame, write_frame
@@ -76,7 +85,7 @@ def main() -> None:
     """Entry point of the child process; ends with status 1 and no word if anything goes wrong before a statement exists."""
     limit_self()
     try:
-        serve(sys.stdin.buffer, sys.stdout.buffer)
+        serve(sys.stdin.buffer, take_standard_output())
     except BaseException:  # noqa: BLE001 - nothing about an error may leave
         os._exit(1)
     os._exit(0)

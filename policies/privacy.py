@@ -24,6 +24,9 @@ MAX_EPSILON = 100
 
 _DECIMAL = re.compile(r"(-?)([0-9]{1,19})(?:\.([0-9]{1,19}))?\Z")
 
+SUM_SHARES = 2
+"""Shares of a sum where a count has one: relative to its size a sum of bounded values is noisier than a count."""
+
 UNITS_SHARE = 10
 """The minimum-group test takes one part in ten of a job's loss: it only needs to tell large groups from small ones."""
 
@@ -135,7 +138,7 @@ def split_loss(loss: Loss, wanted: list[tuple[str, str | None, int]], *, with_un
 
     Args:
         loss: the whole loss of the job.
-        wanted: (quantity, column, L1 sensitivity) for every statistic that the outputs need; equal shares.
+        wanted: (quantity, column, L1 sensitivity) for every statistic that the outputs need.
         with_units: L1 sensitivity of the distinct-unit count for the minimum-group test, or None when no test is needed.
 
     Returns:
@@ -150,8 +153,9 @@ def split_loss(loss: Loss, wanted: list[tuple[str, str | None, int]], *, with_un
         share = loss.amount // UNITS_SHARE
         rest -= share
         schedule.append(_statistic("units", None, with_units, share))
-    for quantity, column, sensitivity in wanted:
-        schedule.append(_statistic(quantity, column, sensitivity, rest // len(wanted)))
+    shares = [SUM_SHARES if quantity == "sum" else 1 for quantity, _, _ in wanted]
+    for (quantity, column, sensitivity), part in zip(wanted, shares, strict=True):
+        schedule.append(_statistic(quantity, column, sensitivity, rest * part // sum(shares)))
     return tuple(schedule)
 
 

@@ -72,6 +72,12 @@ class Facts:
     versions: tuple[VersionFact, ...]
     spent: tuple[SpentFact, ...]
 
+    def __post_init__(self) -> None:
+        datasets = [fact.dataset for fact in self.versions]
+        ledgers = [(fact.provider, fact.id_space) for fact in self.spent]
+        if len(set(datasets)) != len(datasets) or len(set(ledgers)) != len(ledgers):
+            raise Malformed("states a dataset or a ledger twice")
+
     def version_of(self, dataset: str) -> VersionFact | None:
         """The newest version of a dataset, or None if none is published."""
         return next((fact for fact in self.versions if fact.dataset == dataset), None)

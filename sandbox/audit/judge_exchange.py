@@ -89,13 +89,16 @@ def published(state: State, entry: Entry) -> None:
 
 
 def offered(state: State, entry: Entry) -> None:
-    """An offer on the provider's own declared dataset."""
+    """An offer, once, on the provider's own declared dataset."""
+    name = entry.ids["offer"]
+    state.require(entry, name not in state.offers, "order", "this offer is made twice")
+    state.offers.add(name)
     if entry.body is None:
         return
     signed = signed_body(entry)
     offer = parse_offer(signed.body)
     state.verify(entry, signed, "offer", offer.declaration.provider)
-    same = (document_digest(signed), offer.declaration.provider) == (entry.ids["offer"], entry.ids["provider"])
+    same = (document_digest(signed), offer.declaration.provider) == (name, entry.ids["provider"])
     state.require(entry, same, "signatures", "the header names another offer than was signed")
     _require_declared(state, entry, offer.declaration)
 

@@ -1,3 +1,115 @@
-"""placeholder"""
-class Verdict: ...
-def replay(*a, **k): raise RuntimeError("not yet")
+"""Replay: from an exported log and the log's key alone, derive everything again and say which promises hold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from policies.errors import Malformed, Tampered
+from policies.privacy import units_to_decimal
+from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
+from sandbox.audit.export import Export, Read
+from sandbox.audit.judge import judge_entry
+from sandbox.audit.merkle import leaf_hash
+from sandbox.audit.state import State
+from sandbox.audit.tree import TreeCheck
+from sandbox.audit.verdict import PROMISES, Mismatch, Verdict
+
+
+def replay(
+    read: Read,
+    key: LogKey,
+    *,
+    since: Checkpoint | None = None,
+    progress: Callable[[int, int], None] = lambda done, size: None,
+) -> Verdict:
+    """Return the verdict on an exported log. Never raises for what the export holds.
+
+    Args:
+        read: path inside the export -> contents; raises NotFound, FileNotFoundError or LookupError for a missing file.
+        key: of the log, from the agreement or from the operator out of band, not from the export itself.
+        since: a verified checkpoint seen before, which this log must extend.
+        progress: told (entries done, size) after every bundle of 256 entries.
+    """
+    export, state = Export(read=read), State(log=key)
+    try:
+        checkpoint = open_checkpoint(export.checkpoint(), key)
+    except (Malformed, Tampered) as error:
+        state.report_at(None, "checkpoint", "log", str(error))
+        state.cannot(*PROMISES)
+        return _verdict(state, 0, 0, since)
+    _require_not_rewound(state, checkpoint, since)
+    done = _replay_entries(export, state, checkpoint, since, progress)
+    return _verdict(state, checkpoint.size, done, since)
+
+
+def _replay_entries(
+    export: Export, state: State, checkpoint: Checkpoint, since: Checkpoint | None, progress: Callable[[int, int], None]
+) -> int:
+    """Judge every entry that can be read; returns how many there were."""
+
+    def report(index: int | None, kind: str, what: str) -> None:
+        state.report_at(index, kind, "log", what)
+
+    tree, done = TreeCheck(read=export.read, report=report, since=since), 0
+    try:
+        for bundle in export.bundles(checkpoint.size):
+            if bundle.problem:
+                report(bundle.first, "openings", bundle.problem)
+            tree.add([leaf_hash(data) for data in bundle.entries])
+            for index, data in enumerate(bundle.entries, start=bundle.first):
+                judge_entry(state, index, data, bundle.openings.get(index))
+            done += len(bundle.entries)
+            progress(done, checkpoint.size)
+    except (Malformed, Tampered) as error:
+        report(done, "tile", f"{error}; nothing from here on could be replayed")
+        state.cannot(*PROMISES)
+        return done
+    tree.finish(checkpoint)
+    return done
+
+
+def _require_not_rewound(state: State, checkpoint: Checkpoint, since: Checkpoint | None) -> None:
+    if since is None:
+        return
+    if since.origin != checkpoint.origin:
+        state.report_at(None, "checkpoint", "log", f"the checkpoint seen before is of another log, `{since.origin}`")
+    elif since.size > checkpoint.size:
+        what = f"the log has {checkpoint.size} entries, and had {since.size} before: it was rewound"
+        state.report_at(None, "checkpoint", "log", what)
+
+
+def _verdict(state: State, size: int, done: int, since: Checkpoint | None) -> Verdict:
+    promises = state.promises()
+    return Verdict(
+        ok=all(found == "ok" for found in promises.values()),
+        size=size,
+        entries=done,
+        mismatches=tuple(sorted(state.mismatches, key=_place)),
+        promises=promises,
+        ledgers={f"{provider}/{id_space}": amount for (provider, id_space), amount in sorted(state.ledgers.items())},
+        unopened=state.unopened,
+        not_reparsed=state.not_reparsed,
+        notes=_notes(state, since),
+    )
+
+
+def _place(mismatch: Mismatch) -> tuple[int, bool]:
+    """The log as a whole first, then by entry; what is wrong with an entry's own bytes before what it says."""
+    return -1 if mismatch.index is None else mismatch.index, mismatch.promise != "log"
+
+
+def _notes(state: State, since: Checkpoint | None) -> tuple[str, ...]:
+    """What this replay could not show, in words for people."""
+    notes = ["the times in the log are the host's; brokers held them against their own clocks when they released keys"]
+    if state.released:
+        notes.append("mechanism, scale and loss of every release were held against its grant; that noise was drawn rests on attestation")
+    if state.simulated:
+        notes.append("evidence is `simulated`: it proves nothing about the machine, so all this rests on whoever ran the enclave")
+    if state.unopened:
+        charges = ", ".join(f"{p}/{s} epsilon {units_to_decimal(amount, 9)}" for (p, s), amount in sorted(state.ledgers.items()))
+        notes.append(f"{state.unopened} entries are not opened; the sums of charges hold without them: {charges or 'nothing charged'}")
+    if state.not_reparsed:
+        notes.append(f"{state.not_reparsed} queries were not parsed again, for want of their parser; all else follows from their plans")
+    if since is None:
+        notes.append("no earlier checkpoint was given: that nothing seen before was rewritten is not shown")
+    return tuple(notes)

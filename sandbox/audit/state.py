@@ -124,6 +124,7 @@ class State:
     keys: set[str] = field(default_factory=set)
     declarations: dict[str, Declaration | None] = field(default_factory=dict)
     newest: dict[str, VersionFact] = field(default_factory=dict)
+    offers: set[str] = field(default_factory=set)
     agreements: dict[str, AgreementFold] = field(default_factory=dict)
     jobs: dict[str, JobFold] = field(default_factory=dict)
     requests: set[str] = field(default_factory=set)

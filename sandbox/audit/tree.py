@@ -1,4 +1,4 @@
-"""Rebuilding the tree of an export: every tile, the root, and agreement with a checkpoint seen before. Memory does not grow with the log."""
+"""Rebuilding the tree of an export: every tile, the root, and agreement with an earlier checkpoint, in memory that grows with log(size)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ class TreeCheck:
         """Append the leaf hashes of one bundle."""
         old, since = self.frontier.size, self.since
         if since is not None and old < since.size <= old + len(leaves):
-            if self.frontier.extend(leaves[: since.size - old]).root() != since.root:
-                self.report(None, "checkpoint", f"the first {since.size} entries are not those of the checkpoint seen before: rewritten")
+            seen = self.frontier.extend(leaves[: since.size - old]).root()
+            if seen != since.root:
+                what = f"the first {since.size} entries are not those of the checkpoint seen before: the log was rewritten"
+                self.report(None, "checkpoint", what)
         self.frontier = self.frontier.extend(leaves)
         self._push(0, leaves)
 

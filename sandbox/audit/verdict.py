@@ -46,6 +46,7 @@ class Verdict:
         ok: every promise is `ok`.
         size: entries that the checkpoint covers; 0 if it could not be verified.
         entries: how many of them were read.
+        mismatches: those of the log as a whole, then by index.
         ledgers: sum of all charges by `provider/id_space`, nano-epsilon; from public headers, whatever was opened.
         unopened: entries whose body was not opened.
         not_reparsed: decisions replayed from the logged plan only, because another parser version made it.

@@ -27,7 +27,7 @@ def serve(bind: str, processes: int, with_worker: bool) -> None:
     """
     root = checkout_root()
     command = [sys.executable, "-m", "gunicorn", "--chdir", str(root), "--bind", bind, "--workers", str(processes)]
-    command += ["--threads", "8", "--timeout", "120", "--graceful-timeout", "30", "app:create_app()"]
+    command += ["--threads", "8", "--no-control-socket", "--timeout", "120", "--graceful-timeout", "30", "app:create_app()"]
     environment = dict(os.environ)
     if "SANDBOX_DATA" in environment:
         environment["SANDBOX_DATA"] = str(Path(environment["SANDBOX_DATA"]).resolve())

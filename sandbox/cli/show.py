@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from rich.table import Table
 
 from sandbox.party.client import Client
 from sandbox.party.home import Home
+
+PAGE_WIDTH = 118
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +35,11 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True))
 
 
+def console() -> Console:
+    """The terminal, or a page of fixed width where output goes to a file or a pipe."""
+    return Console() if sys.stdout.isatty() else Console(width=PAGE_WIDTH)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """Print a table."""
     shown = Table(title=title, title_justify="left", header_style="bold")
@@ -39,13 +47,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
         shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*(str(cell) for cell in row))
-    Console().print(shown)
+    console().print(shown)
 
 
 def findings_table(findings: Iterable[dict[str, Any]]) -> None:
-    """Print findings, denials first."""
-    ordered = sorted(findings, key=lambda finding: bool(finding["allowed"]))
-    rows = [
-        ("allow" if f["allowed"] else "DENY", f["rule"], f["dataset"], f["message"], f["remedy"] or "") for f in ordered
-    ]
-    table(("", "rule", "dataset", "finding", "smallest change"), rows)
+    """Print findings, denials first; what a rule found alike on several datasets stands in one row."""
+    rows: dict[tuple[Any, ...], list[str]] = {}
+    for finding in sorted(findings, key=lambda finding: bool(finding["allowed"])):
+        key = (finding["allowed"], finding["rule"], finding["message"], finding["clause"], finding["remedy"])
+        rows.setdefault(key, []).append(finding["dataset"])
+    shown = []
+    for (allowed, rule, message, clause, remedy), datasets in rows.items():
+        text = message + (f"\n  in: {clause}" if clause else "") + (f"\n  smallest change: {remedy}" if remedy else "")
+        shown.append(("allow" if allowed else "DENY", rule, "\n".join(datasets), text))
+    table(("", "rule", "terms on", "finding"), shown)

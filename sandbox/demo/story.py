@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from enclaves.kit.measure import checkout_root, measurement
@@ -26,7 +25,7 @@ from sandbox.audit.replay import replay
 from sandbox.cli.audit import show_verdict
 from sandbox.cli.jobs import statistics_table
 from sandbox.cli.market import show_agreement
-from sandbox.cli.show import findings_table, table
+from sandbox.cli.show import console, findings_table, table
 from sandbox.demo.attacks import flip_in_charge, leaks, rewind, secrets_of, snapshot
 from sandbox.demo.stage import Stage, expect
 from sandbox.demo.truth import cells as true_cells
@@ -54,7 +53,7 @@ VARIED = (
     "SELECT coinsurance, SUM(medical_spend) AS total FROM insurer.plans JOIN clinic.care USING (person_id, year) GROUP BY coinsurance",
     "SELECT AVG(doctor_visits) AS visits FROM clinic.care JOIN insurer.plans USING (person_id, year) WHERE coinsurance = 95",
 )
-MAIN_EPSILON, VARIED_EPSILON = "2", "0.4"
+MAIN_EPSILON, VARIED_EPSILON = "2.4", "0.25"
 CAST = {
     "insurer": "First Mutual Insurance",
     "clinic": "Riverside Clinic Network",
@@ -90,7 +89,7 @@ class Story:
 def tell(*, report: Path | None, keep: Path | None) -> bool:
     """Play the whole story; returns whether every check passed. Writes the outcome to `report` and keeps all folders in `keep`."""
     folder = Path(tempfile.mkdtemp(prefix="sandbox-demo-"))
-    stage = Stage(folder=folder, console=Console())
+    stage = Stage(folder=folder, console=console())
     story, started = Story(stage=stage), time.monotonic()
     try:
         for step in (service, participants, datasets, agree, ask, show, forbidden, exhaust, audit):

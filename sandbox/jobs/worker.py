@@ -6,8 +6,10 @@ A job is taken once. If its worker dies before the release is stored, the job en
 from __future__ import annotations
 
 import secrets
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from enclaves.kit.appraisal import Attested, appraise
@@ -99,7 +101,7 @@ class Worker:
         """One run: challenges, evidence, keys, release."""
         grant = job.grant
         assert grant is not None
-        with self.launch() as enclave:
+        with self._lease(job), self.launch() as enclave:
             with self.host.store.reading() as tx:
                 stored = tx.agreement(job.request.agreement)
             assert stored is not None, "a job has an agreement"
@@ -112,7 +114,6 @@ class Worker:
             answered = self._wait_for_keys(job, lambda request: request.state == "released")
             self.host.on_step("keys-complete")
             files = {read.dataset: self.host.blobs.path(read.file_digest) for read in grant.reads}
-            self._renew(job, self.host.config.run_timeout_s)
             keys = {request.provider: request.sealed for request in answered}
             statement, sealed = enclave.run(keys, files, self.host.config.run_timeout_s)
         self.host.on_step("ran")
@@ -139,9 +140,26 @@ class Worker:
                 return requests
             if time.monotonic() > deadline:
                 raise _RunFailed("keys-timeout")
-            self._renew(job, 0)
             time.sleep(WAIT_S)
 
-    def _renew(self, job: Job, extra_s: float) -> None:
-        with self.host.store.transaction() as tx:
-            tx.renew_lease(job.id, self.name, time.time() + self.host.config.lease_s + extra_s)
+    @contextmanager
+    def _lease(self, job: Job) -> Iterator[None]:
+        """Keep this worker's lease on a job renewed from a thread, which ends with the run and dies with the process."""
+        ended = threading.Event()
+        lease_s = self.host.config.lease_s
+
+        def renew() -> None:
+            while not ended.wait(lease_s / 3):
+                try:
+                    with self.host.store.transaction() as tx:
+                        tx.renew_lease(job.id, self.name, time.time() + lease_s)
+                except SandboxError:
+                    continue  # the next renewal may still come in time; if not, a sweep ends the run and recording it fails
+
+        thread = threading.Thread(target=renew, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()

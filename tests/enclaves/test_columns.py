@@ -290,8 +290,10 @@ def test_no_column_statistics_are_written() -> None:
 def plain_footer(file: bytes) -> bytes:
     """Decrypt FileMetaData with the footer's key only (module = length, nonce, ciphertext, tag)."""
     envelope = file[footer_start(file) : -8]
-    unique, end = envelope[4:12], envelope.index(b"}\0")
-    material = json.loads(envelope[envelope.index(b"{") : end + 1])
+    # The eight random bytes may hold a brace.
+    unique, start = envelope[4:12], envelope.index(b"{", 12)
+    end = envelope.index(b"}\0", start)
+    material = json.loads(envelope[start : end + 1])
     wrapped = base64.b64decode(material["wrappedDEK"])
     data_key = sealing.unwrap_key(KEYS[FOOTER], wrapped, key_context(DATASET, VERSION, FOOTER))
     module = envelope[end + 2 :]

@@ -1,0 +1,87 @@
+"""Judging one entry against everything before it: one function per kind of entry, in one table. A kind without a rule is a mismatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from policies.entries import EntryKind, Opening, open_body, parse_header
+from policies.errors import Malformed, SandboxError, Tampered
+from sandbox.audit import judge_decision, judge_exchange, judge_run
+from sandbox.audit.state import Entry, State
+from sandbox.audit.verdict import Promise
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """How entries of one kind are judged.
+
+    Attributes:
+        ids: the fields that the header has, no more and no less.
+        judge: folds the entry into the state and reports what does not follow.
+        rests: promises that cannot be shown where the body is not opened.
+        promise: what is broken where the body cannot be read as one of this kind.
+    """
+
+    ids: frozenset[str]
+    judge: Callable[[State, Entry], None]
+    promise: Promise
+    rests: tuple[Promise, ...]
+
+
+def _rule(ids: str, judge: Callable[[State, Entry], None], promise: Promise, *rests: Promise) -> Rule:
+    return Rule(ids=frozenset(ids.split()), judge=judge, promise=promise, rests=rests)
+
+
+RULES: dict[EntryKind, Rule] = {
+    "admitted": _rule("participant", judge_exchange.admitted, "signatures", "signatures"),
+    "declared": _rule("dataset declaration", judge_exchange.declared, "signatures", "signatures"),
+    "published": _rule("dataset version file", judge_exchange.published, "signatures", "signatures"),
+    "offered": _rule("offer provider", judge_exchange.offered, "signatures", "signatures"),
+    "proposed": _rule("agreement participant", judge_exchange.proposed, "signatures", "signatures"),
+    "signed": _rule("agreement participant", judge_exchange.signed, "signatures", "signatures"),
+    "agreed": _rule("agreement", judge_exchange.agreed, "signatures"),
+    "decided": _rule("job agreement request allowed", judge_decision.decided, "decisions", "decisions", "signatures", "budgets"),
+    "charged": _rule("job agreement grant", judge_decision.charged, "budgets"),
+    "granted": _rule("job agreement grant", judge_decision.granted, "grants", "grants"),
+    "running": _rule("job agreement", judge_run.running, "order"),
+    "attested": _rule("job grant evidence measurement", judge_run.attested, "evidence", "evidence"),
+    "key_released": _rule("job provider grant evidence", judge_run.key_released, "evidence", "signatures"),
+    "key_refused": _rule("job provider reason", judge_run.key_refused, "signatures", "signatures"),
+    "released": _rule("job agreement grant evidence statement sealed", judge_run.ended, "releases", "releases"),
+    "withheld": _rule("job agreement grant evidence statement code", judge_run.ended, "releases", "releases"),
+    "failed": _rule("job agreement code", judge_run.failed, "releases"),
+}
+
+
+def judge_entry(state: State, index: int, data: bytes, opening: Opening | None) -> None:
+    """Fold one entry into the state. Never raises: whatever an entry holds, the rest can still be judged."""
+    try:
+        header = parse_header(data)
+    except Malformed as error:
+        state.report_at(index, "unreadable", "log", f"the entry is malformed: {error.message}")
+        return
+    entry = Entry(index=index, header=header, body=None)
+    rule = RULES.get(header.kind)
+    if rule is None:
+        state.report(entry, "log", "nothing says what such an entry means")
+        return
+    if header.ids.keys() != rule.ids:
+        state.report(entry, "log", f"the header must name {', '.join(sorted(rule.ids))} and nothing else")
+        return
+    if header.losses and header.kind != "charged":
+        state.report(entry, "budgets", "only a charge has losses")
+    if opening is not None:
+        try:
+            entry = Entry(index=index, header=header, body=open_body(header, opening))
+        except Tampered as error:
+            state.report(entry, "log", error.message)
+    if entry.body is None:
+        state.unopened += opening is None
+        state.cannot(*rule.rests)
+    try:
+        rule.judge(state, entry)
+    except SandboxError as error:
+        state.report(entry, rule.promise, str(error))
+    except Exception as error:  # noqa: BLE001 - an entry that no rule can judge is wrong, and the rest is judged nevertheless
+        state.report(entry, rule.promise, f"the entry cannot be judged ({type(error).__name__})")

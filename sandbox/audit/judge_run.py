@@ -1,0 +1,158 @@
+"""Judging a run: evidence, key releases and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from enclaves.kit.appraisal import appraise, evidence_digest, verify_statement
+from enclaves.kit.envelope import Signed
+from policies.canonical import digest
+from policies.codec import decode, encode
+from policies.documents import KeyRefusalStatement, KeyReleaseStatement
+from policies.errors import Refused
+from policies.grant import FailureCode
+from policies.statement import SignedEvidence, SignedStatement
+from sandbox.audit.judge_exchange import signed_body
+from sandbox.audit.order import follow
+from sandbox.audit.state import Entry, JobFold, State
+from sandbox.audit.verdict import Promise
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningBody:
+    """The body of `running`."""
+
+    worker: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttestedBody:
+    """The body of `attested`."""
+
+    evidence: SignedEvidence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndedBody:
+    """The body of `released` and `withheld`."""
+
+    statement: SignedStatement
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailedBody:
+    """The body of `failed`."""
+
+    code: FailureCode
+
+
+def running(state: State, entry: Entry) -> None:
+    """A worker takes the job."""
+    follow(state, entry)
+    if entry.body is not None:
+        decode(RunningBody, entry.body)
+
+
+def attested(state: State, entry: Entry) -> None:
+    """Evidence that the reference values of every provider's terms accept, for this grant, answering every provider."""
+    job = follow(state, entry)
+    if job is None:
+        return
+    _require_bound(state, entry, job, "evidence")
+    job.evidence_id = entry.ids["evidence"]
+    agreement = state.agreement(job.agreement)
+    if entry.body is None or agreement is None or job.grant is None:
+        state.cannot("evidence")
+        return
+    signed = decode(AttestedBody, entry.body).evidence
+    named = (entry.ids["evidence"], entry.ids["measurement"]) == (evidence_digest(signed), signed.evidence.measurement)
+    state.require(entry, named, "evidence", "the header names other evidence or another measurement than the body")
+    terms = [agreement.terms_of(read.dataset) for read in job.grant.reads]
+    kinds = set.intersection(*(set(item.enclave_kinds) for item in terms))
+    measurements = set.intersection(*(set(item.measurements) for item in terms))
+    answered = sorted(nonce.provider for nonce in signed.evidence.nonces) == sorted({read.provider for read in job.grant.reads})
+    state.require(entry, answered, "evidence", "the evidence does not answer exactly the providers of the grant")
+    try:
+        job.attested = appraise(signed, grant=job.grant, kinds=kinds, measurements=measurements, nonce=None)
+    except Refused as error:
+        state.report(entry, "evidence", error.message)
+
+
+def key_released(state: State, entry: Entry) -> None:
+    """A provider's signed statement that it sealed keys to the attested enclave of this grant."""
+    job = follow(state, entry)
+    if job is None:
+        return
+    _require_bound(state, entry, job, "evidence")
+    bound = entry.ids["evidence"] == job.evidence_id
+    state.require(entry, bound, "evidence", "keys were released to other evidence than was attested")
+    if entry.body is None:
+        return
+    signed = signed_body(entry)
+    _verify_broker(state, entry, job, signed, released=True)
+    statement = decode(KeyReleaseStatement, signed.body)
+    named = (statement.job, statement.grant, statement.evidence) == tuple(entry.ids[name] for name in ("job", "grant", "evidence"))
+    state.require(entry, named, "signatures", "the header names another job, grant or evidence than the provider signed")
+
+
+def key_refused(state: State, entry: Entry) -> None:
+    """A provider's signed statement that it refused keys."""
+    job = follow(state, entry)
+    if job is None or entry.body is None:
+        return
+    signed = signed_body(entry)
+    _verify_broker(state, entry, job, signed, released=False)
+    statement = decode(KeyRefusalStatement, signed.body)
+    named = (statement.job, statement.reason) == (entry.ids["job"], entry.ids["reason"])
+    state.require(entry, named, "signatures", "the header names another job or reason than the provider signed")
+
+
+def ended(state: State, entry: Entry) -> None:
+    """A release or a withholding that the attested enclave signed, for this grant, with its mechanism, scale and loss."""
+    job = follow(state, entry)
+    if job is None:
+        return
+    state.released += entry.header.kind == "released"
+    _require_bound(state, entry, job, "releases")
+    same = entry.ids["evidence"] == job.evidence_id
+    state.require(entry, same, "releases", "the outcome is of another enclave than was attested")
+    try:
+        if entry.body is not None:
+            _judge_statement(state, entry, job, decode(EndedBody, entry.body).statement)
+    finally:
+        job.end(entry.header.kind)
+
+
+def failed(state: State, entry: Entry) -> None:
+    """A run that ended without a release, its charge kept."""
+    job = follow(state, entry)
+    if job is None:
+        return
+    job.end("failed")
+    if entry.body is not None:
+        same = decode(FailedBody, entry.body).code == entry.ids["code"]
+        state.require(entry, same, "releases", "the header names another failure than the body")
+
+
+def _judge_statement(state: State, entry: Entry, job: JobFold, signed: SignedStatement) -> None:
+    statement, withheld = signed.statement, entry.header.kind == "withheld"
+    outcome = statement.withheld if withheld else statement.sealed
+    stated = entry.ids["code"] if withheld else entry.ids["sealed"]
+    named = outcome == stated and digest(encode(signed)) == entry.ids["statement"]
+    state.require(entry, named, "releases", "the header names another outcome or statement than the body")
+    if job.attested is None or job.grant is None:
+        state.cannot("releases")
+        return
+    state.simulated |= job.attested.evidence.kind == "simulated"
+    verify_statement(signed, job.attested, job.grant)
+
+
+def _require_bound(state: State, entry: Entry, job: JobFold, promise: Promise) -> None:
+    bound = entry.ids["grant"] == job.grant_id
+    state.require(entry, bound, promise, f"`{entry.header.kind}` is for another grant than was granted")
+
+
+def _verify_broker(state: State, entry: Entry, job: JobFold, signed: Signed, *, released: bool) -> None:
+    provider, agreement = entry.ids["provider"], state.agreement(job.agreement)
+    key = agreement.party(provider).signing_key if agreement is not None else None
+    state.verify(entry, signed, "key-release" if released else "key-refusal", provider, key)
