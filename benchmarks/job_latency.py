@@ -116,7 +116,11 @@ def one_job(consumer: Client, agreement: str) -> dict[str, float]:
         raise SystemExit(f"a job ended {job['state']} ({job['code']})")
     positions = job["positions"]
     texts = parse_json(consumer.log_bytes(f"entries?from={positions['decided']}&to={positions['ended'] + 1}"))["entries"]
-    at = {header.kind: header.at for header in (decode(Header, parse_json(text.encode())) for text in texts) if header.ids.get("job") == job["id"]}
+    at = {
+        header.kind: header.at
+        for header in (decode(Header, parse_json(text.encode())) for text in texts)
+        if header.ids.get("job") == job["id"]
+    }
     return {
         "submit": submitted - started,
         "wait_for_worker": (at["running"] - at["granted"]) / 1000,
@@ -159,7 +163,17 @@ def main() -> None:
     base = statistics.median(floors)
     print(f"{'floor':18s} {base * 1000:8.0f} ms")
     steps = {step: round(seconds, 4) for step, seconds in medians.items() if step != "total"}
-    print(json.dumps({"steps": steps, "total_s": round(medians["total"], 4), "floor_s": round(base, 4), "ratio_to_floor": round(medians["total"] / base, 3), "jobs": jobs}))
+    print(
+        json.dumps(
+            {
+                "steps": steps,
+                "total_s": round(medians["total"], 4),
+                "floor_s": round(base, 4),
+                "ratio_to_floor": round(medians["total"] / base, 3),
+                "jobs": jobs,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

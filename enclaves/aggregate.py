@@ -29,7 +29,7 @@ def aggregate(grant: Grant, declarations: Mapping[str, Declaration], tables: Map
     """Return the exact value of every statistic of the grant for every cell.
 
     Raises:
-        Exception: whatever DuckDB raises for lack of memory; nothing that depends on single rows.
+        OutOfMemory: the tables need more than `memory_mib`; nothing that depends on single rows.
     """
     plan = grant.plan
     alias = {dataset: f"t{index}" for index, dataset in enumerate(plan.sources)}
@@ -47,11 +47,10 @@ def _query(
     keys = [f"{quote(alias[k.dataset])}.{quote(k.column)}" for k in plan.group_by]
     first = plan.sources[0]
     unit = f"{quote(alias[first])}.{quote(declarations[first].unit)}"
-    values = [_value(statistic, alias, unit) for statistic in statistics]
+    values = [_value(statistic, declarations, alias, unit) for statistic in statistics]
     source = quote(alias[first])
     if plan.join:
-        listed = ", ".join(quote(name) for name in plan.join)
-        source += f" JOIN {quote(alias[plan.sources[1]])} USING ({listed})"
+        source += f" JOIN {quote(alias[plan.sources[1]])} ON {_joined(plan, declarations, alias)}"
     conditions, parameters = [], []
     for key, reference in zip(keys, plan.group_by, strict=True):
         domain = declarations[reference.dataset].column(reference.column).domain or ()
@@ -66,14 +65,34 @@ def _query(
     return f"SELECT {', '.join(keys + values)} FROM {source}{where}{group}", parameters  # noqa: S608 - quoted names, parameters
 
 
-def _value(statistic: Statistic, alias: dict[str, str], unit: str) -> str:
+def _joined(plan: Plan, declarations: Mapping[str, Declaration], alias: dict[str, str]) -> str:
+    """Equality of the join columns that can neither fail on a row nor match one key with two of the other side.
+
+    Left to itself, the database would read text as a number: it would fail at "x", and take "1" and "01" for one key.
+    """
+    left, right = plan.sources
+    terms = []
+    for name in plan.join:
+        sides = [f"{quote(alias[dataset])}.{quote(name)}" for dataset in plan.sources]
+        if declarations[left].column(name).type != declarations[right].column(name).type:
+            sides = [f"{side}::VARCHAR" for side in sides]
+        terms.append(" = ".join(sides))
+    return " AND ".join(terms)
+
+
+def _value(statistic: Statistic, declarations: Mapping[str, Declaration], alias: dict[str, str], unit: str) -> str:
     if statistic.quantity == "units":
         return f"count(DISTINCT {unit})"
     if statistic.column is None:
         return "count(*)"
     dataset, _, name = statistic.column.rpartition(".")
     column = f"{quote(alias[dataset])}.{quote(name)}"
-    return f"count({column})" if statistic.quantity == "present" else f"coalesce(sum({column}::HUGEINT), 0)"
+    if statistic.quantity == "present":
+        return f"count({column})"
+    # Loading clamps every column but the keys, which would merge units; in a sum they are held to their bounds too.
+    lower, upper = declarations[dataset].column(name).bounds
+    cell = f"CASE WHEN {column} > {upper} THEN {upper} WHEN {column} < {lower} THEN {lower} ELSE {column} END"
+    return f"coalesce(sum(({cell})::HUGEINT), 0)"
 
 
 def _scatter(

@@ -13,6 +13,7 @@ from enclaves.gate import pad, pass_gate
 from enclaves.kit.appraisal import STATEMENT_PURPOSE, key_release_info, release_info
 from enclaves.kit.columns import FOOTER, decrypt_columns
 from enclaves.kit.sealing import seal
+from enclaves.kit.tables import OutOfMemory
 from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
@@ -52,7 +53,7 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
         sealed = seal(bytes.fromhex(grant.recipient.sealing_key), release, release_info(grant_digest(grant)))
     except Withhold as reason:
         return _sign(grant, identity, None, reason.code), None
-    except (MemoryError, pa.ArrowMemoryError):
+    except (MemoryError, pa.ArrowMemoryError, OutOfMemory):
         return _sign(grant, identity, None, "resource-limit"), None
     except Exception:  # noqa: BLE001 - an error is an output: only a closed code leaves
         return _sign(grant, identity, None, "internal"), None
@@ -86,14 +87,15 @@ def verify_grant(grant: Grant, agreement: Agreement) -> None:
 
 
 def unseal_keys(grant: Grant, identity: Identity, sealed_keys: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
-    """Return the column keys per dataset that the brokers sealed to this run."""
+    """Return the column keys per dataset that the brokers sealed to this run; each provider's for its own datasets only."""
     keys: dict[str, dict[str, bytes]] = {}
     for provider in {read.provider for read in grant.reads}:
+        own = {read.dataset for read in grant.reads if read.provider == provider}
         info = key_release_info(identity.nonce_of(provider), grant_digest(grant), identity.digest)
         try:
             opened = parse_json(identity.sealing.open(sealed_keys[provider], info))
             released = decode(dict[str, dict[str, str]], opened)
-            keys |= {dataset: {name: bytes.fromhex(key) for name, key in of.items()} for dataset, of in released.items()}
+            keys |= {dataset: {name: bytes.fromhex(key) for name, key in released[dataset].items()} for dataset in own}
         except (SandboxError, KeyError, ValueError) as error:
             raise Withhold("keys-missing") from error
     return keys

@@ -47,9 +47,7 @@ def parse_json(data: bytes, *, limit: int = 1 << 20) -> Any:
         raise Malformed(f"the document is larger than {limit} bytes", code="too-large")
     try:
         text = data.decode("utf-8")
-        value = json.loads(
-            text, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float, parse_int=_bounded_int
-        )
+        value = json.loads(text, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float, parse_int=_bounded_int)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise Malformed("the document is not valid UTF-8 JSON") from error
     _render(value, 0)

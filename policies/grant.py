@@ -15,9 +15,7 @@ from policies.privacy import Loss, Statistic
 from policies.query import Plan, columns_read, schedule
 from policies.request import Facts, JobRequest
 
-WithheldCode = Literal[
-    "grant-mismatch", "keys-missing", "input-tampered", "input-unreadable", "resource-limit", "output-limit", "internal"
-]
+WithheldCode = Literal["grant-mismatch", "keys-missing", "input-tampered", "input-unreadable", "resource-limit", "output-limit", "internal"]
 """All that an enclave ever says when it releases nothing."""
 
 FailureCode = Literal["enclave-died", "worker-died", "evidence-rejected", "keys-refused", "keys-timeout", "release-mismatch"]

@@ -1,4 +1,4 @@
-"""Names that travel: participants, datasets, columns, purposes. One alphabet, so that none can be a path, a quote or a control character."""
+"""Names that travel: participants, datasets, columns, purposes. One alphabet: none can be a path, a quote or a control character."""
 
 from __future__ import annotations
 

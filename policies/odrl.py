@@ -60,8 +60,7 @@ def agreement_document(agreement: Agreement) -> dict[str, Any]:
         "sb:party": [encode(party) for party in agreement.parties],
         "sb:declaration": [encode(declaration) for declaration in agreement.declarations],
         "permission": [
-            _permission(terms, declaration.provider)
-            for terms, declaration in zip(agreement.terms, agreement.declarations, strict=True)
+            _permission(terms, declaration.provider) for terms, declaration in zip(agreement.terms, agreement.declarations, strict=True)
         ],
     }
 
@@ -89,19 +88,14 @@ def parse_offer(document: Any) -> Offer:
 
 def parse_agreement(document: Any) -> Agreement:
     """Return the agreement that an ODRL document spells. Raises Malformed."""
-    body = _object(
-        document, "Agreement", {"conflict", "sb:title", "sb:log", "sb:party", "sb:declaration", "permission"}
-    )
+    body = _object(document, "Agreement", {"conflict", "sb:title", "sb:log", "sb:party", "sb:declaration", "permission"})
     agreement = Agreement(
         uid=_uid(body["uid"], "agreement"),
         title=decode(str, body["sb:title"], "sb:title"),
         log=decode(LogIdentity, body["sb:log"], "sb:log"),
         parties=decode(tuple[Party, ...], body["sb:party"], "sb:party"),
         declarations=decode(tuple[Declaration, ...], body["sb:declaration"], "sb:declaration"),
-        terms=tuple(
-            _terms(permission, f"permission[{index}]")
-            for index, permission in enumerate(_list(body["permission"], "permission"))
-        ),
+        terms=tuple(_terms(permission, f"permission[{index}]") for index, permission in enumerate(_list(body["permission"], "permission"))),
     )
     _require_same(document, agreement_document(agreement))
     return agreement

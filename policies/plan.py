@@ -307,17 +307,13 @@ def _condition(node: exp.Expression, scope: _Scope, depth: int = 0) -> Condition
         _only(node, "BETWEEN", {"this", "low", "high"})
         reference = scope.resolve(node.this)
         low, high = (_constant(node.args[side], scope.column(reference), reference) for side in ("low", "high"))
-        return AllOf(
-            terms=(Compare(column=reference, operator=">=", value=low), Compare(column=reference, operator="<=", value=high))
-        )
+        return AllOf(terms=(Compare(column=reference, operator=">=", value=low), Compare(column=reference, operator="<=", value=high)))
     if isinstance(node, exp.In):
         _only(node, "IN", {"this", "expressions"})
         reference = scope.resolve(node.this)
         if not node.expressions or len(node.expressions) > MAX_TERMS:
             raise Malformed(f"IN needs 1 to {MAX_TERMS} constants", code="sql")
-        return OneOf(
-            column=reference, values=tuple(_constant(value, scope.column(reference), reference) for value in node.expressions)
-        )
+        return OneOf(column=reference, values=tuple(_constant(value, scope.column(reference), reference) for value in node.expressions))
     return _comparison(node, scope)
 
 

@@ -1,4 +1,4 @@
-"""The typed canonical Plan: what a query means, with every name resolved. Policy, grants, enclaves and replay speak of this, never of SQL."""
+"""The typed canonical Plan: what a query means, with every name resolved. Policy, grants, enclaves and replay speak of this, not of SQL."""
 
 from __future__ import annotations
 

@@ -86,9 +86,7 @@ def recipient(case: Case) -> Iterator[Finding]:
 def purpose(case: Case) -> Iterator[Finding]:
     """The stated purpose is one of the agreed ones."""
     stated, allowed = case.request.purpose, ", ".join(case.terms.purposes)
-    yield case.finding(
-        "purpose", stated in case.terms.purposes, f"purpose `{stated}`; agreed: {allowed}", remedy=f"state one of {allowed}"
-    )
+    yield case.finding("purpose", stated in case.terms.purposes, f"purpose `{stated}`; agreed: {allowed}", remedy=f"state one of {allowed}")
 
 
 def validity(case: Case) -> Iterator[Finding]:
@@ -134,9 +132,7 @@ def _column_finding(case: Case, use: Use) -> Finding:
 
 def minimum_group(case: Case) -> Iterator[Finding]:
     """Cells below the minimum group are suppressed at the gate, on a noised count of distinct units."""
-    yield case.finding(
-        "minimum_group", True, f"cells below {case.terms.minimum_group} units (noised count) are suppressed at the gate"
-    )
+    yield case.finding("minimum_group", True, f"cells below {case.terms.minimum_group} units (noised count) are suppressed at the gate")
 
 
 def job_loss(case: Case) -> Iterator[Finding]:

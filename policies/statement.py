@@ -1,4 +1,4 @@
-"""What an enclave signs and what a recipient opens: evidence, the release and the statement about it. Shapes only; kit and audit judge them."""
+"""What an enclave signs and what a recipient opens: evidence, the release and the statement about it. Shapes only."""
 
 from __future__ import annotations
 

@@ -111,7 +111,9 @@ def test_only_the_commands_that_start_the_service_import_the_composition_root() 
 
 
 def test_the_enclave_imports_nothing_of_the_host() -> None:
-    wrong = [name for name, tree in modules() if name.startswith(("enclaves", "policies")) for t in imports(tree) if t.startswith("sandbox")]
+    wrong = [
+        name for name, tree in modules() if name.startswith(("enclaves", "policies")) for t in imports(tree) if t.startswith("sandbox")
+    ]
     assert not wrong
 
 
@@ -121,7 +123,8 @@ def test_the_host_reaches_the_inside_only_through_the_kit_and_the_pipe() -> None
         for name, tree in modules()
         if name.startswith("sandbox")
         for target in imports(tree)
-        if target.startswith("enclaves.") and not target.startswith("enclaves.kit")
+        if target.startswith("enclaves.")
+        and not target.startswith("enclaves.kit")
         and not any(target.replace(".", "/").startswith(seam) for seam in ENCLAVE_SEAM)
     }
     assert not wrong
@@ -168,7 +171,9 @@ def test_the_law_has_no_io_no_clock_no_randomness() -> None:
         for name, tree in modules()
         if name.startswith("policies")
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and node.attr in ("now", "utcnow", "today") and isinstance(node.value, ast.Name)
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("now", "utcnow", "today")
+        and isinstance(node.value, ast.Name)
         and node.value.id in ("datetime", "date")
     ]
     assert not wrong + calls + clocks
@@ -189,7 +194,9 @@ def test_importing_a_module_does_nothing(name: str) -> None:
     path = ROOT / (name.replace(".", "/"))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    allowed = re.compile(r"(cli|party|log|audit|receipt|job|offer|agreement|admin|enclave)\.add_command|dp\.enable_features|cli\.add_command")
+    allowed = re.compile(
+        r"(cli|party|log|audit|receipt|job|offer|agreement|admin|enclave)\.add_command|dp\.enable_features|cli\.add_command"
+    )
     loose = [
         ast.unparse(node)
         for node in tree.body
@@ -205,7 +212,9 @@ def test_functions_and_modules_stay_readable() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef) and node.end_lineno is not None and node.end_lineno - node.lineno + 1 > 60
     ]
-    long_modules = [str(path) for package in PACKAGES for path in (ROOT / package).rglob("*.py") if len(path.read_text().splitlines()) > 420]
+    long_modules = [
+        str(path) for package in PACKAGES for path in (ROOT / package).rglob("*.py") if len(path.read_text().splitlines()) > 420
+    ]
     assert not long_functions + long_modules
 
 

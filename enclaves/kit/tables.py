@@ -16,6 +16,9 @@ import pyarrow as pa
 from policies.declaration import Column, Declaration
 from policies.query import AllOf, AnyOf, Compare, Condition, IsNull, Not, OneOf
 
+OutOfMemory = duckdb.OutOfMemoryException
+"""Raised when a database has used up its memory; it never spills."""
+
 
 def open_database(*, memory_mib: int, threads: int) -> duckdb.DuckDBPyConnection:
     """Return a connection to a fresh in-memory database that cannot reach anything outside itself."""
@@ -44,7 +47,7 @@ def load_bounded(
     kept. Which ones depends only on the unit's own row contents (a hash over the row, then the row itself), never on other units or on
     the order of rows, so one unit's presence changes no other unit's rows.
     """
-    connection.register(f"{name}_raw", table)
+    connection.register(f"{name}_raw", _readable(table.select(columns)))
     normal = ", ".join(f"{_normalised(declaration, column)} AS {quote(column)}" for column in columns)
     listed = ", ".join(quote(column) for column in columns)
     unit, key = quote(declaration.unit), ", ".join(quote(column) for column in declaration.unique_key)
@@ -61,6 +64,26 @@ def load_bounded(
         """  # noqa: S608 - names are quoted, numbers are integers
     )
     connection.unregister(f"{name}_raw")
+
+
+def _readable(table: pa.Table) -> pa.Table:
+    """`table` with NULL for text that is not UTF-8: the database would end the whole query at the first such cell."""
+    for index, field in enumerate(table.schema):
+        if not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+            continue
+        try:
+            table.column(index).validate(full=True)
+        except pa.ArrowInvalid:
+            cells = table.column(index).cast(pa.large_binary()).to_pylist()
+            table = table.set_column(index, field.name, pa.array([_text(cell) for cell in cells], pa.large_string()))
+    return table
+
+
+def _text(cell: bytes | None) -> str | None:
+    try:
+        return None if cell is None else cell.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def _normalised(declaration: Declaration, name: str) -> str:

@@ -43,9 +43,10 @@ def follow(state: State, entry: Entry) -> JobFold | None:
         job.stage = kind
     if kind in ("key_released", "key_refused"):
         _answer(state, entry, job)
-    if kind == "released" and not job.providers <= job.released:
+    if kind in ("released", "withheld") and not job.providers <= job.released:
+        # An enclave computes, or withholds, only once it has every provider's answer.
         absent = ", ".join(sorted(job.providers - job.released))
-        state.report(entry, "order", f"{job_id}: released without a key release of {absent}")
+        state.report(entry, "order", f"{job_id}: {kind} without a key release of {absent}")
     return job
 
 

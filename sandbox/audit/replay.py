@@ -14,6 +14,8 @@ from sandbox.audit.state import State
 from sandbox.audit.tree import TreeCheck
 from sandbox.audit.verdict import PROMISES, Mismatch, Verdict
 
+__all__ = ["Mismatch", "Verdict", "replay"]
+
 
 def replay(
     read: Read,
@@ -81,7 +83,7 @@ def _require_not_rewound(state: State, checkpoint: Checkpoint, since: Checkpoint
 def _verdict(state: State, size: int, done: int, since: Checkpoint | None) -> Verdict:
     promises = state.promises()
     return Verdict(
-        ok=all(found == "ok" for found in promises.values()),
+        ok=all(found == "ok" for found in promises.values()) and not state.unopened,
         size=size,
         entries=done,
         mismatches=tuple(sorted(state.mismatches, key=_place)),
@@ -93,9 +95,9 @@ def _verdict(state: State, size: int, done: int, since: Checkpoint | None) -> Ve
     )
 
 
-def _place(mismatch: Mismatch) -> tuple[int, bool]:
-    """The log as a whole first, then by entry; what is wrong with an entry's own bytes before what it says."""
-    return -1 if mismatch.index is None else mismatch.index, mismatch.promise != "log"
+def _place(mismatch: Mismatch) -> tuple[bool, int, bool]:
+    """By entry, the log as a whole last; what is wrong with an entry's own bytes before what it says."""
+    return mismatch.index is None, mismatch.index or 0, mismatch.promise != "log"
 
 
 def _notes(state: State, since: Checkpoint | None) -> tuple[str, ...]:

@@ -43,10 +43,10 @@ class Verdict:
     """The result of a replay.
 
     Attributes:
-        ok: every promise is `ok`.
+        ok: every promise is `ok` and every body was opened.
         size: entries that the checkpoint covers; 0 if it could not be verified.
         entries: how many of them were read.
-        mismatches: those of the log as a whole, then by index.
+        mismatches: by index; those of the log as a whole last.
         ledgers: sum of all charges by `provider/id_space`, nano-epsilon; from public headers, whatever was opened.
         unopened: entries whose body was not opened.
         not_reparsed: decisions replayed from the logged plan only, because another parser version made it.
@@ -62,8 +62,3 @@ class Verdict:
     unopened: int
     not_reparsed: int
     notes: tuple[str, ...]
-
-    @property
-    def broken(self) -> bool:
-        """Whether anything contradicts a promise, as opposed to not being opened."""
-        return bool(self.mismatches)

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from policies.codec import decode
 from policies.canonical import parse_json
+from policies.codec import decode
 from policies.entries import Header
 from sandbox.audit.tiles import layout, unpack_entries
 from sandbox.party.home import Home
-from sandbox.party.publish import column_keys
+from sandbox.party.publish import column_keys, keys_file
 
 
 def snapshot(database: Path, copy: Path) -> None:
@@ -51,7 +51,7 @@ def secrets_of(home: Home, datasets: Iterable[tuple[str, str]]) -> list[bytes]:
     """Every secret of a home: private keys, wrapping key and the data keys of version 1 of (dataset, file digest)."""
     found = [home.signing.to_bytes(), home.sealing.to_bytes(), home.wrapping, home.credential.encode()]
     for dataset, file_digest in datasets:
-        names = tuple(home.read(f"keys/{dataset}/1.json")["keys"])
+        names = tuple(home.read(keys_file(dataset, file_digest))["keys"])
         found += column_keys(home, dataset, 1, file_digest, tuple(name for name in names if not name.startswith("_"))).values()
     return found
 

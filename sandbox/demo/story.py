@@ -112,7 +112,9 @@ def tell(*, report: Path | None, keep: Path | None) -> bool:
 def service(story: Story) -> None:
     """Step 1."""
     story.chapter(1, "The service")
-    story.say("An operator runs the service: gunicorn, a worker and an embedded SQLite, data in a fresh folder. It will never see plaintext.")
+    story.say(
+        "An operator runs the service: gunicorn, a worker and an embedded SQLite, data in a fresh folder. It will never see plaintext."
+    )
     with story.stage.check("service and worker answer on a free loopback port"):
         story.stage.start_service()
 
@@ -150,7 +152,9 @@ def datasets(story: Story) -> None:
             version = publish(story.clients[name], declaration, read_table(data / f"{name}.parquet", declaration))
             story.declarations[name] = declaration
             story.files[declaration.dataset] = version["file_digest"]
-        rows.append((declaration.dataset, declaration.unit, declaration.rows_per_unit, len(declaration.columns), f"{version['size']:,} bytes"))
+        rows.append(
+            (declaration.dataset, declaration.unit, declaration.rows_per_unit, len(declaration.columns), f"{version['size']:,} bytes")
+        )
     table(("dataset", "privacy unit", "rows per unit", "columns", "encrypted"), rows)
 
 
@@ -222,9 +226,7 @@ def show(story: Story) -> None:
     with story.stage.check("the institute's client verified log, receipt and enclave signature, then opened the release"):
         release, receipt = institute.release(job["id"])
     data = checkout_root() / "examples" / "data"
-    truth = true_cells(
-        (data / "insurer.parquet", story.declarations["insurer"]), (data / "clinic.parquet", story.declarations["clinic"])
-    )
+    truth = true_cells((data / "insurer.parquet", story.declarations["insurer"]), (data / "clinic.parquet", story.declarations["clinic"]))
     shown = Table(header_style="bold", title="True values are shown only because this data set is public", title_justify="left")
     for column in ("coinsurance", "cell", "value", "95 % interval", "truth on bounds", "inside", "clamping bias"):
         shown.add_column(column, justify="left" if column == "cell" else "right")
@@ -247,8 +249,12 @@ def show(story: Story) -> None:
             half = (row["high"] - row["low"]) / 2
             expect(half <= WIDEST[row["cell"]] * abs(row["value"]), f"{row['cell']} at {row['coinsurance']} %: {half:.2f}")
     with story.stage.check("the host's disk holds no plaintext cell, data key or private key"):
-        spending = [v for v in read_table(data / "insurer.parquet", story.declarations["insurer"]).column("medical_spend").to_pylist() if v][:600]
-        known = [s for name in CAST for s in secrets_of(story.clients[name].home, [(d, f) for d, f in story.files.items() if d.startswith(name)])]
+        spending = [
+            v for v in read_table(data / "insurer.parquet", story.declarations["insurer"]).column("medical_spend").to_pylist() if v
+        ][:600]
+        known = [
+            s for name in CAST for s in secrets_of(story.clients[name].home, [(d, f) for d, f in story.files.items() if d.startswith(name)])
+        ]
         expect(not (found := leaks(story.stage.data, known, spending)), f"found in {found}")
 
 
@@ -329,4 +335,3 @@ def audit(story: Story) -> None:
         notes = [json.loads(line) for line in (story.clients[name].home.folder / "journal.jsonl").read_text().splitlines()]
         refusals = [note for note in notes if note["event"] == "refused"]
         story.say(f"  {name}'s broker: {refusals[-1]['message'] if refusals else 'was not asked again'}")
-

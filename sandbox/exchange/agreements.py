@@ -29,6 +29,7 @@ def propose(host: Host, caller: Participant, signed: Signed) -> StoredAgreement:
     if not agreement.has_party(caller.id):
         raise Forbidden("only a party can propose an agreement")
     with host.store.transaction() as tx:
+        tx.hold_log()
         known = tx.agreement(digest)
         if known is not None:
             return known

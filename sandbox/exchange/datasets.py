@@ -19,6 +19,7 @@ def declare(host: Host, caller: Participant, signed: Signed) -> Dataset:
     if declaration.provider != caller.id:
         raise Forbidden(f"`{caller.id}` cannot declare a dataset of `{declaration.provider}`")
     with host.store.transaction() as tx:
+        tx.hold_log()
         known = tx.dataset(declaration.dataset)
         if known is not None:
             if known.declaration != declaration:
@@ -44,6 +45,7 @@ def publish_version(host: Host, caller: Participant, signed: Signed) -> Version:
     if manifest.dataset.partition(".")[0] != caller.id:
         raise Forbidden(f"`{caller.id}` cannot publish `{manifest.dataset}`")
     with host.store.transaction() as tx:
+        tx.hold_log()
         dataset = tx.dataset(manifest.dataset)
         if dataset is None:
             raise NotFound(f"dataset `{manifest.dataset}` is not declared")
@@ -77,6 +79,7 @@ def make_offer(host: Host, caller: Participant, signed: Signed) -> StoredOffer:
     if offer.declaration.provider != caller.id:
         raise Forbidden(f"`{caller.id}` cannot offer `{offer.declaration.dataset}`")
     with host.store.transaction() as tx:
+        tx.hold_log()
         if tx.offer(digest) is None:
             dataset = tx.dataset(offer.declaration.dataset)
             if dataset is None or dataset.declaration != offer.declaration:

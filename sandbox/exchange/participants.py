@@ -43,6 +43,7 @@ def admit(host: Host, signed: Signed, code: str) -> tuple[Participant, str]:
     )
     credential = secrets.token_urlsafe(32)
     with host.store.transaction() as tx:
+        tx.hold_log()
         if not tx.use_admission_code(admission.code_digest, participant.id, host.now()):
             raise Forbidden("the admission code is unknown, used, expired or for another participant", code="admission-code")
         if tx.participant(participant.id) is not None or tx.key_is_known(participant.signing_key, participant.sealing_key):

@@ -31,14 +31,21 @@ def waiting_keys(host: Host, caller: Participant) -> list[tuple[KeyRequest, Job]
 
 
 def challenge(host: Host, caller: Participant, job_id: str, nonce: str) -> KeyRequest:
-    """Store the nonce that the enclave's evidence must answer. The first one counts; the same again is the same."""
+    """Store the nonce that the enclave's evidence must answer. The first one counts; the same again is the same.
+
+    Raises:
+        NotFound: no run asks the caller under this job. Conflict: the run was challenged already or has ended.
+    """
     require_key(nonce, "nonce")
     with host.store.transaction() as tx:
+        job = tx.lock_job(job_id)
         request = tx.key_request(job_id, caller.id)
-        if request is None:
+        if job is None or request is None:
             raise NotFound("no run asks you for keys under this job")
         if request.nonce == nonce:
             return request
+        if job.state != "running":
+            raise Conflict("this run does not wait for keys", code="key-state")
         if request.state != "wanted":
             raise Conflict("this run was challenged already", code="challenged")
         request = replace(request, state="challenged", nonce=nonce)
@@ -88,6 +95,8 @@ def refuse_keys(host: Host, caller: Participant, signed: Signed) -> KeyRequest:
             return request
         if request.state == "released" or job.state != "running":
             raise Conflict("this run does not wait for keys", code="key-state")
+        if statement.grant != grant_digest(job.grant):
+            raise Conflict("the refusal is of another grant", code="key-binding")
         request = replace(request, state="refused", reason=statement.reason)
         tx.set_key_request(request)
         ids = {"job": job.id, "provider": caller.id, "reason": statement.reason}

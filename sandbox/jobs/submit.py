@@ -67,6 +67,7 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
     stored, plan = _prepare(host, caller, request)
     ledgers = ledgers_charged(stored.agreement, plan)
     with host.store.transaction() as tx:
+        tx.hold_log()
         spent = tx.lock_ledgers(ledgers)
         raced = tx.job_by_request(request.consumer, request.request_id)
         if raced is not None:

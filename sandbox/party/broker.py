@@ -20,7 +20,7 @@ from policies.canonical import canonical, digest_bytes
 from policies.codec import decode, encode
 from policies.decide import decide
 from policies.documents import KeyRefusalStatement, KeyReleaseStatement
-from policies.errors import EvidenceRejected, PolicyRefused, Refused, SandboxError, Tampered, Unavailable
+from policies.errors import EvidenceRejected, PolicyRefused, SandboxError, Tampered, Unavailable
 from policies.grant import Grant, grant_digest, ledgers_charged, make_grant
 from policies.names import require_slug
 from policies.plan import parse_plan
@@ -51,6 +51,10 @@ class Broker:
             except SandboxError as error:
                 self.client.home.note("error", code=error.code, message=error.message)
                 time.sleep(1.0)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                # The service's answers are JSON of any shape; none may end the broker.
+                self.client.home.note("error", code="malformed-answer", message=f"the service's answer is unusable: {type(error).__name__}")
+                time.sleep(1.0)
             time.sleep(poll_s)
 
     def step(self) -> int:
@@ -75,8 +79,13 @@ class Broker:
         home, job_id = self.client.home, str(job["id"])
         try:
             grant = decode(Grant, job["grant"])
+            if grant.job != job_id:
+                # What was released before is kept under the job's id: under a second id the same grant would run twice.
+                raise Tampered("the grant is for another job", code="grant-job")
             statement, sealed = self._released_before(job_id, grant) or self._release(job, grant)
-        except (Refused, Tampered) as error:
+        except Unavailable:
+            raise
+        except SandboxError as error:
             home.note("refused", job=job_id, code=error.code, message=error.message)
             reason = error.code if error.code.replace("-", "").isalnum() else "refused"
             self.client.send_refusal(KeyRefusalStatement(job=job_id, grant=str(job["grant_digest"]), reason=reason))

@@ -30,9 +30,10 @@ class Home:
     def create(cls, folder: Path, participant: str, title: str, url: str) -> Home:
         """Make a home with fresh keys. Raises Conflict if there is one."""
         home = cls(folder=folder)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(folder)
         if (folder / "identity.json").exists():
             raise Conflict(f"{folder} is a home already")
+        folder.chmod(0o700)
         home.write_bytes("signing.key", SigningKey.generate().to_bytes())
         home.write_bytes("sealing.key", SealingKey.generate().to_bytes())
         home.write_bytes("wrapping.key", os.urandom(32))
@@ -98,7 +99,7 @@ class Home:
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file readable by its owner only; it is there whole and on disk, or as it was."""
         path = self.folder / name
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(path.parent)
         handle, draft = tempfile.mkstemp(prefix=".draft-", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -118,5 +119,13 @@ class Home:
     def note(self, event: str, **details: Any) -> None:
         """Append one line to this home's journal: what was released or refused, and why."""
         line = json.dumps({"event": event, **details}, sort_keys=True)
-        with (self.folder / "journal.jsonl").open("a", encoding="utf-8") as file:
+        handle = os.open(self.folder / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder and the missing ones above it for their owner only; `mkdir(parents=True)` leaves those above open to all."""
+    if not folder.exists():
+        _make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from enclaves.kit.sealing import unwrap_key, wrap_key
 from enclaves.kit.sources import Table
 from policies.declaration import Declaration
 from policies.documents import VersionManifest
-from policies.errors import NotFound
+from policies.errors import NotFound, Tampered
 from sandbox.party.client import Client
 from sandbox.party.home import Home
 
@@ -23,7 +24,11 @@ def publish(
 ) -> dict[str, Any]:
     """Declare the dataset if it is new, encrypt `table` as its next version, upload and publish it. Returns the version's record.
 
-    The wrapped keys are on disk at home before anything is sent, so a published version can always be opened by its owner.
+    The wrapped keys are on disk at home before the file is sent, so a published version can always be opened by its owner. The digest
+    that the provider signs is its own; what the service says of the upload must agree.
+
+    Raises:
+        Tampered: code `upload-digest`, if the service names another digest than the file's.
     """
     home = client.home
     newest = int(client.declare(declaration)["newest"])
@@ -35,14 +40,16 @@ def publish(
     encrypted = Path(name)
     try:
         encrypt_table(table, encrypted, dataset=declaration.dataset, version=version, keys=keys)
-        size = encrypted.stat().st_size
+        size, digest = encrypted.stat().st_size, _file_digest(encrypted)
+        _keep_keys(home, declaration.dataset, version, digest, keys)
         progress("uploading", size)
         uploaded = client.upload(encrypted, lambda sent: progress("sent", sent))
-        _keep_keys(home, declaration.dataset, version, str(uploaded["digest"]), keys)
+        if uploaded["digest"] != digest:
+            raise Tampered("the service received another file than was sent", code="upload-digest")
         manifest = VersionManifest(
             dataset=declaration.dataset,
             version=version,
-            file_digest=uploaded["digest"],
+            file_digest=digest,
             size=size,
             columns=tuple(table.column_names),
         )
@@ -53,8 +60,8 @@ def publish(
 
 def column_keys(home: Home, dataset: str, version: int, file_digest: str, columns: tuple[str, ...]) -> dict[str, bytes]:
     """Unwrap the keys of the footer and of `columns` of one published file. Raises NotFound for another file, Tampered."""
-    kept = home.read(_keys_file(dataset, version))
-    if kept["file"] != file_digest:
+    kept = home.read(keys_file(dataset, file_digest))
+    if kept["version"] != version:
         raise NotFound(f"version {version} of {dataset} is another file here")
     wrapping = home.wrapping
     names = (FOOTER, *columns)
@@ -63,11 +70,17 @@ def column_keys(home: Home, dataset: str, version: int, file_digest: str, column
     return {name: unwrap_key(wrapping, bytes.fromhex(kept["keys"][name]), key_context(dataset, version, name)) for name in names}
 
 
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _keep_keys(home: Home, dataset: str, version: int, file_digest: str, keys: dict[str, bytes]) -> None:
     wrapping = home.wrapping
     wrapped = {name: wrap_key(wrapping, key, key_context(dataset, version, name)).hex() for name, key in keys.items()}
-    home.write(_keys_file(dataset, version), {"dataset": dataset, "version": version, "file": file_digest, "keys": wrapped})
+    home.write(keys_file(dataset, file_digest), {"dataset": dataset, "version": version, "file": file_digest, "keys": wrapped})
 
 
-def _keys_file(dataset: str, version: int) -> str:
-    return f"keys/{dataset}/{version}.json"
+def keys_file(dataset: str, file_digest: str) -> str:
+    """Where the wrapped keys of one encrypted file are kept. Named by the file, so that a second try at publishing overwrites none."""
+    return f"keys/{dataset}/{file_digest.removeprefix('sha256:')}.json"

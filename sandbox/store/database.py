@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from policies.errors import Conflict, Tampered, Unavailable
 from sandbox.store.exchange import ExchangeTables
@@ -18,6 +18,8 @@ from sandbox.store.log import LogTables
 from sandbox.store.schema import SCHEMA_VERSION, log_state, metadata, settings
 
 BUSY_TIMEOUT_MS = 30_000
+PREPARING = 0x5A4D_B0C5
+"""PostgreSQL advisory lock under which tables are made: processes that start at once would make them twice."""
 
 
 class Transaction(LogTables, ExchangeTables, JobTables):
@@ -31,16 +33,23 @@ class Store:
     """Hands out transactions. Safe to share between threads; each process opens its own."""
 
     def __init__(self, url: str) -> None:
-        self._engine = _sqlite(url) if make_url(url).get_backend_name() == "sqlite" else create_engine(url, pool_pre_ping=True)
+        embedded = make_url(url).get_backend_name() == "sqlite"
+        self._engine = _sqlite(url) if embedded else create_engine(url, pool_pre_ping=True)
+        self._reader = self._engine.execution_options(
+            **({"sandbox_reading": True} if embedded else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
+        )
 
     def prepare(self, origin: str) -> None:
         """Create missing tables and fix the log's origin at the first start.
 
         Raises:
             Tampered: the database belongs to another log, or to another schema version.
+            Unavailable: the database cannot be reached.
         """
-        metadata.create_all(self._engine)
         with self.transaction() as tx:
+            if tx.connection.dialect.name == "postgresql":
+                tx.connection.execute(text(f"SELECT pg_advisory_xact_lock({PREPARING})"))
+            metadata.create_all(tx.connection)
             known = {row.name: row.value for row in tx.connection.execute(select(settings))}
             if not known:
                 tx.connection.execute(
@@ -66,18 +75,17 @@ class Store:
                 yield Transaction(connection)
         except IntegrityError as error:
             raise Conflict("another request made the same thing first", code="conflict") from error
-        except (OperationalError, DBAPIError) as error:
+        except DBAPIError as error:
             raise Unavailable("the database cannot take this now; try again", code="database") from error
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
-        """One transaction that only reads: a consistent view that waits for no writer."""
-        with self._engine.connect() as connection:
-            try:
-                connection = connection.execution_options(sandbox_reading=True)
+        """One transaction that only reads: a consistent view that waits for no writer. Raises Unavailable."""
+        try:
+            with self._reader.connect() as connection:
                 yield Transaction(connection)
-            except (OperationalError, DBAPIError) as error:
-                raise Unavailable("the database cannot be read now; try again", code="database") from error
+        except DBAPIError as error:
+            raise Unavailable("the database cannot be read now; try again", code="database") from error
 
     def close(self) -> None:
         """Close all connections."""

@@ -12,6 +12,7 @@ from policies.codec import decode, encode
 from policies.declaration import Declaration
 from policies.odrl import parse_agreement, parse_offer
 from sandbox.exchange.records import Dataset, Participant, StoredAgreement, StoredOffer, Version
+from sandbox.store.once import insert_once
 from sandbox.store.schema import (
     admission_codes,
     agreement_parties,
@@ -102,8 +103,7 @@ class ExchangeTables:
 
     def add_upload(self, digest: str, participant: str, size: int) -> None:
         """Remember who uploaded a blob; again is the same."""
-        if not self.has_upload(digest, participant):
-            self.connection.execute(insert(uploads).values(digest=digest, participant=participant, size=size))
+        insert_once(self.connection, uploads, digest=digest, participant=participant, size=size)
 
     def has_upload(self, digest: str, participant: str) -> int:
         """Size of the blob if `participant` uploaded it, else 0."""

@@ -19,6 +19,7 @@ from policies.request import Facts, JobRequest
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.jobs.states import Job, JobState, KeyRequest, Positions, StoredRelease, require_transition
 from sandbox.store.exchange import from_text, to_text
+from sandbox.store.once import insert_once
 from sandbox.store.schema import jobs, key_requests, ledgers, releases
 
 
@@ -37,7 +38,7 @@ class JobTables:
             query = select(ledgers).where(ledgers.c.provider == provider, ledgers.c.id_space == id_space).with_for_update()
             row = self.connection.execute(query).one_or_none()
             if row is None:
-                self.connection.execute(insert(ledgers).values(provider=provider, id_space=id_space, amount=0, delta0=0))
+                insert_once(self.connection, ledgers, provider=provider, id_space=id_space, amount=0, delta0=0)
                 row = self.connection.execute(query).one()
             spent[provider, id_space] = Loss(amount=int(row.amount), delta0=int(row.delta0))
         return spent

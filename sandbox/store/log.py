@@ -10,13 +10,14 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from policies.canonical import canonical, parse_json
 from policies.codec import encode
 from policies.entries import MAX_ENTRY, SALT_BYTES, EntryKind, Header, LedgerCharge, Opening, commit
 from policies.errors import Malformed, NotFound
 from sandbox.audit import merkle
+from sandbox.store.once import insert_once
 from sandbox.store.schema import checkpoints, entries, log_state, openings, tree_nodes
 
 
@@ -24,6 +25,10 @@ class LogTables:
     """Verbs on the log, inside one transaction."""
 
     connection: Connection
+
+    def hold_log(self) -> None:
+        """Let nobody else append until the transaction ends, so that what it finds missing is not made by another meanwhile."""
+        self.connection.execute(select(log_state.c.size).where(log_state.c.id == 1).with_for_update())
 
     def append(
         self,
@@ -63,6 +68,10 @@ class LogTables:
             insert(tree_nodes), [{"level": level, "position": position, "hash": value} for level, position, value in nodes]
         )
         return index
+
+    def hold_log(self) -> None:
+        """Keep everybody else from appending until the transaction ends, so that facts read now are still the newest at one's own entry."""
+        self.connection.execute(select(log_state.c.size).where(log_state.c.id == 1).with_for_update())
 
     def node(self, level: int, index: int) -> bytes:
         """Hash of a perfect node of the tree. Raises NotFound."""
@@ -108,6 +117,4 @@ class LogTables:
 
     def add_checkpoint(self, size: int, note: str) -> None:
         """Store a checkpoint unless one of that size is stored; Ed25519 makes it the same note."""
-        known = self.connection.execute(select(func.count()).where(checkpoints.c.size == size)).scalar_one()
-        if not known:
-            self.connection.execute(insert(checkpoints).values(size=size, note=note))
+        insert_once(self.connection, checkpoints, size=size, note=note)

@@ -10,7 +10,7 @@ from policies.codec import encode
 from policies.errors import Malformed, NotFound
 from sandbox.exchange import agreements, datasets, participants
 from sandbox.web.auth import caller, host
-from sandbox.web.models import AdmissionBody, SignedOnly, read_body
+from sandbox.web.models import AdmissionBody, SignedOnly, read_body, read_bytes
 from sandbox.web.views import agreement_view, dataset_view, offer_view, participant_view, reply, version_view
 
 api = Blueprint("exchange", __name__, url_prefix="/api/v1")
@@ -66,7 +66,7 @@ def upload() -> Response:
 
 def _chunks() -> Iterator[bytes]:
     received = 0
-    while chunk := request.stream.read(CHUNK):
+    while chunk := read_bytes(CHUNK):
         received += len(chunk)
         yield chunk
     if request.content_length is not None and received != request.content_length:

@@ -100,12 +100,12 @@ def challenge(job_id: str) -> Response:
 @api.post("/key-requests/keys")
 def release_keys() -> Response:
     """Hand over keys sealed to the attested enclave of a run."""
-    body = read_body(KeysBody)
+    who, body = caller(), read_body(KeysBody)
     try:
         sealed = bytes.fromhex(body.sealed)
     except ValueError as error:
         raise Malformed("must be hexadecimal", where="sealed") from error
-    return reply({"state": keys.accept_keys(host(), caller(), body.signed.document(), sealed).state})
+    return reply({"state": keys.accept_keys(host(), who, body.signed.document(), sealed).state})
 
 
 @api.post("/key-requests/refusals")

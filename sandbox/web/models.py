@@ -6,11 +6,16 @@ from typing import Any, TypeVar
 
 from flask import current_app, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from werkzeug.exceptions import UnsupportedMediaType
 
 from enclaves.kit.envelope import Signed
 from policies.canonical import parse_json
 from policies.codec import decode
 from policies.errors import Malformed
+
+
+DRAIN_BYTES = 64 << 20
+"""Most that is read of a body that nobody wants."""
 
 
 class Body(BaseModel):
@@ -67,10 +72,30 @@ class KeysBody(Body):
 T = TypeVar("T", bound=Body)
 
 
+def read_bytes(size: int) -> bytes:
+    """Read at most `size` bytes of the request's body. Raises Malformed (code `truncated-body`) if it breaks off."""
+    try:
+        return request.stream.read(size)
+    except Exception as error:  # noqa: BLE001 - each server has its own error for a body that ends early or is wrongly chunked
+        raise Malformed("the body ended early or is wrongly chunked", code="truncated-body") from error
+
+
+def finish_body() -> None:
+    """Read what a refused request still sends, within bounds. A server that closes instead resets the connection, and the answer is lost."""
+    left = DRAIN_BYTES
+    try:
+        while left > 0 and (chunk := read_bytes(min(left, 1 << 16))):
+            left -= len(chunk)
+    except Malformed:
+        return  # there is nothing more to come
+
+
 def read_body(kind: type[T]) -> T:
-    """Return the request's JSON body as `kind`. Raises Malformed, naming the field."""
+    """Return the request's JSON body as `kind`. Raises Malformed, naming the field, and UnsupportedMediaType for another content type."""
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType
     limit = current_app.config["SANDBOX_JSON_BYTES"]
-    value = parse_json(request.stream.read(limit + 1), limit=limit)
+    value = parse_json(read_bytes(limit + 1), limit=limit)
     try:
         return kind.model_validate(value)
     except ValidationError as error:

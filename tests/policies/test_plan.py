@@ -204,7 +204,7 @@ REFUSED = [
     ("SELECT SUM(region) FROM insurer.plans", "SUM(insurer.plans.region) needs declared bounds"),
     ("SELECT COUNT(*) AS n, COUNT(year) AS n FROM insurer.plans", "output names must be distinct"),
     ('SELECT COUNT(*) AS "a b" FROM insurer.plans', "must be 1 to 40 of a-z"),
-    ("SELECT COUNT(*) AS \"'; DROP\" FROM insurer.plans", "must be 1 to 40 of a-z"),
+    ('SELECT COUNT(*) AS "\'; DROP" FROM insurer.plans', "must be 1 to 40 of a-z"),
     ("SELECT " + ", ".join(f"COUNT(*) AS c{i}" for i in range(MAX_OUTPUTS + 1)) + " FROM insurer.plans", "at most 100"),
     # columns
     ("SELECT COUNT(nothing) FROM insurer.plans", "unknown column `nothing`"),

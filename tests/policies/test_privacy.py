@@ -189,9 +189,7 @@ def test_scale_of_nothing_is_refused(sensitivity: int, amount: int) -> None:
     assert refused.value.code == "loss-too-small"
 
 
-@given(
-    st.integers(1, MAX_EPSILON * NANO), st.lists(st.integers(1, 2**42), min_size=1, max_size=20), st.none() | st.integers(1, 99)
-)
+@given(st.integers(1, MAX_EPSILON * NANO), st.lists(st.integers(1, 2**42), min_size=1, max_size=20), st.none() | st.integers(1, 99))
 def test_schedule_spends_at_most_the_loss(amount: int, sensitivities: list[int], units: int | None) -> None:
     assume(amount >= max(UNITS_SHARE, 2 * len(sensitivities)))
     statistics = _split(Loss(amount=amount), sensitivities, units)

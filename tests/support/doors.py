@@ -86,11 +86,11 @@ def post(url: str, data: bytes, authorization: str | None, content_type: str | N
     return SESSION.post(url, data=data, headers=headers, timeout=60)
 
 
-def get(client: Client, path: str) -> requests.Response:
+def get(client: Client, path: str, below: str = "/api/v1") -> requests.Response:
     """GET a path of the API as a participant, exactly as it is spelled."""
     request = requests.Request("GET", client.home.url, headers={"Authorization": f"Bearer {client.home.credential}"}).prepare()
-    request.url = f"{client.home.url}/api/v1{path}"
-    return SESSION.send(request, timeout=60)
+    request.url = f"{client.home.url}{below}{path}"
+    return SESSION.send(request, timeout=60, allow_redirects=False)
 
 
 def flaws(response: requests.Response, status: int | set[int], code: str | None = None) -> str:
@@ -100,6 +100,8 @@ def flaws(response: requests.Response, status: int | set[int], code: str | None 
         return f"answered {response.status_code}, not {status}: {response.text[:300]}"
     if response.headers.get("Content-Type") != "application/problem+json":
         return f"is {response.headers.get('Content-Type')}: {response.text[:300]}"
+    if response.status_code == 401 and response.headers.get("WWW-Authenticate") != "Bearer":
+        return "does not say how to authenticate"
     problem = response.json()
     if not {"type", "status", "code", "title"} <= set(problem) <= PROBLEM_MEMBERS:
         return f"has the members {sorted(problem)}"
@@ -236,7 +238,7 @@ def keys(market: Market, job_id: str) -> Door:
     body = KeyReleaseStatement(
         job=job_id,
         grant=record["grant_digest"],
-        evidence=digest(record["evidence"]["evidence"]),
+        evidence=digest(record["evidence"]),
         sealed=digest_bytes(sealed),
     )
     return Door(

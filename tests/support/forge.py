@@ -15,8 +15,11 @@ from policies.entries import EntryKind, Header, LedgerCharge, Opening, commit, p
 from sandbox.audit.checkpoint import Checkpoint, sign
 from sandbox.audit.export import CHECKPOINT_PATH, openings_path, render_openings
 from sandbox.audit.merkle import Frontier, completed_nodes, leaf_hash
+from sandbox.audit.replay import replay
 from sandbox.audit.tiles import TILE_WIDTH, layout, pack_entries, tile_hashes
+from sandbox.audit.verdict import Promise, Verdict
 from sandbox.host import Host
+from tests.support.story import Story
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,3 +100,28 @@ def sealed(found: Sequence[Draft], key: SigningKey, origin: str) -> dict[str, by
         if opened:
             files[openings_path(file.index)] = render_openings(opened)
     return files
+
+
+Forgery = Callable[[Story, list[Draft]], int]
+"""Forges the history in place and returns the index of the entry that must be named."""
+
+
+def replayed(files: dict[str, bytes], story: Story, **options: Any) -> Verdict:
+    """The verdict on an export."""
+    return replay(files.__getitem__, story.host.log_identity, **options)
+
+
+def forged(history: Sequence[Draft], story: Story, **options: Any) -> Verdict:
+    """The verdict on a consistent tree over a history."""
+    return replayed(sealed(history, story.host.log_key, story.host.config.origin), story, **options)
+
+
+def require_named(story: Story, history: list[Draft], forge: Forgery, promise: Promise) -> None:
+    """Assert that the replay of a forged history breaks the promise at the forged entry, and finds nothing wrong before it."""
+    at = forge(story, history)
+    verdict = forged(history, story)
+    assert not verdict.ok
+    assert verdict.promises[promise] == "broken"
+    assert verdict.mismatches[0].index == at, verdict.mismatches
+    assert promise in {m.promise for m in verdict.mismatches if m.index == at}, verdict.mismatches
+    assert verdict.mismatches[0].kind in (history[at].header.kind, "unreadable")

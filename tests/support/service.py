@@ -186,7 +186,7 @@ def running(folder: Path, kind: str = "sqlite", *, worker: bool = False, keys_ti
                 engine.dispose()
         finally:
             for process in processes.values():
-                end(process)
+                kill(process)
 
 
 def environment(config: Config) -> dict[str, str]:
@@ -214,13 +214,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
     """Ask a process to stop, and kill its whole session if it does not."""
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(timeout=2)
+        process.wait(timeout=5)
     except subprocess.TimeoutExpired:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
 
 
 def free_port() -> int:

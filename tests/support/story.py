@@ -26,13 +26,11 @@ from enclaves.kit.signatures import SigningKey
 from enclaves.run import Inputs, run
 from policies.agreement import Agreement, LogIdentity
 from policies.canonical import canonical, digest_bytes
-from policies.codec import encode
 from policies.declaration import Declaration
 from policies.documents import Admission, AgreementSignature, KeyRefusalStatement, KeyReleaseStatement, VersionManifest, secret_digest
 from policies.grant import Grant, grant_digest
 from policies.odrl import agreement_document, offer_document, parse_agreement
 from policies.privacy import parse_epsilon
-from policies.request import JobRequest
 from policies.statement import Nonce, SignedEvidence, SignedStatement
 from sandbox.audit.export import CHECKPOINT_PATH, KEY_PATH, openings_path, render_openings
 from sandbox.audit.tiles import TILE_WIDTH, layout, pack_entries, tile_hashes
@@ -167,7 +165,7 @@ class Story:
 
     def ask(self, label: str, *, spoil: bool = False, refuse: bool = False, **request: Any) -> Job:
         """Submit a request of the institute and, if it is allowed, run it to its end; the job is kept under `label`."""
-        asked = cast(JobRequest, terms.request(request_id=f"request-{label}", **request))
+        asked = terms.request(request_id=f"request-{label}", **request)
         job = submit(self.host, self.member("institute"), self.firms["institute"].sign("job-request", asked))
         if job.grant is not None:
             self.refusing = refuse

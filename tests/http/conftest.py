@@ -1,0 +1,96 @@
+"""Services that the tests of this folder share: one without a worker, whose state only the tests change, and one where jobs run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from policies.documents import KeyRefusalStatement
+from policies.request import JobRequest
+from tests.support.market import Market, open_market
+from tests.support.service import DATABASES, Service, running
+
+
+@pytest.fixture(scope="session", params=DATABASES)
+def database(request: pytest.FixtureRequest) -> str:
+    """Which database the services use."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def service(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service without a worker: a charged job stays charged, and nothing changes but by a request."""
+    with running(tmp_path_factory.mktemp(f"service-{database}"), database) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def market(service: Service) -> Market:
+    """Participants and an active agreement on the service without a worker."""
+    return open_market(service)
+
+
+@pytest.fixture(scope="session")
+def stranger(service: Service) -> Market:
+    """Participants of another agreement on the same service."""
+    return open_market(service)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """A market whose jobs went as far as they can.
+
+    Attributes:
+        refused: job that ended because a broker refused keys.
+        request, released: a request and the job that ended with its release.
+        waiting: job that runs and waits for keys; evidence is there, both brokers are stopped.
+    """
+
+    market: Market
+    refused: str
+    request: JobRequest
+    released: str
+    waiting: str
+
+
+@pytest.fixture(scope="session")
+def ran(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    """A service with a worker, on which one job was refused keys, one was released and one waits for keys."""
+    with running(tmp_path_factory.mktemp(f"working-{database}"), database, worker=True) as found:
+        market = open_market(found, persons=300)
+        refused = _refuse(market)
+        request = market.request(market.join_sql, "2", "r-full-job")
+        with found.brokers(market.clients["insurer"], market.clients["clinic"]):
+            released = market.clients["institute"].submit(request)["id"]
+            assert market.clients["institute"].wait(released, 60)["state"] == "released"
+        waiting = _attest(market)
+        yield Ran(market=market, refused=refused, request=request, released=released, waiting=waiting)
+
+
+def _refuse(market: Market) -> str:
+    job = market.clients["institute"].submit(market.request(market.join_sql, "0.5", "r-refused-keys"))
+    _until(lambda: bool(market.clients["clinic"].key_requests()))
+    market.clients["clinic"].send_refusal(KeyRefusalStatement(job=job["id"], grant=job["grant_digest"], reason="not-today"))
+    assert market.clients["institute"].wait(job["id"], 30)["state"] == "failed"
+    return str(job["id"])
+
+
+def _attest(market: Market) -> str:
+    job = str(market.clients["institute"].submit(market.request(market.join_sql, "0.5", "r-waits-for-keys"))["id"])
+    for number, role in enumerate(("insurer", "clinic")):
+        client = market.clients[role]
+        _until(lambda client=client: bool(client.key_requests()))
+        client.challenge(job, f"{number + 1:02x}" * 32)
+    _until(lambda: [item["state"] for item in market.clients["insurer"].key_requests()] == ["attested"])
+    return job
+
+
+def _until(condition: object, seconds: float = 30.0) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not come"
+        time.sleep(0.03)
