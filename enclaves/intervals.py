@@ -50,11 +50,14 @@ def ratio(total: int, count: int, total_scale: float, count_scale: float, lower:
         return value, float(lower), float(upper)
 
     def outside(a: float) -> bool:
-        return abs(total - a * count) > half_width_of_difference(total_scale, abs(a) * count_scale)
+        # |S - a*C| > q(a), said without looking for the quantile q(a): the tail falls as its argument grows.
+        return tail_of_difference(abs(total - a * count), total_scale, abs(a) * count_scale) < ALPHA
 
     centre = min(max(total / count, lower), upper)
     if outside(centre):
-        return centre, centre, centre
+        # The noise went beyond the bounds: the nearest bound, with the width that the noise has there.
+        half = half_width_of_difference(total_scale, abs(centre) * count_scale) / count
+        return centre, max(lower, centre - half), min(upper, centre + half)
     high = float(upper) if not outside(upper) else _bisect(outside, centre, float(upper))
     low = float(lower) if not outside(lower) else _bisect(outside, centre, float(lower))
     return centre, low, high

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from json.encoder import encode_basestring
 from typing import Any, NoReturn
 
 from policies.errors import Malformed
@@ -16,6 +18,8 @@ MAX_INTEGER = 2**53 - 1
 """Largest integer that every JSON implementation keeps exactly (RFC 8785 section 3.2.2.3, RFC 7493)."""
 
 MAX_DEPTH = 32
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def canonical(value: Any) -> bytes:
@@ -79,9 +83,9 @@ def _render(value: Any, depth: int) -> str:
 def _string(text: str) -> str:
     if not isinstance(text, str):
         raise Malformed("object keys must be strings")
-    if any("\ud800" <= c <= "\udfff" for c in text):
+    if _SURROGATE.search(text):
         raise Malformed("a string holds a lone surrogate")
-    return json.dumps(text, ensure_ascii=False)
+    return encode_basestring(text)
 
 
 def _utf16(key: Any) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import re
 import types
 import typing
 from typing import Any, TypeVar, cast
@@ -21,6 +22,8 @@ T = TypeVar("T")
 
 MAX_STRING = 100_000
 MAX_ITEMS = 10_000
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def decode(cls: type[T], value: Any, where: str = "") -> T:
@@ -81,7 +84,7 @@ def _text(value: Any, where: str) -> str:
         raise Malformed("must be a string", where=where)
     if len(value) > MAX_STRING:
         raise Malformed(f"is longer than {MAX_STRING} characters", where=where)
-    if any((c < " " and c not in "\n\t") or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" for c in value):
+    if _UNPRINTABLE.search(value):
         raise Malformed("holds a control character or a lone surrogate", where=where)
     return value
 

@@ -76,10 +76,14 @@ class Grant:
         require_digest(self.measurement, "measurement")
 
 
+def job_id(request_digest: str) -> str:
+    """Return the only job id that a request can have, so that one signed request never makes two jobs."""
+    return "job-" + require_digest(request_digest, "request").removeprefix("sha256:")[:20]
+
+
 def make_grant(
-    job: str, agreement_digest: str, request_digest: str, request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts,
-    decision: Decision,
-) -> Grant:  # fmt: skip
+    agreement_digest: str, request_digest: str, request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts, decision: Decision
+) -> Grant:
     """Return the grant that an allowed decision entails.
 
     Raises:
@@ -102,7 +106,7 @@ def make_grant(
             )
         )
     return Grant(
-        job=job,
+        job=job_id(request_digest),
         agreement=agreement_digest,
         request=request_digest,
         plan=plan,

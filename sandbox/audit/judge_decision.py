@@ -10,7 +10,7 @@ from policies.agreement import Agreement
 from policies.codec import decode
 from policies.decide import LAW_VERSION, Decision, decide
 from policies.errors import Malformed
-from policies.grant import Grant, grant_digest, ledgers_charged, make_grant
+from policies.grant import Grant, grant_digest, job_id, ledgers_charged, make_grant
 from policies.plan import PARSER_VERSION, parse_plan
 from policies.query import Plan
 from policies.request import Facts, JobRequest
@@ -55,6 +55,7 @@ def decided(state: State, entry: Entry) -> None:
     request = entry.ids["request"]
     state.require(entry, request not in state.requests, "order", "the same request is decided twice")
     state.requests.add(request)
+    state.require(entry, entry.ids["job"] == job_id(request), "order", "the job id is not that of the request")
     fold = state.agreements.get(entry.ids["agreement"])
     active = fold is not None and fold.agreed
     state.require(entry, active, "order", "decided under an agreement that was not agreed before")
@@ -139,9 +140,7 @@ def _derive(state: State, entry: Entry, agreement: Agreement, body: DecidedBody)
     state.require(entry, header_agrees, "decisions", f"the header says allowed: {entry.ids['allowed'][:8]}; derived: {own.allowed}")
     grant = None
     if own.allowed:
-        grant = make_grant(
-            entry.ids["job"], entry.ids["agreement"], entry.ids["request"], request, agreement, plan, facts, own
-        )
+        grant = make_grant(entry.ids["agreement"], entry.ids["request"], request, agreement, plan, facts, own)
     return Derived(request=request, ledgers=ledgers, totals=_totals(agreement, plan), grant=grant)
 
 

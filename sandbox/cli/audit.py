@@ -23,6 +23,10 @@ from sandbox.party.client import kept_agreement
 from sandbox.party.exporting import export_log
 
 
+INCOMPLETE = 1
+"""Exit code of a replay that found no mismatch and could not open everything."""
+
+
 @click.group()
 def log() -> None:
     """The log that participants and auditors keep copies of."""
@@ -65,6 +69,8 @@ def audit() -> None:
 def audit_replay(folder: Path, vkey: str | None, since: Path | None, as_json: bool) -> None:
     """Re-derive every decision, charge and grant of an exported log from FOLDER alone, and name every entry that does not fit.
 
+    Exits 0 if all of it holds, 5 if something does not fit, 1 if nothing contradicts but some bodies are not open to this reader.
+
     \b
     Example: sandbox audit replay ./log --since ./last-month/checkpoint
     """
@@ -79,7 +85,7 @@ def audit_replay(folder: Path, vkey: str | None, since: Path | None, as_json: bo
             progress=lambda done, of: progress.update(task, completed=done, total=of),
         )
     print_json(asdict(verdict)) if as_json else show_verdict(verdict)
-    sys.exit(0 if verdict.ok else 5)
+    sys.exit(0 if verdict.ok else 5 if verdict.mismatches else INCOMPLETE)
 
 
 def show_verdict(verdict: Verdict) -> None:
@@ -89,7 +95,10 @@ def show_verdict(verdict: Verdict) -> None:
         table(("entry", "kind", "what"), [(m.index, m.kind, m.what) for m in verdict.mismatches], title="Mismatches")
     for note in verdict.notes:
         click.echo(f"note: {note}")
-    click.echo("the log replays" if verdict.ok else "THE LOG DOES NOT REPLAY")
+    if verdict.mismatches:
+        click.echo("THE LOG DOES NOT REPLAY")
+    else:
+        click.echo("the log replays" if verdict.ok else "nothing contradicts the log, but not everything is open to this reader")
 
 
 @click.group()

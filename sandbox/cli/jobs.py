@@ -116,8 +116,8 @@ def job_show(home_folder: Path, job_id: str | None, as_json: bool) -> None:
     client = client_of(home_folder)
     if job_id is None:
         records = client.jobs()
-        rows = [(r["id"], r["consumer"], r["state"], r["code"], r["signed"]["body"]["sql"]) for r in records]
-        print_json(records) if as_json else table(("job", "consumer", "state", "code", "query"), rows)
+        listed = [(r["id"], r["consumer"], r["state"], r["code"], r["signed"]["body"]["sql"]) for r in records]
+        print_json(records) if as_json else table(("job", "consumer", "state", "code", "query"), listed)
         return
     record = client.job(job_id)
     if as_json:

@@ -69,7 +69,7 @@ def worker() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    Worker(host=compose(read_config()), stopping=lambda: stopping).work()
+    Worker(host=compose(read_config()), keep_spare=True, stopping=lambda: stopping).work()
 
 
 @click.command()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from enclaves.kit.envelope import Signed, document_digest, verify_document
+from enclaves.kit.envelope import Signed, document_digest
 from policies.agreement import Agreement
 from policies.codec import decode, encode
 from policies.documents import AgreementSignature
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.odrl import parse_agreement
 from sandbox.exchange.records import Participant, StoredAgreement
+from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def propose(host: Host, caller: Participant, signed: Signed) -> StoredAgreement:
         Forbidden: the proposer is no party.
         Conflict: a party is not admitted or has other keys, a dataset is declared otherwise, or the agreement names another log.
     """
-    verify_document(signed, "agreement", caller.id, caller.signing_key)
+    require_signed(signed, "agreement", caller.id, caller.signing_key)
     agreement, digest = parse_agreement(signed.body), document_digest(signed)
     if not agreement.has_party(caller.id):
         raise Forbidden("only a party can propose an agreement")
@@ -47,7 +48,7 @@ def sign(host: Host, caller: Participant, signed: Signed) -> StoredAgreement:
     Raises:
         NotFound: no such agreement, or the caller is no party.
     """
-    verify_document(signed, "agreement-signature", caller.id, caller.signing_key)
+    require_signed(signed, "agreement-signature", caller.id, caller.signing_key)
     digest = decode(AgreementSignature, signed.body).agreement
     with host.store.transaction() as tx:
         tx.lock_agreement(digest)

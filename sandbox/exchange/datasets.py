@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from enclaves.kit.envelope import Signed, document_digest, verify_document
+from enclaves.kit.envelope import Signed, document_digest
 from policies.codec import decode, encode
 from policies.declaration import Declaration
 from policies.documents import VersionManifest
 from policies.errors import Conflict, Forbidden, NotFound
 from policies.odrl import parse_offer
 from sandbox.exchange.records import Dataset, Participant, StoredOffer, Version
+from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
 
 
 def declare(host: Host, caller: Participant, signed: Signed) -> Dataset:
     """Store a provider's declaration. The same declaration again is the same dataset; another one under its name is a Conflict."""
-    verify_document(signed, "declaration", caller.id, caller.signing_key)
+    require_signed(signed, "declaration", caller.id, caller.signing_key)
     declaration = decode(Declaration, signed.body)
     if declaration.provider != caller.id:
         raise Forbidden(f"`{caller.id}` cannot declare a dataset of `{declaration.provider}`")
@@ -40,7 +41,7 @@ def publish_version(host: Host, caller: Participant, signed: Signed) -> Version:
         NotFound: the dataset is not declared or the file was not uploaded by the caller.
         Conflict: not the next version number, or columns that are not the declared ones.
     """
-    verify_document(signed, "version", caller.id, caller.signing_key)
+    require_signed(signed, "version", caller.id, caller.signing_key)
     manifest = decode(VersionManifest, signed.body)
     if manifest.dataset.partition(".")[0] != caller.id:
         raise Forbidden(f"`{caller.id}` cannot publish `{manifest.dataset}`")
@@ -74,7 +75,7 @@ def publish_version(host: Host, caller: Participant, signed: Signed) -> Version:
 
 def make_offer(host: Host, caller: Participant, signed: Signed) -> StoredOffer:
     """Store a provider's offer on its own declared dataset. The same offer again is the same."""
-    verify_document(signed, "offer", caller.id, caller.signing_key)
+    require_signed(signed, "offer", caller.id, caller.signing_key)
     offer, digest = parse_offer(signed.body), document_digest(signed)
     if offer.declaration.provider != caller.id:
         raise Forbidden(f"`{caller.id}` cannot offer `{offer.declaration.dataset}`")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 
-from enclaves.kit.envelope import Signed, verify_document
+from enclaves.kit.envelope import Signed
 from policies.codec import decode, encode
 from policies.documents import Admission, secret_digest
 from policies.errors import Conflict, Forbidden, Unauthenticated
 from policies.names import require_name
 from sandbox.exchange.records import Participant
+from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
 
 CODE_LIFETIME_MS = 24 * 3600 * 1000
@@ -30,12 +31,12 @@ def admit(host: Host, signed: Signed, code: str) -> tuple[Participant, str]:
     """Admit a participant and return it with its bearer credential, which is shown once and stored hashed.
 
     Raises:
-        Tampered: the document is not signed with the key it names.
+        Forbidden: code `bad-signature`, if the document is not signed with the key it names.
         Forbidden: the code is unknown, used, expired or for another participant.
         Conflict: the id or a key is taken.
     """
     admission = decode(Admission, signed.body)
-    verify_document(signed, "admission", admission.participant, admission.signing_key)
+    require_signed(signed, "admission", admission.participant, admission.signing_key)
     if secret_digest(code) != admission.code_digest:
         raise Forbidden("the admission code is not the signed one", code="admission-code")
     participant = Participant(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from enclaves.kit.appraisal import evidence_digest
-from enclaves.kit.envelope import Signed, verify_document
+from enclaves.kit.envelope import Signed
 from policies.canonical import digest_bytes
 from policies.codec import decode, encode
 from policies.documents import KeyRefusalStatement, KeyReleaseStatement
@@ -13,6 +13,7 @@ from policies.errors import Conflict, Malformed, NotFound
 from policies.grant import grant_digest
 from policies.names import require_key
 from sandbox.exchange.records import Participant
+from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
 from sandbox.jobs.states import Job, KeyRequest
 
@@ -59,7 +60,7 @@ def accept_keys(host: Host, caller: Participant, signed: Signed, sealed: bytes) 
     Raises:
         Conflict: the run does not wait for keys, or the statement is about another grant, evidence or ciphertext.
     """
-    verify_document(signed, "key-release", caller.id, caller.signing_key)
+    require_signed(signed, "key-release", caller.id, caller.signing_key)
     statement = decode(KeyReleaseStatement, signed.body)
     if len(sealed) > MAX_SEALED or digest_bytes(sealed) != statement.sealed:
         raise Malformed("the sealed keys are not those of the statement", where="sealed")
@@ -84,7 +85,7 @@ def accept_keys(host: Host, caller: Participant, signed: Signed, sealed: bytes) 
 
 def refuse_keys(host: Host, caller: Participant, signed: Signed) -> KeyRequest:
     """Store and log a broker's refusal. Raises NotFound, Conflict like `accept_keys`."""
-    verify_document(signed, "key-refusal", caller.id, caller.signing_key)
+    require_signed(signed, "key-refusal", caller.id, caller.signing_key)
     statement = decode(KeyRefusalStatement, signed.body)
     with host.store.transaction() as tx:
         job = tx.lock_job(statement.job)

@@ -55,6 +55,10 @@ class EnclaveProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process and remove its folder."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -64,6 +68,11 @@ class EnclaveProcess:
                 except OSError:
                     pass  # the other end is gone, which is what closing is for
         self._folder.cleanup()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
 
     @property
     def pid(self) -> int:

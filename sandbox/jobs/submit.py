@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from enclaves.kit.envelope import Signed, document_digest, verify_document
+from enclaves.kit.envelope import Signed, document_digest
 from policies.agreement import Agreement
 from policies.canonical import digest as digest_of
 from policies.codec import decode, encode
 from policies.decide import LAW_VERSION, Decision, decide
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, NotFound
-from policies.grant import Grant, grant_digest, ledgers_charged, make_grant
+from policies.grant import Grant, grant_digest, job_id, ledgers_charged, make_grant
 from policies.plan import PARSER_VERSION, parse_plan
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact, VersionFact
 from sandbox.exchange.agreements import read_agreement
 from sandbox.exchange.records import Participant, StoredAgreement
+from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
 from sandbox.jobs.states import Job, Positions
 
@@ -42,7 +43,7 @@ def check(host: Host, caller: Participant, request: JobRequest) -> Preview:
     with host.store.reading() as tx:
         facts = _facts(host, tx, stored.agreement, plan, tx.spent())
     decision = decide(request, stored.agreement, plan, facts)
-    grant = _grant("job-preview", stored, digest_of(encode(request)), request, plan, facts, decision)
+    grant = _grant(stored, digest_of(encode(request)), request, plan, facts, decision)
     return Preview(plan=plan, facts=facts, decision=decision, grant=grant)
 
 
@@ -53,10 +54,10 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
 
     Raises:
         Malformed: the request or its SQL.
-        Tampered: the signature.
+        Forbidden: code `bad-signature`.
         NotFound: the agreement is not the caller's. Conflict: it is not active, or the request id was used for another request.
     """
-    verify_document(signed, "job-request", caller.id, caller.signing_key)
+    require_signed(signed, "job-request", caller.id, caller.signing_key)
     request = decode(JobRequest, signed.body)
     if request.consumer != caller.id:
         raise NotFound("a request is made in one's own name")
@@ -74,10 +75,9 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
             return _same_request(raced, digest)
         facts = _facts(host, tx, stored.agreement, plan, spent)
         decision = decide(request, stored.agreement, plan, facts)
-        job_id = "job-" + digest.removeprefix("sha256:")[:20]
-        grant = _grant(job_id, stored, digest, request, plan, facts, decision)
+        grant = _grant(stored, digest, request, plan, facts, decision)
         job = Job(
-            id=job_id,
+            id=job_id(digest),
             state="denied" if grant is None else "charged",
             request=request,
             request_digest=digest,
@@ -87,7 +87,7 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
             decision=decision,
             grant=grant,
             evidence=None,
-            positions=_record(host, tx, job_id, signed, digest, plan, facts, decision, grant, ledgers),
+            positions=_record(host, tx, signed, digest, plan, facts, decision, grant, ledgers),
             code="",
             worker="",
             created_at=host.now(),
@@ -102,7 +102,6 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
 def _record(
     host: Host,
     tx: Transaction,
-    job_id: str,
     signed: Signed,
     digest: str,
     plan: Plan,
@@ -113,7 +112,7 @@ def _record(
 ) -> Positions:
     """Append the decision and, with a grant, the charge and the grant; charge the ledgers."""
     agreement = str(signed.body["agreement"])
-    ids = {"job": job_id, "agreement": agreement, "request": digest}
+    ids = {"job": job_id(digest), "agreement": agreement, "request": digest}
     body = {
         "signed": encode(signed),
         "plan": encode(plan),
@@ -131,8 +130,8 @@ def _record(
         for provider, id_space in ledgers
     ]
     tx.charge(losses)
-    named = {"job": job_id, "agreement": agreement, "grant": grant_digest(grant)}
-    charged = tx.append("charged", at=host.now(), ids=named, body={"job": job_id}, losses=losses, agreement=agreement)
+    named = {"job": ids["job"], "agreement": agreement, "grant": grant_digest(grant)}
+    charged = tx.append("charged", at=host.now(), ids=named, body={"job": ids["job"]}, losses=losses, agreement=agreement)
     granted = tx.append("granted", at=host.now(), ids=named, body={"grant": encode(grant)}, agreement=agreement)
     return Positions(decided=decided, charged=charged, granted=granted)
 
@@ -174,7 +173,6 @@ def _facts(host: Host, tx: Transaction, agreement: Agreement, plan: Plan, spent:
 
 
 def _grant(
-    job_id: str,
     stored: StoredAgreement,
     request_digest: str,
     request: JobRequest,
@@ -184,4 +182,4 @@ def _grant(
 ) -> Grant | None:
     if not decision.allowed:
         return None
-    return make_grant(job_id, stored.digest, request_digest, request, stored.agreement, plan, facts, decision)
+    return make_grant(stored.digest, request_digest, request, stored.agreement, plan, facts, decision)

@@ -39,23 +39,32 @@ class Worker:
 
     Attributes:
         launch: starts an enclave process; replaced where enclaves run elsewhere.
+        keep_spare: keep one enclave process started ahead: it has loaded its libraries, has no keys yet, and serves one run.
         stopping: asked between jobs.
     """
 
     host: Host
     launch: Callable[[], EnclaveProcess] = EnclaveProcess
+    keep_spare: bool = False
     stopping: Callable[[], bool] = lambda: False
     name: str = field(default_factory=lambda: "worker-" + secrets.token_hex(8))
+    _spare: EnclaveProcess | None = None
 
     def work(self) -> None:
         """Take and run jobs until `stopping`; errors of the database are waited out."""
-        while not self.stopping():
-            try:
-                found = self.step()
-            except SandboxError:
-                found = False
-            if not found:
-                time.sleep(self.host.config.poll_s)
+        try:
+            while not self.stopping():
+                if self.keep_spare and self._spare is None:
+                    self._spare = self.launch()
+                try:
+                    found = self.step()
+                except SandboxError:
+                    found = False
+                if not found:
+                    time.sleep(self.host.config.poll_s)
+        finally:
+            if self._spare is not None:
+                self._spare.close()
 
     def step(self) -> bool:
         """End abandoned runs, then run at most one job. Returns whether there was one."""
@@ -101,7 +110,7 @@ class Worker:
         """One run: challenges, evidence, keys, release."""
         grant = job.grant
         assert grant is not None
-        with self._lease(job), self.launch() as enclave:
+        with self._lease(job), self._enclave() as enclave:
             with self.host.store.reading() as tx:
                 stored = tx.agreement(job.request.agreement)
             assert stored is not None, "a job has an agreement"
@@ -121,6 +130,14 @@ class Worker:
             record_outcome(self.host, job, attested, statement, sealed)
         except Tampered as error:
             raise _RunFailed("release-mismatch") from error
+
+    def _enclave(self) -> EnclaveProcess:
+        """The spare, if it is still alive, or a new process."""
+        spare, self._spare = self._spare, None
+        if spare is not None and not spare.alive:
+            spare.close()
+            spare = None
+        return spare or self.launch()
 
     def _appraise(self, evidence: SignedEvidence, grant: Grant) -> Attested:
         try:

@@ -24,6 +24,7 @@ from policies.errors import EvidenceRejected, PolicyRefused, SandboxError, Tampe
 from policies.grant import Grant, grant_digest, ledgers_charged, make_grant
 from policies.names import require_slug
 from policies.plan import parse_plan
+from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
 from policies.statement import Nonce, SignedEvidence
 from sandbox.party.client import Client
@@ -148,29 +149,29 @@ class Broker:
         plan = parse_plan(request.sql, agreement.by_dataset)
         if abs(stated.now - self.now()) > MAX_CLOCK_SKEW_S:
             raise PolicyRefused("the host decided at another time than now", code="clock")
-        spent = tuple(
-            SpentFact(
-                provider=provider,
-                id_space=id_space,
-                spent=followed.spent_before(grant.job, provider, id_space),
-            )
-            for provider, id_space in ledgers_charged(agreement, plan)
-        )
-        facts = Facts(
-            now=int(self.now()),
-            enclave_kind=stated.enclave_kind,
-            measurement=stated.measurement,
-            versions=stated.versions,
-            spent=spent,
-        )
+        facts = self._own_facts(grant, agreement, plan, stated, followed)
         decision = decide(request, agreement, plan, facts)
         if not decision.allowed:
             failed = next(finding for finding in decision.findings if not finding.allowed)
             raise PolicyRefused(f"own decision denies: {failed.rule}: {failed.message}", code="policy-refused")
-        own = make_grant(grant.job, grant.agreement, document_digest(signed), request, agreement, plan, facts, decision)
+        own = make_grant(grant.agreement, document_digest(signed), request, agreement, plan, facts, decision)
         if own != grant:
             raise PolicyRefused("the grant is not the one that the agreement entails", code="grant-mismatch")
         self._require_charged(grant, agreement, followed)
+
+    def _own_facts(self, grant: Grant, agreement: Agreement, plan: Plan, stated: Facts, followed: Followed) -> Facts:
+        """What the followed log says of charges and versions, and this clock of the time; the host only states the enclave."""
+        versions = (followed.version_before(grant.job, dataset) for dataset in plan.sources)
+        return Facts(
+            now=int(self.now()),
+            enclave_kind=stated.enclave_kind,
+            measurement=stated.measurement,
+            versions=tuple(version for version in versions if version is not None),
+            spent=tuple(
+                SpentFact(provider=provider, id_space=id_space, spent=followed.spent_before(grant.job, provider, id_space))
+                for provider, id_space in ledgers_charged(agreement, plan)
+            ),
+        )
 
     def _require_charged(self, grant: Grant, agreement: Agreement, followed: Followed) -> None:
         charged = {(c["provider"], c["id_space"]): c["amount"] for c in followed.charges[grant.job]["losses"]}

@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from enclaves.kit.envelope import Purpose, Signed, sign_document, verify_document
+from enclaves.kit.envelope import Purpose, Signed, document_digest, sign_document, verify_document
 from policies.agreement import Agreement, Offer
 from policies.canonical import digest, parse_json
 from policies.codec import decode, encode
@@ -30,6 +30,8 @@ from policies.errors import (
     Unauthenticated,
     Unavailable,
 )
+from policies.grant import Grant
+from policies.grant import job_id as job_id_of
 from policies.odrl import agreement_document, offer_document, parse_agreement
 from policies.request import JobRequest
 from policies.statement import Release
@@ -198,11 +200,19 @@ class Client:
         answer = self._get(f"/jobs/{job_id}/release")
         receipt = decode(Receipt, answer["receipt"])
         agreement = self.signed_agreement(receipt.grant.agreement)
-        request = decode(JobRequest, self.job(job_id)["signed"]["body"])
+        request = self._own_request(job_id, receipt.grant)
         sealed = bytes.fromhex(answer["sealed"])
         release = verify_release(receipt, sealed, agreement, request, self.home.sealing)
         Follower(home=self.home, fetch=self.log_text).follow(receipt.checkpoint, agreement.log)
         return release, receipt
+
+    def _own_request(self, job_id: str, grant: Grant) -> JobRequest:
+        """The request that made a job: signed by this participant, and the job is the one that was asked for. Raises Tampered."""
+        signed = decode(Signed, self.job(job_id)["signed"])
+        body = verify_document(signed, "job-request", self.home.participant, self.home.signing.public.hex())
+        if job_id != job_id_of(document_digest(signed)) or grant.job != job_id:
+            raise Tampered("the service sent another job's release", code="receipt-request")
+        return decode(JobRequest, body)
 
     def ledgers(self) -> list[dict[str, Any]]:
         """What the ledgers of this participant's agreements have paid."""

@@ -5,9 +5,12 @@ Nothing in it is ever sent: the wrapping key and the private keys stay here. Fil
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +118,16 @@ class Home:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold this home against other processes of the same participant that change what they have seen of a log."""
+        handle = os.open(self.folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def note(self, event: str, **details: Any) -> None:
         """Append one line to this home's journal: what was released or refused, and why."""

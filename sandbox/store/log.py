@@ -27,7 +27,9 @@ class LogTables:
     connection: Connection
 
     def hold_log(self) -> None:
-        """Let nobody else append until the transaction ends, so that what it finds missing is not made by another meanwhile."""
+        """Let nobody else append until the transaction ends: facts read now are still the newest at one's own entry, and what is missing
+        is not made by another meanwhile.
+        """
         self.connection.execute(select(log_state.c.size).where(log_state.c.id == 1).with_for_update())
 
     def append(
@@ -68,10 +70,6 @@ class LogTables:
             insert(tree_nodes), [{"level": level, "position": position, "hash": value} for level, position, value in nodes]
         )
         return index
-
-    def hold_log(self) -> None:
-        """Keep everybody else from appending until the transaction ends, so that facts read now are still the newest at one's own entry."""
-        self.connection.execute(select(log_state.c.size).where(log_state.c.id == 1).with_for_update())
 
     def node(self, level: int, index: int) -> bytes:
         """Hash of a perfect node of the tree. Raises NotFound."""

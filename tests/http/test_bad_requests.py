@@ -164,14 +164,14 @@ def test_a_signature_binds_signer_purpose_and_every_byte(door: Door, other: Mark
     # The one that cannot be told from a document that merely has a member too many.
     loose = {"the body of another document": ({400, 500}, None), "another signer": ({400, 500}, None)}
     require_refused(
-        door, ((name, door.post(body), *loose.get(name, (500, "bad-signature"))) for name, body in bodies.items())
+        door, ((name, door.post(body), *loose.get(name, (403, "bad-signature"))) for name, body in bodies.items())
     )
 
 
 @pytest.mark.parametrize("door", [name for name in SIGNED if name != "participants"], indirect=True)
 def test_one_cannot_hand_in_what_another_signed(door: Door, other: Market) -> None:
     thief = other.clients["auditor"].home
-    answer = (("the auditor hands it in", door.post(door.request(), credential=f"Bearer {thief.credential}"), 500, "bad-signature"),)
+    answer = (("the auditor hands it in", door.post(door.request(), credential=f"Bearer {thief.credential}"), 403, "bad-signature"),)
     require_refused(door, iter(answer))
 
 

@@ -78,7 +78,7 @@ def test_no_provider_can_answer_for_another(ran: Ran) -> None:
     """The insurer's statement with the clinic's credential, and the clinic's own statement over the insurer's sealed bytes."""
     door, clinic = KEY_DOORS["keys"](ran.market, ran.waiting), ran.market.clients["clinic"]
     before = ran.market.service.state()
-    expect_problem(door.post(door.request(), credential=f"Bearer {clinic.home.credential}"), 500, "bad-signature")
+    expect_problem(door.post(door.request(), credential=f"Bearer {clinic.home.credential}"), 403, "bad-signature")
     assert ran.market.service.state() == before
 
 

@@ -44,7 +44,7 @@ RICH_SQL = (
 
 def _grant() -> Grant:
     decision = decide(request(), agreement(), plan(), facts())
-    return make_grant("job-1", digest_of("a"), digest_of("r"), request(), agreement(), plan(), facts(), decision)
+    return make_grant(digest_of("a"), digest_of("r"), request(), agreement(), plan(), facts(), decision)
 
 
 def _evidence() -> Evidence:
