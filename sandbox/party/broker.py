@@ -63,10 +63,11 @@ class Broker:
         waiting = self.client.key_requests()
         for request in waiting:
             job = request["job"]
+            job_id = require_slug(str(job["id"]), "job")  # the host chose it, and it becomes a file name
             if request["state"] == "wanted":
-                self._challenge(str(job["id"]))
+                self._challenge(job_id)
             else:
-                self._answer(job)
+                self._answer(job_id, job)
         return len(waiting)
 
     def _challenge(self, job_id: str) -> None:
@@ -76,8 +77,8 @@ class Broker:
             self.client.home.write(_nonce_file(job_id), kept)
         self.client.challenge(job_id, kept["nonce"])
 
-    def _answer(self, job: dict[str, Any]) -> None:
-        home, job_id = self.client.home, str(job["id"])
+    def _answer(self, job_id: str, job: dict[str, Any]) -> None:
+        home = self.client.home
         try:
             grant = decode(Grant, job["grant"])
             if grant.job != job_id:
@@ -191,10 +192,8 @@ class Broker:
 
 
 def _nonce_file(job_id: str) -> str:
-    require_slug(job_id, "job")  # the host chose it, and it becomes a file name
     return f"broker/{job_id}.nonce.json"
 
 
 def _release_file(job_id: str) -> str:
-    require_slug(job_id, "job")
     return f"broker/{job_id}.release.json"

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select,
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from policies.errors import Conflict, Tampered, Unavailable
+from policies.errors import Conflict, SandboxError, Tampered, Unavailable
 from sandbox.store.exchange import ExchangeTables
 from sandbox.store.jobs import JobTables
 from sandbox.store.log import LogTables
@@ -40,27 +40,18 @@ class Store:
         )
 
     def prepare(self, origin: str) -> None:
-        """Create missing tables and fix the log's origin at the first start.
+        """Create missing tables and fix the log's origin at the first start. A store that cannot be prepared is left closed.
 
         Raises:
             Tampered: the database belongs to another log, or to another schema version.
             Unavailable: the database cannot be reached.
         """
-        with self.transaction() as tx:
-            if tx.connection.dialect.name == "postgresql":
-                tx.connection.execute(text(f"SELECT pg_advisory_xact_lock({PREPARING})"))
-            metadata.create_all(tx.connection)
-            known = {row.name: row.value for row in tx.connection.execute(select(settings))}
-            if not known:
-                tx.connection.execute(
-                    insert(settings), [{"name": "schema", "value": str(SCHEMA_VERSION)}, {"name": "origin", "value": origin}]
-                )
-                tx.connection.execute(insert(log_state).values(id=1, size=0))
-                return
-        if known.get("origin") != origin:
-            raise Tampered(f"this database holds the log `{known.get('origin')}`, not `{origin}`", code="other-log")
-        if known.get("schema") != str(SCHEMA_VERSION):
-            raise Tampered(f"this database has schema {known.get('schema')}, not {SCHEMA_VERSION}", code="other-schema")
+        try:
+            with self.transaction() as tx:
+                _prepare(tx.connection, origin)
+        except SandboxError:
+            self.close()
+            raise
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -90,6 +81,21 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+def _prepare(connection: Connection, origin: str) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({PREPARING})"))
+    metadata.create_all(connection)
+    known = {row.name: row.value for row in connection.execute(select(settings))}
+    if not known:
+        connection.execute(insert(settings), [{"name": "schema", "value": str(SCHEMA_VERSION)}, {"name": "origin", "value": origin}])
+        connection.execute(insert(log_state).values(id=1, size=0))
+        return
+    if known.get("origin") != origin:
+        raise Tampered(f"this database holds the log `{known.get('origin')}`, not `{origin}`", code="other-log")
+    if known.get("schema") != str(SCHEMA_VERSION):
+        raise Tampered(f"this database has schema {known.get('schema')}, not {SCHEMA_VERSION}", code="other-schema")
 
 
 def _sqlite(url: str) -> Engine:

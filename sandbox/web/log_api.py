@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 from flask import Blueprint, Response, request
 
+from policies.canonical import MAX_INTEGER
 from policies.codec import encode
 from policies.errors import Malformed, NotFound
 from sandbox.audit import merkle
-from sandbox.audit.tiles import TILE_WIDTH, pack_entries, parse_tile_path, tile_hashes
+from sandbox.audit.tiles import TILE_HEIGHT, TILE_WIDTH, pack_entries, parse_tile_path, tile_hashes
 from sandbox.web.auth import caller, host
 from sandbox.web.views import reply
 
 api = Blueprint("log", __name__, url_prefix="/api/v1/log")
 
 MAX_PAGE = 1000
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,16}")
 
 
 @api.get("/checkpoint")
@@ -33,11 +37,10 @@ def tile(path: str) -> Response:
     file = parse_tile_path(f"tile/{path}")
     with host().store.reading() as tx:
         first = file.index * TILE_WIDTH
+        if (first + file.width) << (TILE_HEIGHT * file.level) > tx.log_size():
+            raise NotFound("the log is not that long")
         if file.kind == "entries":
-            found = tx.entries(first, first + file.width)
-            if len(found) != file.width:
-                raise NotFound("the log is not that long")
-            data = pack_entries(found)
+            data = pack_entries(tx.entries(first, first + file.width))
         else:
             data = tile_hashes(file.level, file.index, file.width, tx.node)
     return Response(data, mimetype="application/octet-stream", headers={"Cache-Control": "public, max-age=31536000, immutable"})
@@ -75,10 +78,11 @@ def consistency() -> Response:
 
 
 def _range(limit: int | None = MAX_PAGE) -> tuple[int, int]:
-    try:
-        first, end = int(request.args["from"]), int(request.args["to"])
-    except (KeyError, ValueError) as error:
-        raise Malformed("`from` and `to` must be whole numbers", where="query") from error
-    if not 0 <= first <= end < 2**53 or (limit is not None and end - first > limit):
-        raise Malformed(f"`from` and `to` must satisfy 0 <= from <= to, at most {MAX_PAGE} apart", where="query")
+    texts = request.args.get("from", ""), request.args.get("to", "")
+    if not all(map(_WHOLE_NUMBER.fullmatch, texts)):
+        raise Malformed("`from` and `to` must be whole numbers of at most 16 digits", where="query")
+    first, end = map(int, texts)
+    if not first <= end <= MAX_INTEGER or (limit is not None and end - first > limit):
+        apart = "" if limit is None else f", at most {limit} apart"
+        raise Malformed(f"`from` and `to` must satisfy 0 <= from <= to{apart}", where="query")
     return first, end

@@ -26,7 +26,7 @@ from policies.grant import MAX_RELEASE, Grant, Recipient, WithheldCode, grant_di
 from policies.privacy import Statistic
 from policies.statement import Nonce, Release, SignedStatement
 from tests.support import terms
-from tests.support.runs import Bench, bench, care, encrypted, plans
+from tests.support.runs import Bench, bench, care, encrypted, plans, replace_identity
 
 OVERHEAD = ENCAPSULATED_BYTES + TAG_BYTES
 COUNT_SQL = terms.COUNT_SQL
@@ -129,11 +129,6 @@ def _bound_to_another_grant(laid: Bench) -> Mapping[str, bytes]:
 def _to_another_enclave(laid: Bench) -> Mapping[str, bytes]:
     other = attest_simulated(laid.grant, laid.nonces, terms.MEASUREMENT)
     return replace_identity(laid, other).sealed_keys()
-
-
-def replace_identity(laid: Bench, identity: Any) -> Bench:
-    """The same bench with another enclave."""
-    return Bench(**{**{name: getattr(laid, name) for name in Bench.__dataclass_fields__}, "identity": identity})
 
 
 def _without_one_column(laid: Bench) -> Mapping[str, bytes]:

@@ -13,7 +13,7 @@ from tests.support.market import Market
 RANGES = (
     "", "?from=0", "?to=1", "?from=&to=", "?from=a&to=b", "?from=0.5&to=1", "?from=-1&to=1", "?from=2&to=1", "?from=0&to=1e3",
     "?from=0x0&to=0x1", "?from=NaN&to=Infinity", "?from=0&to=9007199254740993", "?from=0&to=99999999999999999999999999",
-    "?from=0&to=1001", "?from=0&to=" + "9" * 5000, "?from=%00&to=1", "?from=0&to=1%00", "?from=\u0660&to=1", "?from=0_0&to=1_0",
+    "?from=0&to=1001", "?from=0&to=" + "9" * 3000, "?from=%00&to=1", "?from=0&to=1%00", "?from=\u0660&to=1", "?from=0_0&to=1_0",
     "?from=+0&to=1", "?from= 0&to=1", "?from=0%27%20OR%201=1&to=1",
 )  # fmt: skip
 
@@ -88,4 +88,4 @@ def test_the_files_lead_to_the_checkpoint_and_every_checkpoint_to_the_next(marke
     texts = get(auditor, f"/log/entries?from=0&to={newer.size}").json()["entries"] if newer.size <= 1000 else []
     assert not texts or [text.encode() for text in texts] == entries
     proof = get(auditor, f"/log/consistency?from={older.size}&to={newer.size}").json()["proof"]
-    verify_consistency(older.size, newer.size, [bytes.fromhex(item) for item in proof], older.root, newer.root)
+    verify_consistency(older.size, older.root, newer.size, newer.root, [bytes.fromhex(item) for item in proof])

@@ -99,8 +99,15 @@ class Bench:
     consumer: SealingKey
     nonces: tuple[Nonce, ...]
 
-    def sealed_keys(self, *, grant: Grant | None = None, evidence: str | None = None, nonces: Mapping[str, str] | None = None) -> dict[str, bytes]:
-        """By provider, the granted columns' keys sealed as its broker would, or bound to something else."""
+    def sealed_keys(
+        self,
+        *,
+        grant: Grant | None = None,
+        evidence: str | None = None,
+        nonces: Mapping[str, str] | None = None,
+        to: bytes | None = None,
+    ) -> dict[str, bytes]:
+        """By provider, the granted columns' keys sealed as its broker would, or bound to something else, or `to` another key."""
         grant, sealed = grant or self.grant, {}
         for provider in sorted({read.provider for read in grant.reads}):
             held = {
@@ -110,7 +117,7 @@ class Bench:
             }
             nonce = (nonces or {nonce.provider: nonce.value for nonce in self.nonces})[provider]
             info = key_release_info(nonce, grant_digest(grant), evidence or self.identity.digest)
-            sealed[provider] = seal(self.identity.sealing.public, canonical(held), info)
+            sealed[provider] = seal(to or self.identity.sealing.public, canonical(held), info)
         return sealed
 
     def inputs(self, **changes: Any) -> Inputs:
@@ -127,7 +134,7 @@ def encrypted(table: pa.Table, dataset: str, *, version: int = 1, keys: dict[str
 
 
 def bench(
-    tables: dict[str, pa.Table] | None = None, *, sql: str = terms.JOIN_SQL, epsilon: str = "1", minimum_group: int = 1, attest: bool = True
+    tables: dict[str, pa.Table] | None = None, *, sql: str = terms.JOIN_SQL, epsilon: str = "1", minimum_group: int = 1
 ) -> Bench:
     """Lay out one run under the agreement of `tests.support.terms` with real keys and a minimum group of one's own."""
     tables = tables or {"insurer.plans": plans(40), "clinic.care": care(40)}
@@ -160,6 +167,17 @@ def bench(
     return Bench(
         agreement=agreement, grant=grant, identity=identity, tables=tables, files=files, keys=keys, consumer=consumer, nonces=nonces
     )
+
+
+def replace_identity(laid: Bench, identity: Identity) -> Bench:
+    """The same bench with another enclave."""
+    return replace(laid, identity=identity)
+
+
+def replace_grant(laid: Bench, **changes: Any) -> Bench:
+    """The same bench with another grant and a fresh enclave bound to it."""
+    grant = replace(laid.grant, **changes)
+    return replace(laid, grant=grant, identity=attest_simulated(grant, laid.nonces, grant.measurement))
 
 
 def plans(people: int) -> pa.Table:

@@ -1,0 +1,241 @@
+"""The real enclave process: what it has, what it may, and that it leaves neither words nor orphans behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from enclaves.frames import MAX_FRAME, read_frame, write_frame
+from enclaves.kit.appraisal import appraise
+from enclaves.kit.measure import checkout_root, measurement
+from enclaves.main import ADDRESS_SPACE, CPU_SECONDS, OPEN_FILES
+from policies.canonical import canonical, digest_bytes, parse_json
+from policies.codec import encode
+from policies.errors import Malformed
+from policies.odrl import agreement_document
+from sandbox.jobs.launch import _START, EnclaveDied, EnclaveProcess
+from tests.support.runs import Bench, bench, replace_grant
+
+COMMAND = [sys.executable, "-I", "-B", "-c", _START.format(root=str(checkout_root()))]
+"""What `EnclaveProcess` runs; here with a pipe where it has none, to see what would be said."""
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def waiting() -> Iterator[EnclaveProcess]:
+    """An enclave that has limited itself and waits for its grant."""
+    with EnclaveProcess() as enclave:
+        assert parse_json(enclave._receive(PATIENCE_S)) == {"ready": measurement(checkout_root())}
+        yield enclave
+
+
+def proc(enclave: EnclaveProcess, name: str) -> Path:
+    """A file of the kernel's about the process; skips where only root may look, since an enclave is not dumpable."""
+    path = Path(f"/proc/{enclave.pid}/{name}")
+    if not path.exists():
+        pytest.skip("needs Linux's /proc")
+    if not os.access(path, os.R_OK) or os.geteuid() != 0:
+        pytest.skip("an enclave process hides from other users and from its own; run as root to look into it")
+    return path
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Whether a condition comes true in time."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_it_measures_this_checkout(waiting: EnclaveProcess) -> None:
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", measurement(checkout_root()))
+    assert not gone(waiting.pid)
+
+
+def test_it_has_no_environment_and_an_empty_folder_of_its_own(waiting: EnclaveProcess) -> None:
+    assert proc(waiting, "environ").read_bytes() == b""
+    folder = Path(os.readlink(proc(waiting, "cwd")))
+    assert list(folder.iterdir()) == []
+    assert folder not in (Path.cwd(), checkout_root())
+
+
+def test_it_inherits_no_descriptor(waiting: EnclaveProcess) -> None:
+    """0 is the pipe in; 1 and 2 go nowhere; every other one the process opened itself: its pipe out and what libraries made."""
+    secret = os.open(os.devnull, os.O_RDONLY)
+    os.set_inheritable(secret, True)
+    try:
+        with EnclaveProcess() as enclave:
+            enclave._receive(PATIENCE_S)
+            found = {int(fd.name): os.readlink(fd) for fd in proc(enclave, "fd").iterdir()}
+    finally:
+        os.close(secret)
+    assert found[0].startswith("pipe:")
+    assert found[1] == found[2] == os.devnull
+    rest = {fd: target for fd, target in found.items() if fd > 2}
+    assert sum(target.startswith("pipe:") for target in rest.values()) == 1
+    assert all(target.startswith(("pipe:", "anon_inode:")) for target in rest.values())
+
+
+def test_its_limits_are_set(waiting: EnclaveProcess) -> None:
+    limits = {}
+    for line in Path(f"/proc/{waiting.pid}/limits").read_text().splitlines()[1:]:
+        name, soft, hard = re.match(r"(.{26})(\S+)\s+(\S+)", line).groups()  # type: ignore[union-attr]
+        limits[name.strip()] = (soft, hard)
+    expected = {
+        "Max core file size": 0,
+        "Max file size": 0,
+        "Max address space": ADDRESS_SPACE,
+        "Max cpu time": CPU_SECONDS,
+        "Max open files": OPEN_FILES,
+    }
+    for name, most in expected.items():
+        assert limits[name][0] == limits[name][1]
+        assert int(limits[name][0]) <= most
+
+
+def test_it_is_not_dumpable_and_leads_a_session_of_its_own(waiting: EnclaveProcess) -> None:
+    assert os.getsid(waiting.pid) == waiting.pid
+    assert Path(f"/proc/{waiting.pid}/status").stat().st_uid == 0, "files in /proc of a process that is not dumpable are root's"
+
+
+def test_limited_code_cannot_write_a_file(tmp_path: Path) -> None:
+    script = (
+        f"import sys; sys.path.insert(0, {str(checkout_root())!r})\n"
+        "from enclaves.main import limit_self; limit_self()\n"
+        "try:\n"
+        "    with open('out', 'wb', buffering=0) as file: file.write(b'x')\n"
+        "except OSError as error: print(error.errno)\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "27"
+    assert [path.stat().st_size for path in tmp_path.iterdir()] in ([], [0])
+
+
+@pytest.mark.parametrize(
+    "incoming",
+    [
+        b"\x00\x00\x00\x05hello",
+        b"\x00\x00\x00\x02{}",
+        b"\xff\xff\xff\xff" + b"x" * 100,
+        (MAX_FRAME + 1).to_bytes(4, "big"),
+        b"\x00\x00",
+        b"",
+        b"\x00\x00\x00\x10" + b'{"grant": "\xff\xff"}'[:16],
+    ],
+)
+def test_garbage_ends_it_without_a_word(incoming: bytes) -> None:
+    """Standard error is a pipe here, which it is not when the host starts an enclave."""
+    done = subprocess.run(COMMAND, input=incoming, capture_output=True, env={}, timeout=PATIENCE_S, check=False)
+    ready = canonical({"ready": measurement(checkout_root())})
+    assert done.returncode == 1
+    assert done.stdout == len(ready).to_bytes(4, "big") + ready
+    assert done.stderr == b""
+
+
+def test_the_host_takes_no_oversized_frame_and_no_frame_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes((MAX_FRAME + 1).to_bytes(4, "big"))
+    with (tmp_path / "large").open("rb") as stream, pytest.raises(Malformed):
+        read_frame(stream)
+    (tmp_path / "short").write_bytes(b"\x00\x00\x00\x05abc")
+    with (tmp_path / "short").open("rb") as stream, pytest.raises(EOFError):
+        read_frame(stream)
+
+
+def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
+    script = (
+        f"import sys; sys.path.insert(0, {str(checkout_root())!r})\n"
+        "from sandbox.jobs.launch import EnclaveProcess\n"
+        "enclave = EnclaveProcess(); enclave._receive(60); print(enclave.pid, flush=True)\n"
+        "import time; time.sleep(600)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert not gone(pid)
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    assert until(lambda: gone(pid))
+
+
+def test_leaving_the_context_leaves_nothing_behind() -> None:
+    with EnclaveProcess() as enclave:
+        folder, pid = Path(enclave._folder.name), enclave.pid
+        assert folder.is_dir()
+    assert gone(pid)
+    assert not folder.exists()
+
+
+@pytest.fixture(scope="module")
+def laid(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A bench whose grant names the measurement of this checkout."""
+    return replace_grant(bench(), measurement=measurement(checkout_root()))
+
+
+def test_a_whole_run_over_the_pipe(laid: Bench, tmp_path: Path) -> None:
+    paths = {}
+    for dataset, data in laid.files.items():
+        paths[dataset] = tmp_path / dataset
+        paths[dataset].write_bytes(data)
+    with EnclaveProcess() as enclave:
+        evidence = enclave.start(laid.grant, agreement_document(laid.agreement), list(laid.nonces), PATIENCE_S)
+        attested = appraise(
+            evidence, grant=laid.grant, kinds=["simulated"], measurements=[measurement(checkout_root())], nonce=laid.nonces[0]
+        )
+        keys = laid.sealed_keys(evidence=attested.digest, to=bytes.fromhex(attested.evidence.sealing_key))
+        statement, sealed = enclave.run({name: value.hex() for name, value in keys.items()}, paths, PATIENCE_S)
+        assert statement.statement.withheld is None
+        assert statement.statement.sealed == digest_bytes(sealed)
+        assert until(lambda: gone(enclave.pid)), "one run, then the end"
+
+
+def test_a_missing_file_ends_it_without_a_statement(laid: Bench, tmp_path: Path) -> None:
+    with EnclaveProcess() as enclave:
+        enclave.start(laid.grant, agreement_document(laid.agreement), list(laid.nonces), PATIENCE_S)
+        with pytest.raises(EnclaveDied):
+            enclave.run({}, {"insurer.plans": tmp_path / "nothing"}, PATIENCE_S)
+
+
+def test_an_enclave_that_says_nothing_in_time_counts_as_dead(laid: Bench) -> None:
+    with EnclaveProcess() as enclave:
+        enclave._receive(PATIENCE_S)
+        with pytest.raises(EnclaveDied):
+            enclave._receive(0.05)
+
+
+def test_an_enclave_that_speaks_no_frames_counts_as_dead(laid: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the child says first in place of evidence is no evidence."""
+    monkeypatch.setattr("sandbox.jobs.launch._START", "import sys; sys.stdout.write('hello world'); sys.stdout.flush()")
+    with EnclaveProcess() as enclave, pytest.raises(EnclaveDied):
+        enclave.start(laid.grant, agreement_document(laid.agreement), list(laid.nonces), PATIENCE_S)
+    lies = "import sys; w=sys.stdout.buffer; w.write(b'\\0\\0\\0\\x02{{}}' * 2); w.flush(); sys.stdin.read()"
+    monkeypatch.setattr("sandbox.jobs.launch._START", lies)
+    with EnclaveProcess() as enclave, pytest.raises(EnclaveDied):
+        enclave.start(laid.grant, agreement_document(laid.agreement), list(laid.nonces), PATIENCE_S)
+
+
+def test_frames_round_trip_through_a_real_pipe() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as incoming, os.fdopen(writing, "wb") as outgoing:
+        for data in (b"", b"x" * 70, canonical(encode({"a": [1, "ä"]}))):
+            write_frame(outgoing, data)
+            assert read_frame(incoming) == data
