@@ -26,10 +26,9 @@ def read_table(path: Path, declaration: Declaration) -> pa.Table:
         table.validate(full=True)
     except (OSError, pa.ArrowInvalid) as error:
         raise Malformed(f"{path.name} is not a readable Parquet file, or holds text that is not UTF-8", code="unreadable") from error
-    for column in declaration.columns:
-        if table.column_names.count(column.name) != 1:
-            found = "no" if column.name not in table.column_names else "more than one"
-            raise Malformed(f"{path.name} has {found} column `{column.name}`", code="unknown-column")
+    missing = [column.name for column in declaration.columns if column.name not in table.column_names]
+    if missing:
+        raise Malformed(f"{path.name} has no column `{missing[0]}`", code="unknown-column")
     table = table.select([column.name for column in declaration.columns])
     for column in declaration.columns:
         _require_kind(column, table.schema.field(column.name).type)

@@ -12,7 +12,7 @@ from policies.agreement import Agreement
 from policies.codec import decode
 from policies.declaration import Declaration
 from policies.odrl import agreement_digest, parse_offer, timestamp
-from sandbox.cli.show import client_of, home_option, json_option, print_json, table
+from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
 from sandbox.party.agreeing import compose, fingerprints
 from sandbox.party.forms import offer_of, read_form
 
@@ -136,7 +136,8 @@ def agreement_sign(home_folder: Path, name: str, as_json: bool) -> None:
 def show_agreement(parsed: Agreement) -> None:
     """Print an agreement for people: fingerprints first, then each provider's terms."""
     title = f"{parsed.title}\n{agreement_digest(parsed)}"
-    table(("party", "roles", "signing key", "sealing key"), [list(row.values()) for row in fingerprints(parsed)], title=title)
+    rows = [(row["party"], row["roles"], spoken(row["signing"]), spoken(row["sealing"])) for row in fingerprints(parsed)]
+    table(("party", "roles", "signing key", "sealing key"), rows, title=title)
     for terms in parsed.terms:
         table((f"terms on {terms.dataset}", ""), _terms_rows(terms, parsed), title=None)
 

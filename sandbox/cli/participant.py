@@ -12,7 +12,7 @@ from rich.progress import Progress
 from enclaves.kit.signatures import fingerprint
 from enclaves.kit.sources import dropped_and_clamped, read_table
 from policies.names import require_name
-from sandbox.cli.show import client_of, home_option, json_option, print_json, table
+from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
 from sandbox.party.broker import Broker
 from sandbox.party.client import Client
 from sandbox.party.forms import declaration_of, read_form
@@ -48,7 +48,7 @@ def party_init(home_folder: Path, name: str, title: str, url: str, code: str, as
     if as_json:
         print_json({"participant": name, "fingerprints": keys})
     else:
-        table(("key", "fingerprint"), keys.items(), title=f"{name} is admitted")
+        table(("key", "fingerprint"), [(use, spoken(key)) for use, key in keys.items()], title=f"{name} is admitted")
 
 
 @party.command("publish")

@@ -50,6 +50,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     console().print(shown)
 
 
+def spoken(fingerprint: str) -> str:
+    """A fingerprint as it is read aloud: group by group, so that a narrow table breaks the line between groups only."""
+    return fingerprint.replace("-", " ")
+
+
 def findings_table(findings: Iterable[dict[str, Any]]) -> None:
     """Print findings, denials first; what a rule found alike on several datasets stands in one row."""
     rows: dict[tuple[Any, ...], list[str]] = {}

@@ -84,7 +84,8 @@ class Broker:
             if grant.job != job_id:
                 # What was released before is kept under the job's id: under a second id the same grant would run twice.
                 raise Tampered("the grant is for another job", code="grant-job")
-            statement, sealed = self._released_before(job_id, grant) or self._release(job, grant)
+            with home.locked("release"):  # a second broker on this home must find what this one releases
+                statement, sealed = self._released_before(job_id, grant) or self._release(job, grant)
         except Unavailable:
             raise
         except SandboxError as error:

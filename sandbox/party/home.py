@@ -120,9 +120,9 @@ class Home:
             os.close(folder)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold this home against other processes of the same participant that change what they have seen of a log."""
-        handle = os.open(self.folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    def locked(self, what: str = "log") -> Iterator[None]:
+        """Hold one thing of this home against other processes of the same participant: what they have seen of a `log`, say."""
+        handle = os.open(self.folder / f".{what}.lock", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield

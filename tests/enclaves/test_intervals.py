@@ -21,7 +21,8 @@ SLACK = 4 * math.sqrt(0.05 * 0.95 / DRAWS)
 def noise(draw: np.random.Generator, scale: float, count: int) -> np.ndarray:
     """Discrete Laplace draws: the difference of two geometric variables with success probability 1 - exp(-1 / scale)."""
     p = 1.0 - math.exp(-1.0 / scale)
-    return draw.geometric(p, count) - draw.geometric(p, count)
+    drawn: np.ndarray = draw.geometric(p, count) - draw.geometric(p, count)
+    return drawn
 
 
 def outside(t: int, scale: float) -> float:
@@ -119,9 +120,7 @@ def simulate(
         (2.0, 100_000, 8.0, 1_000.0, 0, 10),
     ],
 )
-def test_intervals_of_averages_cover(
-    average: float, count: int, total_scale: float, count_scale: float, lower: int, upper: int
-) -> None:
+def test_intervals_of_averages_cover(average: float, count: int, total_scale: float, count_scale: float, lower: int, upper: int) -> None:
     found, _ = simulate(average, count, total_scale, count_scale, lower, upper)
     true = round(average * count) / count
     coverage = float(np.mean((found[:, 1] <= true) & (true <= found[:, 2])))

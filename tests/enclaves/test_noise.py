@@ -132,9 +132,7 @@ def test_neighbouring_tables_make_the_same_calls_and_the_same_release_once_the_n
     for tables in (whole, neighbour):
         calls: list[tuple[tuple[int, ...], Statistic]] = []
 
-        def record(
-            values: tuple[int, ...], asked: Statistic, calls: list[tuple[tuple[int, ...], Statistic]] = calls
-        ) -> list[int]:
+        def record(values: tuple[int, ...], asked: Statistic, calls: list[tuple[tuple[int, ...], Statistic]] = calls) -> list[int]:
             calls.append((tuple(values), asked))
             return [(9, 40, 0, -3)[(cell + len(calls)) % 4] for cell in range(len(values))]
 

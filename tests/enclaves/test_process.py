@@ -22,7 +22,7 @@ from policies.codec import encode
 from policies.errors import Malformed
 from policies.odrl import agreement_document
 from sandbox.jobs.launch import _START, EnclaveDied, EnclaveProcess
-from tests.support.runs import Bench, bench, replace_grant
+from tests.support.runs import Bench, bench, gone, replace_grant
 
 COMMAND = [sys.executable, "-I", "-B", "-c", _START.format(root=str(checkout_root()))]
 """What `EnclaveProcess` runs; here with a pipe where it has none, to see what would be said."""
@@ -56,14 +56,6 @@ def until(condition: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.02)
     return True
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended, reaped or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_it_measures_this_checkout(waiting: EnclaveProcess) -> None:

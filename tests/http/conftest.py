@@ -1,7 +1,8 @@
-"""Services that the tests of this folder share: one without a worker, whose state only the tests change, and one where jobs run."""
+"""The service that the tests of this folder share, per database."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,25 +21,6 @@ def database(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
-def service(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service without a worker: a charged job stays charged, and nothing changes but by a request."""
-    with running(tmp_path_factory.mktemp(f"service-{database}"), database) as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
-def market(service: Service) -> Market:
-    """Participants and an active agreement on the service without a worker."""
-    return open_market(service)
-
-
-@pytest.fixture(scope="session")
-def stranger(service: Service) -> Market:
-    """Participants of another agreement on the same service."""
-    return open_market(service)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Ran:
     """A market whose jobs went as far as they can.
@@ -46,7 +28,7 @@ class Ran:
     Attributes:
         refused: job that ended because a broker refused keys.
         request, released: a request and the job that ended with its release.
-        waiting: job that runs and waits for keys; evidence is there, both brokers are stopped.
+        waiting: job that runs and waits for keys; evidence is there.
     """
 
     market: Market
@@ -58,8 +40,11 @@ class Ran:
 
 @pytest.fixture(scope="session")
 def ran(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
-    """A service with a worker, on which one job was refused keys, one was released and one waits for keys."""
-    with running(tmp_path_factory.mktemp(f"working-{database}"), database, worker=True) as found:
+    """A service on which one job was refused keys, one was released and one waits for keys.
+
+    Brokers are gone and the worker is frozen afterwards: from here on a charged job stays charged, and nothing changes but by a request.
+    """
+    with running(tmp_path_factory.mktemp(f"service-{database}"), database, worker=True) as found:
         market = open_market(found, persons=300)
         refused = _refuse(market)
         request = market.request(market.join_sql, "2", "r-full-job")
@@ -67,7 +52,26 @@ def ran(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran
             released = market.clients["institute"].submit(request)["id"]
             assert market.clients["institute"].wait(released, 60)["state"] == "released"
         waiting = _attest(market)
+        found.processes["worker"].send_signal(signal.SIGSTOP)
         yield Ran(market=market, refused=refused, request=request, released=released, waiting=waiting)
+
+
+@pytest.fixture(scope="session")
+def service(ran: Ran) -> Service:
+    """The running service."""
+    return ran.market.service
+
+
+@pytest.fixture(scope="session")
+def market(service: Service) -> Market:
+    """Participants and an active agreement of whom no job has run."""
+    return open_market(service)
+
+
+@pytest.fixture(scope="session")
+def stranger(service: Service) -> Market:
+    """Participants of another agreement on the same service."""
+    return open_market(service)
 
 
 def _refuse(market: Market) -> str:

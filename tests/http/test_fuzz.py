@@ -15,14 +15,15 @@ from policies.canonical import canonical
 from tests.http.conftest import Ran
 from tests.support.doors import DOORS, KEY_DOORS, Door, flaws
 from tests.support.market import Market
+from tests.support.service import ON_ONE_DATABASE
 
 REFUSED = {400, 401, 403, 404, 409, 415}
 BRIEFLY = settings(
-    max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=30, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
-BODIES = 150
-"""Random bodies per endpoint and database."""
+BODIES = 250
+"""Random bodies per endpoint."""
 WORDS = ("signed", "purpose", "by", "body", "signature", "code", "request", "nonce", "sealed", "job", "00" * 32, "00" * 64, "\ud800", "\x00", "é")
 PIECES = tuple(b'{ } [ ] : , " \\ "signed" "by" "body" null true 1 -0 1e9 NaN \xff \x00 \\u0000 \\ud800'.split(b" "))
 
@@ -39,9 +40,9 @@ values = st.recursive(
 
 @pytest.fixture(params=[*DOORS, *KEY_DOORS], scope="module")
 def door(request: pytest.FixtureRequest, market: Market, ran: Ran) -> Door:
-    """An acceptable request to each write endpoint."""
+    """An acceptable request to each write endpoint; of a run that has ended, lest a request that stays good ends the one that others need."""
     name = request.param
-    return KEY_DOORS[name](ran.market, ran.waiting) if name in KEY_DOORS else DOORS[name](market)
+    return KEY_DOORS[name](ran.market, ran.released) if name in KEY_DOORS else DOORS[name](market)
 
 
 @st.composite
@@ -52,14 +53,16 @@ def bent(draw: st.DrawFn, valid: bytes) -> bytes:
     return valid[:start] + draw(st.binary(max_size=20) | st.just(valid[start:end] * 2)) + valid[end:]
 
 
+@ON_ONE_DATABASE
 def test_random_bytes_and_random_json_are_refused(door: Door) -> None:
-    draw = random.Random(f"{door.path} on {door.market.service.config.database_url[:6]}")
+    draw = random.Random(door.path)
     for _ in range(BODIES):
         body = _random_body(draw)
         found = flaws(door.post(body), REFUSED)
         assert not found, f"{body!r}: {found}"
 
 
+@ON_ONE_DATABASE
 @BRIEFLY
 @given(data=st.data())
 def test_a_valid_request_with_random_damage_is_no_failure(door: Door, data: st.DataObject) -> None:
@@ -67,7 +70,7 @@ def test_a_valid_request_with_random_damage_is_no_failure(door: Door, data: st.D
     response = door.post(body)
     # Harmless damage (a space, or in a request that is not signed, another nonce) may leave a good request.
     if response.status_code >= 300:
-        found = flaws(response, REFUSED | {500}, "bad-signature" if response.status_code == 500 else None)
+        found = flaws(response, REFUSED)
         assert not found, found
 
 
@@ -82,7 +85,7 @@ def test_a_rightly_signed_document_of_random_content_is_no_failure(door: Door, d
             holder[key] = data.draw(values)
     response = door.post(_unchecked(door.request(document)))
     if response.status_code >= 300:
-        found = flaws(response, REFUSED | {500}, "bad-signature" if response.status_code == 500 else None)
+        found = flaws(response, REFUSED)
         assert not found, found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from enclaves.evidence import Identity, attest_simulated
 from enclaves.kit.appraisal import key_release_info
 from enclaves.kit.columns import FOOTER
 from enclaves.kit.envelope import sign_document
+from enclaves.kit.sealing import seal
 from enclaves.kit.signatures import SigningKey
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
@@ -247,8 +249,8 @@ def _first(grant: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**grant, "statistics": [{**grant["statistics"][0], **changes}, *grant["statistics"][1:]]}
 
 
-def _read(grant: dict[str, Any], provider: str, **changes: Any) -> dict[str, Any]:
-    return {**grant, "reads": [{**r, **changes} if r["provider"] == provider else r for r in grant["reads"]]}
+def _read(grant: dict[str, Any], whose: str, **changes: Any) -> dict[str, Any]:
+    return {**grant, "reads": [{**r, **changes} if r["provider"] == whose else r for r in grant["reads"]]}
 
 
 GRANTS: dict[str, Change] = {
@@ -260,7 +262,7 @@ GRANTS: dict[str, Change] = {
     "another recipient's key": lambda g: {**g, "recipient": {**g["recipient"], "sealing_key": "8" * 64}},
     "less noise": lambda g: _first(g, scale=g["statistics"][0]["scale"] // 2),
     "a smaller sensitivity": lambda g: _first(g, sensitivity=1),
-    "more loss": lambda g: {**g, "loss": {**g["loss"], "amount": g["loss"]["amount"] - 1}},
+    "another loss": lambda g: {**g, "loss": {**g["loss"], "amount": g["loss"]["amount"] - 1}},
     "no minimum group": lambda g: {**g, "minimum_group": 1},
     "another plan": lambda g: {**g, "plan": {**g["plan"], "group_by": [], "outputs": g["plan"]["outputs"][1:]}},
     "another request": lambda g: {**g, "request": "sha256:" + "9" * 64},
@@ -289,8 +291,8 @@ def test_a_grant_under_another_job_id_is_not_run_a_second_time(asked: tuple[Town
     before = town.journal("insurer")
     nonce = Nonce(provider="insurer", value=nonce_of(town, job))
     second = attest_simulated(held(town, job), (nonce,), town.host.measurement)
-    listed = {"state": "attested", "nonce": nonce.value, "job": {**town.clients["insurer"].job(job), "evidence": encode(second.evidence)}}
-    present(town, [{**listed, "job": {**listed["job"], "id": "job-other"}}])
+    view = {**town.clients["insurer"].job(job), "id": "job-other", "evidence": encode(second.evidence)}
+    present(town, [{"state": "attested", "nonce": nonce.value, "job": view}])
     with pytest.raises(NotFound):  # the host knows no such job, so the refusal finds no taker
         town.broker("insurer").step()
     assert [note["event"] for note in town.journal("insurer")] == ["released", "refused"]
@@ -370,9 +372,7 @@ def signed_by(town: Town, name: str, key: SigningKey | None = None) -> dict[str,
     return dict(encode(sign_document("job-request", name, request, key or (client.home.signing if client else SigningKey.generate()))))
 
 
-@pytest.mark.parametrize(
-    ("who", "code"), [("auditor", "policy-refused"), ("clinic", "policy-refused"), ("stranger", "unknown-party")]
-)
+@pytest.mark.parametrize(("who", "code"), [("auditor", "policy-refused"), ("clinic", "policy-refused"), ("stranger", "unknown-party")])
 def test_a_request_of_another_than_the_agreed_consumer_is_refused(asked: tuple[Town, str], who: str, code: str) -> None:
     town, job = asked
     doctor(town, jobs=lambda view: {**view, "signed": signed_by(town, who)})
@@ -428,7 +428,7 @@ def test_an_agreement_that_was_never_signed_here_is_refused(asked: tuple[Town, s
 
 
 def test_the_kept_copy_of_an_agreement_decides_and_not_the_hosts(asked: tuple[Town, str]) -> None:
-    town, job = asked
+    town, _ = asked
     doctor(town, agreement=lambda record: {**record, "document": {"anything": "else"}})
     assert town.broker("insurer").step() == 1
     assert town.journal("insurer")[-1]["event"] == "released"
@@ -565,6 +565,35 @@ def test_no_answer_of_the_host_ends_a_broker(asked: tuple[Town, str], junk: Any,
     town.broker("insurer").serve(lambda: next(rounds))
     kept_back(town, job)
     assert junk == {} or town.journal("insurer")[-1]["event"] in ("error", "refused")
+
+
+def test_two_brokers_on_one_home_release_to_one_enclave_only(asked: tuple[Town, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host shows each its own evidence; were both to look for kept bytes before either keeps some, two enclaves would get keys."""
+    town, job = asked
+    nonce = Nonce(provider="insurer", value=nonce_of(town, job))
+    clients = [town.clients["insurer"], town.again("insurer")]
+    both, statements = threading.Barrier(2), []
+
+    def together(*arguments: Any) -> bytes:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.5)
+        return seal(*arguments)
+
+    monkeypatch.setattr("sandbox.party.broker.seal", together)
+    for client in clients:
+        evidence, view = _attested(town, job, nonce).evidence, client.job(job)
+        listed = {"key_requests": [{"state": "attested", "nonce": "", "job": {**view, "evidence": encode(evidence)}}]}
+        session: Any = client.session
+        session.doctor = lambda m, path, answer, listed=listed: Answer(200, canonical(listed)) if path == "/key-requests" else answer
+        client.send_keys = lambda statement, sealed: statements.append((statement, sealed))  # type: ignore[method-assign]
+    threads = [threading.Thread(target=Broker(client=client).step) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(statements) == 2
+    assert statements[0] == statements[1]
+    assert [note["event"] for note in town.journal("insurer")] == ["released"]
 
 
 # Losing power and losing answers

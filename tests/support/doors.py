@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from policies.odrl import agreement_document, offer_document
 from sandbox.party.client import Client
 from sandbox.store.schema import key_requests, versions
 from tests.support.market import Market, fresh_home, offer_on, plans_declaration
+from tests.support.service import Service
 
 PROBLEM_MEMBERS = {"type", "status", "code", "title", "where", "findings"}
 SESSION = requests.Session()
@@ -112,6 +113,21 @@ def flaws(response: requests.Response, status: int | set[int], code: str | None 
     if "Traceback" in response.text or "sqlalchemy" in response.text or ".py" in response.text:
         return f"tells of the program: {response.text[:300]}"
     return ""
+
+
+def require_refused(service: Service, answers: Iterable[tuple[str, requests.Response, int | set[int], str | None]]) -> None:
+    """Every answer, a (name, response, status, code), is the problem that it should be, and all of them left everything as it was."""
+    wrong, before, counted = [], service.state(), service.counts()
+    for name, response, status, code in answers:
+        found = flaws(response, status, code)
+        counts = service.counts()
+        if counts != counted:
+            found += f"; changed {[table for table in counts if counts[table] != counted[table]]}"
+        if found:
+            wrong.append(f"{name}: {found}")
+        counted = counts
+    assert not wrong, "\n".join(wrong)
+    assert service.state() == before
 
 
 def expect_problem(response: requests.Response, status: int | set[int], code: str | None = None) -> None:

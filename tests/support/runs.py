@@ -11,12 +11,11 @@ import json as json_library
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -133,9 +132,7 @@ def encrypted(table: pa.Table, dataset: str, *, version: int = 1, keys: dict[str
     return sink.getvalue(), keys
 
 
-def bench(
-    tables: dict[str, pa.Table] | None = None, *, sql: str = terms.JOIN_SQL, epsilon: str = "1", minimum_group: int = 1
-) -> Bench:
+def bench(tables: dict[str, pa.Table] | None = None, *, sql: str = terms.JOIN_SQL, epsilon: str = "1", minimum_group: int = 1) -> Bench:
     """Lay out one run under the agreement of `tests.support.terms` with real keys and a minimum group of one's own."""
     tables = tables or {"insurer.plans": plans(40), "clinic.care": care(40)}
     consumer = SealingKey.generate()
@@ -234,16 +231,12 @@ class Direct:
     doctor: Callable[[str, str, Answer], Answer] = lambda method, path, answer: answer
     sent: list[tuple[str, str]] = field(default_factory=list)
 
-    def request(
-        self, method: str, url: str, *, headers: dict[str, str], timeout: float, json: Any = None, data: Any = None
-    ) -> Answer:
+    def request(self, method: str, url: str, *, headers: dict[str, str], timeout: float, json: Any = None, data: Any = None) -> Answer:
         """Ask the application."""
         parts = urlsplit(url)
         path = parts.path.removeprefix("/api/v1") + (f"?{parts.query}" if parts.query else "")
         body = None if data is None else b"".join(data)
-        with self.app.test_client().open(
-            f"{parts.path}?{parts.query}", method=method, headers=headers, json=json, data=body
-        ) as response:
+        with self.app.test_client().open(f"{parts.path}?{parts.query}", method=method, headers=headers, json=json, data=body) as response:
             answer = Answer(response.status_code, response.get_data())
         self.sent.append((method, path))
         return self.doctor(method, path, answer)
@@ -262,8 +255,7 @@ class Town:
 
     def session(self, name: str) -> Direct:
         """How that participant reaches the host."""
-        session: Any = self.clients[name].session
-        return session
+        return cast(Direct, self.clients[name].session)
 
     def again(self, name: str) -> Client:
         """A second client on the same home, as after a restart."""
@@ -325,9 +317,7 @@ class Town:
         with self.host.store.reading() as tx:
             nonces = tuple(Nonce(provider=r.provider, value=r.nonce) for r in tx.key_requests(job_id) if r.nonce)
         identity = attest_simulated(taken.grant, nonces, self.host.measurement)
-        attested = appraise(
-            identity.evidence, grant=taken.grant, kinds=["simulated"], measurements=[taken.grant.measurement], nonce=None
-        )
+        attested = appraise(identity.evidence, grant=taken.grant, kinds=["simulated"], measurements=[taken.grant.measurement], nonce=None)
         record_evidence(self.host, taken, identity.evidence, attested)
         return identity
 
@@ -370,7 +360,9 @@ def found_town(folder: Path, *, persons: int = 30, total: str = "3", per_job: st
     return town
 
 
-def open_town(folder: Path, *, homes: tuple[str, ...] = market.ROLES, on_step: Callable[[str], None] = lambda step: None, **config: Any) -> Town:
+def open_town(
+    folder: Path, *, homes: tuple[str, ...] = market.ROLES, on_step: Callable[[str], None] = lambda step: None, **config: Any
+) -> Town:
     """The town whose folder that is, as after a restart of everything."""
     settings: dict[str, Any] = {"keys_timeout_s": 20.0, "poll_s": 0.02, **config}
     host = compose_host(Config(data=folder / "service", origin="town.test/log", **settings), on_step)
@@ -400,7 +392,7 @@ def brokers_running(*clients: Client) -> Iterator[None]:
                 broker.step()
             except Exception as error:  # noqa: BLE001 - like `Broker.serve`, without its waits
                 client.home.note("error", code=getattr(error, "code", ""), message=str(error))
-            time.sleep(0.02)
+            stop.wait(0.1)
 
     threads = [threading.Thread(target=serve, args=(client,), daemon=True) for client in clients]
     for thread in threads:
@@ -416,3 +408,11 @@ def brokers_running(*clients: Client) -> Iterator[None]:
 def network_down(*_: Any) -> Answer:
     """An answer that got lost: what the network raises in place of it."""
     raise requests.ConnectionError("the answer got lost")
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has reaped yet is a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
