@@ -12,22 +12,31 @@ from policies.names import require_dataset, require_digest, require_key, require
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admission:
-    """What a participant signs to be admitted: its public keys and the digest of its one-time code."""
+    """What a participant signs to be admitted: its public keys, and the digests of its one-time code and of the credential that it chose.
+
+    The credential itself (32 random bytes or more) is never sent with an admission. Its digest is public; a lookup hashes what is sent, so
+    the digest opens nothing.
+    """
 
     participant: str
     title: str
     signing_key: str
     sealing_key: str
     code_digest: str
+    credential_digest: str
 
     def __post_init__(self) -> None:
         require_name(self.participant, "participant")
         require_key(self.signing_key, "signing_key")
         require_key(self.sealing_key, "sealing_key")
+        require_digest(self.code_digest, "code_digest")
+        require_digest(self.credential_digest, "credential_digest")
         if not 1 <= len(self.title) <= 200:
             raise Malformed("must have 1 to 200 characters", where="title")
         if self.signing_key == self.sealing_key:
             raise Malformed("signing and sealing key must differ", where="sealing_key")
+        if self.code_digest == self.credential_digest:
+            raise Malformed("the code cannot be the credential", where="credential_digest")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -34,7 +34,7 @@ def signed_body(entry: Entry) -> Signed:
 
 
 def admitted(state: State, entry: Entry) -> None:
-    """A participant with keys of its own that nobody had before, signed with the key it names."""
+    """A participant with keys and a credential of its own that nobody had before, signed with the key it names."""
     name = entry.ids["participant"]
     if not state.require(entry, name not in state.participants, "signatures", f"`{name}` is admitted twice"):
         return
@@ -43,9 +43,9 @@ def admitted(state: State, entry: Entry) -> None:
         return
     signed = signed_body(entry)
     admission = decode(Admission, signed.body)
-    keys = {admission.signing_key, admission.sealing_key}
+    keys = {admission.signing_key, admission.sealing_key, admission.credential_digest}
     state.require(entry, admission.participant == name, "signatures", f"the admission is of `{admission.participant}`")
-    state.require(entry, not keys & state.keys, "signatures", f"a key of `{name}` belongs to another participant")
+    state.require(entry, not keys & state.keys, "signatures", f"a key or the credential of `{name}` belongs to another participant")
     state.keys |= keys
     state.participants[name] = Keys(signing=admission.signing_key, sealing=admission.sealing_key)
     state.verify(entry, signed, "admission", name)

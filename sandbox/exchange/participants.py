@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import TYPE_CHECKING
 
 from enclaves.kit.envelope import Signed
 from policies.codec import decode, encode
@@ -12,6 +13,9 @@ from policies.names import require_name
 from sandbox.exchange.records import Participant
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
+
+if TYPE_CHECKING:
+    from sandbox.store.database import Transaction
 
 CODE_LIFETIME_MS = 24 * 3600 * 1000
 
@@ -27,13 +31,15 @@ def issue_code(host: Host, participant: str) -> str:
     return code
 
 
-def admit(host: Host, signed: Signed, code: str) -> tuple[Participant, str]:
-    """Admit a participant and return it with its bearer credential, which is shown once and stored hashed.
+def admit(host: Host, signed: Signed, code: str) -> Participant:
+    """Admit a participant under the credential whose digest it signed. The very same admission again is the same participant.
+
+    A participant whose answer was lost therefore repeats its request, and is never locked out by a code that is used up.
 
     Raises:
         Forbidden: code `bad-signature`, if the document is not signed with the key it names.
-        Forbidden: the code is unknown, used, expired or for another participant.
-        Conflict: the id or a key is taken.
+        Forbidden: the code is unknown, used for another admission, expired or for another participant.
+        Conflict: the id, a key or the credential is taken.
     """
     admission = decode(Admission, signed.body)
     require_signed(signed, "admission", admission.participant, admission.signing_key)
@@ -42,18 +48,31 @@ def admit(host: Host, signed: Signed, code: str) -> tuple[Participant, str]:
     participant = Participant(
         id=admission.participant, title=admission.title, signing_key=admission.signing_key, sealing_key=admission.sealing_key
     )
-    credential = secrets.token_urlsafe(32)
     with host.store.transaction() as tx:
         tx.hold_log()
-        if not tx.use_admission_code(admission.code_digest, participant.id, host.now()):
-            raise Forbidden("the admission code is unknown, used, expired or for another participant", code="admission-code")
-        if tx.participant(participant.id) is not None or tx.key_is_known(participant.signing_key, participant.sealing_key):
-            raise Conflict("this participant or one of its keys is admitted already")
-        tx.add_participant(participant, secret_digest(credential), host.now())
-        ids = {"participant": participant.id}
-        tx.append("admitted", at=host.now(), ids=ids, body={"signed": encode(signed)})
+        if not _is_repeated(tx, admission, participant):
+            _add(host, tx, admission, participant, signed)
     host.publish()
-    return participant, credential
+    return participant
+
+
+def _is_repeated(tx: Transaction, admission: Admission, participant: Participant) -> bool:
+    return tx.code_was_used(admission.code_digest, participant.id) and (
+        tx.participant_by_credential(admission.credential_digest) == participant
+    )
+
+
+def _add(host: Host, tx: Transaction, admission: Admission, participant: Participant, signed: Signed) -> None:
+    if not tx.use_admission_code(admission.code_digest, participant.id, host.now()):
+        raise Forbidden("the admission code is unknown, used, expired or for another participant", code="admission-code")
+    if (
+        tx.participant(participant.id) is not None
+        or tx.key_is_known(participant.signing_key, participant.sealing_key)
+        or tx.participant_by_credential(admission.credential_digest) is not None
+    ):
+        raise Conflict("this participant, one of its keys or its credential is admitted already")
+    tx.add_participant(participant, admission.credential_digest, host.now())
+    tx.append("admitted", at=host.now(), ids={"participant": participant.id}, body={"signed": encode(signed)})
 
 
 def authenticate(host: Host, credential: str) -> Participant:

@@ -66,7 +66,7 @@ class Client:
     # --- joining
 
     def join(self, code: str) -> None:
-        """Be admitted with a one-time code; keeps the credential in the home."""
+        """Be admitted with a one-time code under a credential that the home chose. After a lost answer, call it again with the same code."""
         home, identity = self.home, self.home.read("identity.json")
         admission = Admission(
             participant=home.participant,
@@ -74,9 +74,10 @@ class Client:
             signing_key=home.signing.public.hex(),
             sealing_key=home.sealing.public.hex(),
             code_digest=secret_digest(code),
+            credential_digest=secret_digest(home.drafted_credential()),
         )
-        answer = self._post("/participants", {"signed": self._signed("admission", admission), "code": code}, anonymous=True)
-        home.write_bytes("credential", answer["credential"].encode())
+        self._post("/participants", {"signed": self._signed("admission", admission), "code": code}, anonymous=True)
+        home.keep_credential()
 
     def service(self) -> dict[str, Any]:
         """The service's log identity and enclave measurement, as it states them."""

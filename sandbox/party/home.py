@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,18 @@ class Home:
     def credential(self) -> str:
         """The bearer credential. Raises NotFound before admission."""
         return self.read_bytes("credential").decode()
+
+    def drafted_credential(self) -> str:
+        """The credential that this participant asks to be admitted with; made once, so that a repeated admission is the very same."""
+        path = self.folder / "credential.draft"
+        if not path.is_file():
+            self.write_bytes(path.name, secrets.token_urlsafe(32).encode())
+        return self.read_bytes(path.name).decode()
+
+    def keep_credential(self) -> None:
+        """Make the drafted credential the one that counts, once the service has admitted it."""
+        self.write_bytes("credential", self.read_bytes("credential.draft"))
+        (self.folder / "credential.draft").unlink()
 
     def read(self, name: str) -> Any:
         """A JSON file of this home. Raises NotFound."""

@@ -64,6 +64,17 @@ class ExchangeTables:
         )
         return done.rowcount == 1
 
+    def code_was_used(self, code_digest: str, participant: str) -> bool:
+        """Whether this code admitted that participant id."""
+        found = self.connection.execute(
+            select(func.count()).where(
+                admission_codes.c.code_digest == code_digest,
+                admission_codes.c.participant == participant,
+                admission_codes.c.used_at.is_not(None),
+            )
+        )
+        return bool(found.scalar_one())
+
     def add_participant(self, participant: Participant, credential_digest: str, admitted_at: int) -> None:
         """Store an admitted participant."""
         self.connection.execute(

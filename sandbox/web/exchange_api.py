@@ -34,8 +34,7 @@ def service() -> Response:
 def admit() -> Response:
     """Admit a participant with a one-time code."""
     body = read_body(AdmissionBody)
-    participant, credential = participants.admit(host(), body.signed.document(), body.code)
-    return reply({"participant": participant_view(participant), "credential": credential}, 201)
+    return reply({"participant": participant_view(participants.admit(host(), body.signed.document(), body.code))}, 201)
 
 
 @api.get("/participants")

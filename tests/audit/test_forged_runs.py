@@ -81,6 +81,14 @@ def _key_of_another_participant(story: Story, history: list[Draft]) -> int:
     return at
 
 
+def _credential_of_another_participant(story: Story, history: list[Draft]) -> int:
+    at = find(history, "admitted", participant="stranger")
+    taken = history[find(history, "admitted", participant="institute")].body["signed"]["body"]["credential_digest"]
+    signed = story.firms["stranger"].sign("admission", {**history[at].body["signed"]["body"], "credential_digest": taken})
+    history[at] = history[at].edited(lambda body: body.update(signed=encode(signed)))
+    return at
+
+
 def _agreement_of_another_deployment(story: Story, history: list[Draft]) -> int:
     return _propose_instead(story, history, log=LogIdentity(origin="elsewhere.example/log", key=terms.key_of("log")))
 
@@ -284,6 +292,7 @@ FORGERIES: list[tuple[Forgery, Promise]] = [
     (_swapped_sealing_key, "signatures"),
     (_swapped_key_at_admission, "signatures"),
     (_key_of_another_participant, "signatures"),
+    (_credential_of_another_participant, "signatures"),
     (_agreed_without_all, "signatures"),
     (_file_swapped_for_a_version, "signatures"),
     (_dataset_declared_by_another, "signatures"),

@@ -86,6 +86,7 @@ def _admission(name: str, at: int) -> Draft:
         "signing_key": key.public.hex(),
         "sealing_key": terms.key_of(name),
         "code_digest": terms.digest_of(name),
+        "credential_digest": terms.digest_of(f"credential of {name}"),
     }
     return fresh("admitted", at, {"participant": name}, {"signed": encode(sign_document("admission", name, admission, key))})
 

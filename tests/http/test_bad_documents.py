@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from policies.canonical import digest
+from policies.canonical import canonical, digest
 from policies.codec import encode
 from policies.documents import secret_digest
 from policies.privacy import NANO
@@ -312,8 +312,46 @@ def test_a_used_expired_or_foreign_admission_code_admits_nobody(market: Market) 
     used = foreign.request()
     assert foreign.post(used).status_code == 201
     before = service.state()
-    expect_problem(foreign.post(used), 403, "admission-code")
+    for member, to in (("title", "Another title"), ("credential_digest", secret_digest("another credential"))):
+        expect_problem(foreign.post(foreign.request(foreign.changed(member, to=to))), 403, "admission-code")
     assert service.state() == before
+
+
+def test_an_admission_whose_answer_was_lost_is_repeated_with_the_same_answer(market: Market) -> None:
+    service, door = market.service, DOORS["participants"](market)
+    assert door.signer is not None
+    own = door.request(door.changed("title", to=door.signer.home.read("identity.json")["title"]))
+    first = door.post(own)
+    assert first.status_code == 201
+    before = service.state()
+    service.expire_code(door.beside["code"])
+    again = door.post(own)
+    assert (again.status_code, again.content) == (201, first.content)
+    assert {**service.state(), "admission_codes": None} == {**before, "admission_codes": None}
+    door.signer.join(door.beside["code"])
+    assert door.signer.agreements() == []
+    assert not (door.signer.home.folder / "credential.draft").exists()
+
+
+def test_a_credential_is_in_no_admission_and_its_digest_opens_nothing(market: Market) -> None:
+    door = DOORS["participants"](market)
+    assert door.signer is not None
+    credential = door.signer.home.drafted_credential()
+    assert credential not in canonical(door.request()).decode()
+    response = door.post(door.request())
+    assert response.status_code == 201
+    assert credential not in response.text
+    assert get(market.clients["auditor"], "/me").status_code == 200
+    for guess in (door.document["credential_digest"], door.document["credential_digest"].removeprefix("sha256:")):
+        answer = requests.get(market.service.api + "/me", headers={"Authorization": f"Bearer {guess}"}, timeout=10)
+        expect_problem(answer, 401, "unauthenticated")
+
+
+def test_a_credential_belongs_to_one_participant(market: Market) -> None:
+    first, second = DOORS["participants"](market), DOORS["participants"](market)
+    assert first.post(first.request()).status_code == 201
+    taken = second.changed("credential_digest", to=first.document["credential_digest"])
+    expect_problem(second.post(second.request(taken)), 409, "conflict")
 
 
 def test_an_admitted_name_or_key_is_not_admitted_again(market: Market) -> None:

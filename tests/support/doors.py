@@ -145,6 +145,7 @@ def admission(market: Market) -> Door:
         signing_key=client.home.signing.public.hex(),
         sealing_key=client.home.sealing.public.hex(),
         code_digest=secret_digest(code),
+        credential_digest=secret_digest(client.home.drafted_credential()),
     )
     return Door(
         path="/participants",

@@ -127,6 +127,7 @@ class Story:
             signing_key=firm.signing.public.hex(),
             sealing_key=firm.sealing.public.hex(),
             code_digest=secret_digest(code),
+            credential_digest=secret_digest(f"credential of {name}, {code}"),
         )
         participants.admit(self.host, firm.sign("admission", admission), code)
         return firm
