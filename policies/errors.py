@@ -38,6 +38,12 @@ class Malformed(SandboxError):
     code = "malformed"
 
 
+class TooLarge(Malformed):
+    """The caller sends less: the request is larger than the service takes."""
+
+    code = "too-large"
+
+
 class Unauthenticated(SandboxError):
     """No valid credential came with the request."""
 
@@ -112,6 +118,7 @@ class Tampered(SandboxError):
 
 OUTCOMES: dict[type[SandboxError], tuple[int, int]] = {
     Malformed: (400, 2),
+    TooLarge: (413, 2),
     Unauthenticated: (401, 2),
     Forbidden: (403, 2),
     Refused: (403, 3),

@@ -11,6 +11,7 @@ _SLUG = re.compile(r"[a-z][a-z0-9_-]{0,59}\Z")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _HEX_KEY = re.compile(r"[0-9a-f]{64}\Z")
 _REQUEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,63}\Z")
+_DATASET = re.compile(rf"{_NAME.pattern.removesuffix(chr(92) + 'Z')}\.{_NAME.pattern}")
 
 
 def require_name(text: str, where: str) -> str:
@@ -55,3 +56,17 @@ def _require(pattern: re.Pattern[str], text: str, where: str, rule: str) -> str:
 def _shown(text: str) -> str:
     """A refused name as it may be printed: no control characters, no more than 40 characters."""
     return "".join(c if c.isprintable() else "?" for c in text[:40])
+
+
+PATTERNS: dict[str, str] = {
+    require.__name__: pattern.pattern.removesuffix(r"\Z")
+    for require, pattern in (
+        (require_name, _NAME),
+        (require_slug, _SLUG),
+        (require_dataset, _DATASET),
+        (require_digest, _DIGEST),
+        (require_key, _HEX_KEY),
+        (require_request_id, _REQUEST),
+    )
+}
+"""Name of the function -> regular expression of the whole text that it accepts, for those who describe documents to others."""

@@ -20,7 +20,7 @@ from policies.privacy import Loss, parse_epsilon
 PROFILE = "urn:sandbox:odrl-profile:1"
 CONTEXT = ["http://www.w3.org/ns/odrl.jsonld", {"sb": PROFILE + "#"}]
 
-_OPERANDS = {
+OPERANDS = {
     ("purpose", "isAnyOf"): "purposes",
     ("dateTime", "gteq"): "not_before",
     ("dateTime", "lt"): "not_after",
@@ -128,7 +128,7 @@ def _permission(terms: Terms, provider: str) -> dict[str, Any]:
         "action": "sb:aggregate",
         "constraint": [
             {"leftOperand": left, "operator": operator, "rightOperand": right.get(field, encode(getattr(terms, field)))}
-            for (left, operator), field in _OPERANDS.items()
+            for (left, operator), field in OPERANDS.items()
         ],
         "sb:column": [encode(term) for term in terms.columns],
     }
@@ -147,13 +147,13 @@ def _terms(value: Any, where: str) -> Terms:
         if not isinstance(constraint, dict):
             raise Malformed("must be an object", where=at)
         left, operator = constraint.get("leftOperand"), constraint.get("operator")
-        field = _OPERANDS.get((left, operator)) if isinstance(left, str) and isinstance(operator, str) else None
+        field = OPERANDS.get((left, operator)) if isinstance(left, str) and isinstance(operator, str) else None
         if field is None:
             raise Malformed(f"unknown constraint {str(left)[:40]!r} {str(operator)[:20]!r}", where=at, code="unknown-term")
         if field in fields:
             raise Malformed(f"`{left} {operator}` appears twice", where=at)
         fields[field] = _right_operand(field, constraint.get("rightOperand"), f"{at}.rightOperand")
-    missing = [f"{left} {operator}" for (left, operator), field in _OPERANDS.items() if field not in fields]
+    missing = [f"{left} {operator}" for (left, operator), field in OPERANDS.items() if field not in fields]
     if missing:
         raise Malformed(f"constraint `{missing[0]}` is missing", where=f"{where}.constraint")
     return decode(Terms, fields, where)

@@ -12,6 +12,7 @@ from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import Conflict, Malformed, NotFound
 from policies.grant import grant_digest
 from policies.names import require_key
+from sandbox.exchange.paging import Listing, Page
 from sandbox.exchange.records import Participant
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
@@ -20,15 +21,16 @@ from sandbox.jobs.states import Job, KeyRequest
 MAX_SEALED = 1 << 20
 
 
-def waiting_keys(host: Host, caller: Participant) -> list[tuple[KeyRequest, Job]]:
+def waiting_keys(host: Host, caller: Participant, page: Page) -> Listing[tuple[KeyRequest, Job]]:
     """Key requests that wait for the caller's broker, oldest first."""
     with host.store.reading() as tx:
+        listing = tx.open_key_requests(caller.id, page)
         found = []
-        for request in tx.open_key_requests(caller.id):
+        for request in listing.items:
             job = tx.job(request.job)
             assert job is not None, "a key request has a job"
             found.append((request, job))
-        return found
+        return Listing(items=tuple(found), next=listing.next)
 
 
 def challenge(host: Host, caller: Participant, job_id: str, nonce: str) -> KeyRequest:

@@ -85,7 +85,7 @@ class Client:
 
     def participants(self) -> list[dict[str, Any]]:
         """All participants with their public keys."""
-        return list(self._get("/participants")["participants"])
+        return self._pages("/participants", "participants")
 
     # --- providing
 
@@ -116,9 +116,13 @@ class Client:
         """Make an offer."""
         return self._post("/offers", {"signed": self._signed("offer", offer_document(offer))})
 
-    def offers(self) -> list[dict[str, Any]]:
-        """All offers."""
-        return list(self._get("/offers")["offers"])
+    def datasets(self, provider: str | None = None) -> list[dict[str, Any]]:
+        """All datasets, or those of one provider."""
+        return self._pages("/datasets", "datasets", provider=provider)
+
+    def offers(self, provider: str | None = None) -> list[dict[str, Any]]:
+        """All offers, or those of one provider."""
+        return self._pages("/offers", "offers", provider=provider)
 
     # --- agreeing
 
@@ -133,9 +137,9 @@ class Client:
             raise Tampered("the service sent another agreement", code="agreement-digest")
         return parse_agreement(record["document"]), record
 
-    def agreements(self) -> list[dict[str, Any]]:
-        """All agreements of this participant."""
-        return list(self._get("/agreements")["agreements"])
+    def agreements(self, state: str | None = None) -> list[dict[str, Any]]:
+        """All agreements of this participant, or those `proposed` or `active`."""
+        return self._pages("/agreements", "agreements", state=state)
 
     def sign_agreement(self, name: str) -> dict[str, Any]:
         """Sign an agreement by digest, and keep a copy at home: brokers and clients decide on that copy only.
@@ -175,9 +179,9 @@ class Client:
         """A job's state, decision and positions."""
         return self._get(f"/jobs/{job_id}")
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """Newest jobs under this participant's agreements."""
-        return list(self._get("/jobs")["jobs"])
+    def jobs(self, state: str | None = None, consumer: str | None = None, agreement: str | None = None) -> list[dict[str, Any]]:
+        """All jobs under this participant's agreements, newest first, with the given state, consumer and agreement."""
+        return self._pages("/jobs", "jobs", state=state, consumer=consumer, agreement=agreement)
 
     def wait(self, job_id: str, timeout: float = 120.0, progress: Callable[[str], None] = lambda state: None) -> dict[str, Any]:
         """Poll a job until it has ended. Raises Unavailable when `timeout` seconds are over."""
@@ -227,7 +231,7 @@ class Client:
 
     def key_requests(self) -> list[dict[str, Any]]:
         """Runs that wait for this participant's broker."""
-        return list(self._get("/key-requests")["key_requests"])
+        return self._pages("/key-requests", "key_requests")
 
     def challenge(self, job_id: str, nonce: str) -> None:
         """Challenge the enclave of a run."""
@@ -255,6 +259,49 @@ class Client:
         """A file of the log by its tlog-tiles path below the log's prefix."""
         return self._send("GET", f"/log/{path}").content
 
+    # --- noticing
+
+    def events(self, stopping: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, str]]:
+        """("job" or "key-request", id) whenever something is to be looked at again; ("connected", "") after every new connection.
+
+        What the service says here is a hint only. After "connected" everything is to be looked at once. A stream that ends or fails is
+        opened again; where the service cannot be reached or takes no more streams, that is tried every other second until `stopping`.
+        """
+        seen, new = "", True
+        while not stopping():
+            try:
+                with self._send("GET", "/events", stream=True, headers={"Last-Event-ID": seen} if seen else {}) as response:
+                    if new:
+                        yield "connected", ""
+                    new, kind = False, ""
+                    for line in response.iter_lines(chunk_size=1, decode_unicode=True):
+                        name, _, value = str(line).partition(": ")
+                        kind = value if name == "event" else kind
+                        seen = value if name == "id" else seen
+                        if name == "data":
+                            yield kind, value
+                        if stopping():
+                            return
+            except (Unavailable, requests.RequestException):
+                new = True
+                time.sleep(2.0)
+
+    def _pages(self, path: str, member: str, **filters: str | None) -> list[dict[str, Any]]:
+        """Items of all pages of a listing. Raises Tampered if a page does not lead on."""
+        query = {name: value for name, value in filters.items() if value is not None} | {"limit": "200"}
+        found: list[dict[str, Any]] = []
+        cursors: set[str] = set()
+        while True:
+            page = self._answer("GET", path, params=query)
+            found += page[member]
+            following = page["next"]
+            if following is None:
+                return found
+            if following in cursors:
+                raise Tampered("the service's pages go round in a circle", code="paging")
+            cursors.add(following)
+            query["cursor"] = following
+
     def _signed(self, purpose: Purpose, body: Any) -> dict[str, Any]:
         return dict(encode(sign_document(purpose, self.home.participant, body, self.home.signing)))
 
@@ -267,8 +314,10 @@ class Client:
     def _answer(self, method: str, path: str, *, anonymous: bool = False, **arguments: Any) -> dict[str, Any]:
         return dict(parse_json(self._send(method, path, anonymous=anonymous, **arguments).content, limit=256 << 20))
 
-    def _send(self, method: str, path: str, *, anonymous: bool = False, **arguments: Any) -> requests.Response:
-        headers = {} if anonymous else {"Authorization": f"Bearer {self.home.credential}"}
+    def _send(
+        self, method: str, path: str, *, anonymous: bool = False, headers: Mapping[str, str] | None = None, **arguments: Any
+    ) -> requests.Response:
+        headers = dict(headers or {}) | ({} if anonymous else {"Authorization": f"Bearer {self.home.credential}"})
         try:
             response = self.session.request(
                 method, f"{self.home.url}/api/v1{path}", headers=headers, timeout=TIMEOUT_S, **arguments

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enclaves.kit.columns import inspect_envelope
-from policies.errors import Malformed, NotFound
+from policies.errors import NotFound, TooLarge
 from policies.names import require_digest
 
 
@@ -30,7 +30,8 @@ class Blobs:
         """Stream an upload to disk and return (digest, size). It appears whole under its digest or not at all.
 
         Raises:
-            Malformed: empty, too large, plaintext or not an encrypted Parquet file; nothing is kept.
+            TooLarge: above `limit`.
+            Malformed: empty, plaintext or not an encrypted Parquet file; nothing is kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         hasher, size, head, tail = hashlib.sha256(), 0, b"", b""
@@ -40,7 +41,7 @@ class Blobs:
                 for chunk in chunks:
                     size += len(chunk)
                     if size > self.limit:
-                        raise Malformed(f"the upload is larger than {self.limit} bytes", code="too-large")
+                        raise TooLarge(f"the upload is larger than {self.limit} bytes")
                     hasher.update(chunk)
                     head, tail = head + chunk[: 4 - len(head)], (tail + chunk)[-8:]
                     file.write(chunk)

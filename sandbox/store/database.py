@@ -12,8 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from policies.errors import Conflict, SandboxError, Tampered, Unavailable
-from sandbox.store.exchange import ExchangeTables
-from sandbox.store.jobs import JobTables
+from sandbox.store.listings import Listings
 from sandbox.store.log import LogTables
 from sandbox.store.schema import SCHEMA_VERSION, log_state, metadata, settings
 
@@ -22,7 +21,7 @@ PREPARING = 0x5A4D_B0C5
 """PostgreSQL advisory lock under which tables are made: processes that start at once would make them twice."""
 
 
-class Transaction(LogTables, ExchangeTables, JobTables):
+class Transaction(LogTables, Listings):
     """All verbs of the store on one open transaction."""
 
     def __init__(self, connection: Connection) -> None:

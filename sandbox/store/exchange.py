@@ -96,11 +96,6 @@ class ExchangeTables:
         """The participant whose credential has that digest."""
         return self._one_participant(participants.c.credential_digest == credential_digest)
 
-    def participants(self) -> list[Participant]:
-        """All participants by id."""
-        rows = self.connection.execute(select(participants).order_by(participants.c.id))
-        return [_participant(row) for row in rows]
-
     def key_is_known(self, *keys: str) -> bool:
         """Whether one of these public keys belongs to a participant already."""
         found = self.connection.execute(
@@ -110,7 +105,7 @@ class ExchangeTables:
 
     def _one_participant(self, condition: Any) -> Participant | None:
         row = self.connection.execute(select(participants).where(condition)).one_or_none()
-        return None if row is None else _participant(row)
+        return None if row is None else participant_of(row)
 
     def add_upload(self, digest: str, participant: str, size: int) -> None:
         """Remember who uploaded a blob; again is the same."""
@@ -133,9 +128,9 @@ class ExchangeTables:
         """The dataset of that name."""
         return next(iter(self._datasets(datasets.c.dataset == name)), None)
 
-    def datasets(self) -> list[Dataset]:
-        """All datasets by name."""
-        return self._datasets(datasets.c.dataset.is_not(None))
+    def datasets_named(self, names: list[str]) -> list[Dataset]:
+        """The datasets of those names, by name."""
+        return self._datasets(datasets.c.dataset.in_(names))
 
     def _datasets(self, condition: Any) -> list[Dataset]:
         newest = func.coalesce(select(func.max(versions.c.version)).where(versions.c.dataset == datasets.c.dataset).scalar_subquery(), 0)
@@ -179,11 +174,7 @@ class ExchangeTables:
     def offer(self, digest: str) -> StoredOffer | None:
         """The offer of that digest."""
         row = self.connection.execute(select(offers).where(offers.c.digest == digest)).one_or_none()
-        return None if row is None else _offer(row)
-
-    def offers(self) -> list[StoredOffer]:
-        """All offers."""
-        return [_offer(row) for row in self.connection.execute(select(offers).order_by(offers.c.provider, offers.c.digest))]
+        return None if row is None else offer_of(row)
 
     def add_agreement(self, digest: str, document: dict[str, Any], parties: list[str], proposed_by: str) -> None:
         """Store a proposed agreement without signatures."""
@@ -238,10 +229,12 @@ class ExchangeTables:
         return sorted(row.agreement for row in rows)
 
 
-def _participant(row: Any) -> Participant:
+def participant_of(row: Any) -> Participant:
+    """The participant that a row holds."""
     return Participant(id=row.id, title=row.title, signing_key=row.signing_key, sealing_key=row.sealing_key)
 
 
-def _offer(row: Any) -> StoredOffer:
+def offer_of(row: Any) -> StoredOffer:
+    """The offer that a row holds."""
     signed = _signed(row.signed)
     return StoredOffer(digest=row.digest, offer=parse_offer(signed.body), signed=signed)

@@ -93,11 +93,6 @@ class JobTables:
         """The job that a consumer's request id made."""
         return self._one_job((jobs.c.consumer == consumer) & (jobs.c.request_id == request_id))
 
-    def jobs_in(self, agreements: Iterable[str], limit: int = 200) -> list[Job]:
-        """Newest jobs under these agreements."""
-        query = select(jobs).where(jobs.c.agreement.in_(list(agreements))).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit)
-        return [_job(row) for row in self.connection.execute(query)]
-
     def move_job(
         self, job: Job, state: JobState, *, positions: Positions | None = None, code: str = ""
     ) -> Job:
@@ -135,7 +130,7 @@ class JobTables:
     def abandoned(self, now: float) -> list[Job]:
         """Running jobs whose worker let its lease run out."""
         rows = self.connection.execute(select(jobs).where(jobs.c.state == "running", jobs.c.lease_until < now))
-        return [_job(row) for row in rows]
+        return [job_of(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
         """Number of jobs by state."""
@@ -157,7 +152,7 @@ class JobTables:
     def key_requests(self, job_id: str) -> list[KeyRequest]:
         """All key requests of a job by provider."""
         rows = self.connection.execute(select(key_requests).where(key_requests.c.job == job_id).order_by(key_requests.c.provider))
-        return [_key_request(row) for row in rows]
+        return [key_request_of(row) for row in rows]
 
     def key_request(self, job_id: str, provider: str) -> KeyRequest | None:
         """One provider's key request, held until the transaction ends."""
@@ -166,17 +161,7 @@ class JobTables:
             .where(key_requests.c.job == job_id, key_requests.c.provider == provider)
             .with_for_update()
         ).one_or_none()
-        return None if row is None else _key_request(row)
-
-    def open_key_requests(self, provider: str) -> list[KeyRequest]:
-        """Key requests of running jobs that wait for this provider's broker."""
-        rows = self.connection.execute(
-            select(key_requests)
-            .join(jobs, jobs.c.id == key_requests.c.job)
-            .where(key_requests.c.provider == provider, key_requests.c.state.in_(["wanted", "attested"]), jobs.c.state == "running")
-            .order_by(jobs.c.created_at)
-        )
-        return [_key_request(row) for row in rows]
+        return None if row is None else key_request_of(row)
 
     def set_key_request(self, request: KeyRequest) -> None:
         """Store the new state of a held key request."""
@@ -202,10 +187,11 @@ class JobTables:
     def _one_job(self, condition: Any, *, lock: bool = False) -> Job | None:
         query = select(jobs).where(condition)
         row = self.connection.execute(query.with_for_update() if lock else query).one_or_none()
-        return None if row is None else _job(row)
+        return None if row is None else job_of(row)
 
 
-def _job(row: Any) -> Job:
+def job_of(row: Any) -> Job:
+    """The job that a row holds."""
     signed = decode(Signed, from_text(row.signed))
     return Job(
         id=row.id,
@@ -225,7 +211,8 @@ def _job(row: Any) -> Job:
     )
 
 
-def _key_request(row: Any) -> KeyRequest:
+def key_request_of(row: Any) -> KeyRequest:
+    """The key request that a row holds."""
     return KeyRequest(
         job=row.job, provider=row.provider, state=row.state, nonce=row.nonce, sealed=row.sealed, reason=row.reason
     )

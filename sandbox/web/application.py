@@ -6,28 +6,26 @@ from flask import Flask, Response, request
 
 from policies.errors import NotFound
 from sandbox.host import Host
-from sandbox.web import exchange_api, jobs_api, log_api, problems
+from sandbox.web import problems
+from sandbox.web.events import Streams
+from sandbox.web.headers import secure, validate
 from sandbox.web.models import finish_body
-from sandbox.web.views import reply
+from sandbox.web.openapi import describe
+from sandbox.web.routes import OPERATIONS
 
 
 def make_app(host: Host) -> Flask:
-    """Return the WSGI application. It holds no state besides `host`."""
+    """Return the WSGI application. It holds no state besides `host` and the number of its open event streams."""
     app = Flask("sandbox", static_folder=None)
     app.extensions["sandbox"] = host
+    app.extensions["sandbox-streams"] = Streams()
+    app.extensions["sandbox-openapi"] = describe(OPERATIONS)
     app.config["SANDBOX_JSON_BYTES"] = host.config.json_bytes
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
     problems.install(app)
-    for blueprint in (exchange_api.api, jobs_api.api, log_api.api):
-        app.register_blueprint(blueprint)
-
-    @app.get("/healthz")
-    def healthz() -> Response:
-        """Whether this process can read its database."""
-        with host.store.reading() as tx:
-            size = tx.log_size()
-        return reply({"ok": True, "entries": size})
+    for operation in OPERATIONS:
+        app.add_url_rule(operation.path, endpoint=operation.name, view_func=operation.serve, methods=[operation.method])
 
     @app.before_request
     def refuse_unprintable_names() -> None:
@@ -39,8 +37,8 @@ def make_app(host: Host) -> Flask:
     def harden(response: Response) -> Response:
         if response.status_code >= 400:
             finish_body()
-        response.headers.setdefault("Cache-Control", "no-store")
-        response.headers["X-Content-Type-Options"] = "nosniff"
+        response = validate(response)
+        secure(response)
         return response
 
     return app

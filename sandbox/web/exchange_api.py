@@ -1,66 +1,74 @@
-"""/api/v1: participants, uploads, datasets, offers, agreements."""
+"""Participants, uploads, datasets, offers, agreements: one function per operation of sandbox/web/routes.py."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
-from policies.codec import encode
-from policies.errors import Malformed, NotFound
+from policies.errors import Malformed, NotFound, TooLarge
 from sandbox.exchange import agreements, datasets, participants
-from sandbox.web.auth import caller, host
-from sandbox.web.models import AdmissionBody, SignedOnly, read_body, read_bytes
-from sandbox.web.views import agreement_view, dataset_view, offer_view, participant_view, reply, version_view
-
-api = Blueprint("exchange", __name__, url_prefix="/api/v1")
+from sandbox.web.auth import host
+from sandbox.web.models import AdmissionBody, AgreementsQuery, OfProvider, Paged, Query, SignedOnly, cursor_of, read_bytes
+from sandbox.web.operation import Call
+from sandbox.web.views import (
+    Admitted,
+    Agreements,
+    Datasets,
+    EnclaveView,
+    Ledgers,
+    LedgerView,
+    LogView,
+    Offers,
+    Participants,
+    ServiceView,
+    Uploaded,
+    agreement_view,
+    dataset_view,
+    offer_view,
+    reply,
+    version_view,
+)
 
 CHUNK = 1 << 20
 
 
-@api.get("/service")
-def service() -> Response:
-    """What a participant needs to know before it joins: the log's identity and the enclave that this host would start."""
+def service(call: Call[Query, None]) -> Response:
+    """The log's identity and the enclave that this host would start."""
     log = host().log_identity
     return reply(
-        {
-            "log": {"origin": log.name, "key": log.public.hex(), "vkey": log.vkey},
-            "enclave": {"kind": "simulated", "measurement": host().measurement},
-        }
+        ServiceView(
+            log=LogView(origin=log.name, key=log.public.hex(), vkey=log.vkey),
+            enclave=EnclaveView(kind="simulated", measurement=host().measurement),
+        )
     )
 
 
-@api.post("/participants")
-def admit() -> Response:
+def admit(call: Call[Query, AdmissionBody]) -> Response:
     """Admit a participant with a one-time code."""
-    body = read_body(AdmissionBody)
-    return reply({"participant": participant_view(participants.admit(host(), body.signed.document(), body.code))}, 201)
+    return reply(Admitted(participant=participants.admit(host(), call.body.signed.document(), call.body.code)), 201)
 
 
-@api.get("/participants")
-def list_participants() -> Response:
-    """All participants with their public keys."""
-    caller()
+def list_participants(call: Call[Paged, None]) -> Response:
+    """Participants with their public keys."""
     with host().store.reading() as tx:
-        return reply({"participants": [participant_view(item) for item in tx.participants()]})
+        found = tx.participants(call.query.page(str))
+    return reply(Participants(participants=found.items, next=cursor_of(found.next)))
 
 
-@api.get("/me")
-def me() -> Response:
+def me(call: Call[Query, None]) -> Response:
     """The participant that the credential belongs to."""
-    return reply(participant_view(caller()))
+    return reply(call.who)
 
 
-@api.post("/uploads")
-def upload() -> Response:
+def upload(call: Call[Query, None]) -> Response:
     """Stream an encrypted file to the host."""
-    who = caller()
     if request.content_length is not None and request.content_length > host().config.upload_bytes:
-        raise Malformed(f"the upload is larger than {host().config.upload_bytes} bytes", code="too-large")
+        raise TooLarge(f"the upload is larger than {host().config.upload_bytes} bytes")
     digest, size = host().blobs.add(_chunks())
     with host().store.transaction() as tx:
-        tx.add_upload(digest, who.id, size)
-    return reply({"digest": digest, "size": size}, 201)
+        tx.add_upload(digest, call.who.id, size)
+    return reply(Uploaded(digest=digest, size=size), 201)
 
 
 def _chunks() -> Iterator[bytes]:
@@ -72,24 +80,20 @@ def _chunks() -> Iterator[bytes]:
         raise Malformed("the upload ended early", code="truncated-upload")
 
 
-@api.post("/datasets")
-def declare() -> Response:
+def declare(call: Call[Query, SignedOnly]) -> Response:
     """Declare a dataset."""
-    return reply(dataset_view(datasets.declare(host(), caller(), read_body(SignedOnly).signed.document())), 201)
+    return reply(dataset_view(datasets.declare(host(), call.who, call.body.signed.document())), 201)
 
 
-@api.get("/datasets")
-def list_datasets() -> Response:
-    """All declared datasets."""
-    caller()
+def list_datasets(call: Call[OfProvider, None]) -> Response:
+    """Declared datasets."""
     with host().store.reading() as tx:
-        return reply({"datasets": [dataset_view(item) for item in tx.datasets()]})
+        found = tx.datasets(call.query.page(str), call.query.provider)
+    return reply(Datasets(datasets=tuple(map(dataset_view, found.items)), next=cursor_of(found.next)))
 
 
-@api.get("/datasets/<name>")
-def one_dataset(name: str) -> Response:
+def one_dataset(call: Call[Query, None], name: str) -> Response:
     """One dataset."""
-    caller()
     with host().store.reading() as tx:
         dataset = tx.dataset(name)
     if dataset is None:
@@ -97,64 +101,54 @@ def one_dataset(name: str) -> Response:
     return reply(dataset_view(dataset))
 
 
-@api.post("/versions")
-def publish() -> Response:
+def publish(call: Call[Query, SignedOnly]) -> Response:
     """Publish an upload as the next version of a dataset."""
-    return reply(version_view(datasets.publish_version(host(), caller(), read_body(SignedOnly).signed.document())), 201)
+    return reply(version_view(datasets.publish_version(host(), call.who, call.body.signed.document())), 201)
 
 
-@api.post("/offers")
-def offer() -> Response:
+def offer(call: Call[Query, SignedOnly]) -> Response:
     """Make an offer."""
-    return reply(offer_view(datasets.make_offer(host(), caller(), read_body(SignedOnly).signed.document())), 201)
+    return reply(offer_view(datasets.make_offer(host(), call.who, call.body.signed.document())), 201)
 
 
-@api.get("/offers")
-def list_offers() -> Response:
-    """All offers."""
-    caller()
+def list_offers(call: Call[OfProvider, None]) -> Response:
+    """Offers."""
     with host().store.reading() as tx:
-        return reply({"offers": [offer_view(item) for item in tx.offers()]})
+        found = tx.offers(call.query.page(str, str), call.query.provider)
+    return reply(Offers(offers=tuple(map(offer_view, found.items)), next=cursor_of(found.next)))
 
 
-@api.post("/agreements")
-def propose() -> Response:
+def propose(call: Call[Query, SignedOnly]) -> Response:
     """Propose an agreement."""
-    return reply(agreement_view(agreements.propose(host(), caller(), read_body(SignedOnly).signed.document())), 201)
+    return reply(agreement_view(agreements.propose(host(), call.who, call.body.signed.document())), 201)
 
 
-@api.get("/agreements")
-def list_agreements() -> Response:
+def list_agreements(call: Call[AgreementsQuery, None]) -> Response:
     """The caller's agreements."""
-    who = caller()
     with host().store.reading() as tx:
-        found = [tx.agreement(digest) for digest in tx.agreements_of(who.id)]
-    return reply({"agreements": [agreement_view(item) for item in found if item is not None]})
+        found = tx.agreements(call.who.id, call.query.page(str), call.query.state)
+    return reply(Agreements(agreements=tuple(map(agreement_view, found.items)), next=cursor_of(found.next)))
 
 
-@api.get("/agreements/<digest>")
-def one_agreement(digest: str) -> Response:
+def one_agreement(call: Call[Query, None], digest: str) -> Response:
     """One agreement of the caller's."""
-    return reply(agreement_view(agreements.read_agreement(host(), caller(), digest)))
+    return reply(agreement_view(agreements.read_agreement(host(), call.who, digest)))
 
 
-@api.post("/agreements/signatures")
-def sign() -> Response:
+def sign(call: Call[Query, SignedOnly]) -> Response:
     """Sign an agreement."""
-    return reply(agreement_view(agreements.sign(host(), caller(), read_body(SignedOnly).signed.document())))
+    return reply(agreement_view(agreements.sign(host(), call.who, call.body.signed.document())))
 
 
-@api.get("/ledgers")
-def ledgers() -> Response:
+def ledgers(call: Call[Query, None]) -> Response:
     """What the ledgers of the caller's agreements have paid."""
-    who = caller()
     with host().store.reading() as tx:
-        found = [tx.agreement(digest) for digest in tx.agreements_of(who.id)]
+        found = [tx.agreement(digest) for digest in tx.agreements_of(call.who.id)]
         spent = tx.spent()
     names = {(d.provider, d.id_space) for item in found if item is not None for d in item.agreement.declarations}
     rows = [
-        {"provider": provider, "id_space": id_space, "spent": encode(spent[provider, id_space])}
+        LedgerView(provider=provider, id_space=id_space, spent=spent[provider, id_space])
         for provider, id_space in sorted(names)
         if (provider, id_space) in spent
     ]
-    return reply({"ledgers": rows})
+    return reply(Ledgers(ledgers=tuple(rows)))

@@ -1,47 +1,43 @@
-"""/api/v1: jobs, key requests, releases."""
+"""Jobs, key requests, releases: one function per operation of sandbox/web/routes.py."""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Response
 
-from policies.codec import decode, encode
+from policies.codec import decode
 from policies.decide import refusal
 from policies.errors import Conflict, Malformed, NotFound
 from policies.request import JobRequest
 from sandbox.exchange.records import Participant
 from sandbox.jobs import handout, keys, submit
 from sandbox.jobs.states import FINAL, Job
-from sandbox.web.auth import caller, host
-from sandbox.web.models import ChallengeBody, CheckBody, KeysBody, SignedOnly, read_body
+from sandbox.web.auth import host
+from sandbox.web.models import ChallengeBody, CheckBody, JobsQuery, KeysBody, Paged, Query, SignedOnly, cursor_of
+from sandbox.web.operation import Call
 from sandbox.web.problems import of_error
-from sandbox.web.views import job_view, key_request_view, reply
-
-api = Blueprint("jobs", __name__, url_prefix="/api/v1")
+from sandbox.web.views import Checked, Jobs, KeyRequests, KeyStateView, job_view, key_request_view, reply
 
 
-@api.post("/jobs:check")
-def check() -> Response:
+def check(call: Call[Query, CheckBody]) -> Response:
     """Decide a request without charging or logging it."""
-    who = caller()
-    request = decode(JobRequest, read_body(CheckBody).request)
-    if request.consumer != who.id:
+    request = decode(JobRequest, call.body.request)
+    if request.consumer != call.who.id:
         raise NotFound("a request is made in one's own name")
-    preview = submit.check(host(), who, request)
+    preview = submit.check(host(), call.who, request)
     return reply(
-        {
-            "allowed": preview.decision.allowed,
-            "plan": encode(preview.plan),
-            "facts": encode(preview.facts),
-            "decision": encode(preview.decision),
-            "grant": None if preview.grant is None else encode(preview.grant),
-        }
+        Checked(
+            allowed=preview.decision.allowed,
+            plan=preview.plan,
+            facts=preview.facts,
+            decision=preview.decision,
+            grant=preview.grant,
+        )
     )
 
 
-@api.post("/jobs")
-def submit_job() -> Response:
+def submit_job(call: Call[Query, SignedOnly]) -> Response:
     """Submit a signed request. A denied one answers 403 with the findings and the job that holds the logged decision."""
-    job = submit.submit(host(), caller(), read_body(SignedOnly).signed.document())
+    job = submit.submit(host(), call.who, call.body.signed.document())
     if job.state == "denied":
         error = refusal(job.decision)
         error.where = job.id
@@ -49,74 +45,66 @@ def submit_job() -> Response:
     return reply(job_view(job), 201)
 
 
-@api.get("/jobs")
-def list_jobs() -> Response:
-    """Newest jobs under the caller's agreements."""
-    who = caller()
+def list_jobs(call: Call[JobsQuery, None]) -> Response:
+    """Jobs under the caller's agreements, newest first."""
+    query = call.query
     with host().store.reading() as tx:
-        return reply({"jobs": [job_view(job) for job in tx.jobs_in(tx.agreements_of(who.id))]})
+        found = tx.jobs(call.who.id, query.page(int, str), query.state, query.consumer, query.agreement)
+    return reply(Jobs(jobs=tuple(map(job_view, found.items)), next=cursor_of(found.next)))
 
 
-@api.get("/jobs/<job_id>")
-def show(job_id: str) -> Response:
+def one_job(call: Call[Query, None], job_id: str) -> Response:
     """One job under an agreement of the caller's."""
-    return reply(job_view(_visible(job_id, caller())))
+    return reply(job_view(_visible(job_id, call.who)))
 
 
-@api.get("/jobs/<job_id>/release")
-def release(job_id: str) -> Response:
+def release(call: Call[Query, None], job_id: str) -> Response:
     """The sealed release, to its recipient alone, with the receipt."""
-    job = _visible(job_id, who := caller())
-    if job.request.consumer != who.id:
+    job = _visible(job_id, call.who)
+    if job.request.consumer != call.who.id:
         raise NotFound("there is no such release of yours")
     if job.state not in FINAL:
         raise Conflict(f"the job is {job.state}; look again later", code="not-ready")
     return reply(handout.release(host(), job))
 
 
-@api.get("/jobs/<job_id>/receipt")
-def receipt(job_id: str) -> Response:
+def receipt(call: Call[Query, None], job_id: str) -> Response:
     """The receipt, to every party of the agreement; it tells nothing of the figures."""
-    job = _visible(job_id, caller())
+    job = _visible(job_id, call.who)
     if job.state not in FINAL:
         raise Conflict(f"the job is {job.state}; look again later", code="not-ready")
     return reply(handout.receipt(host(), job))
 
 
-@api.get("/key-requests")
-def key_requests() -> Response:
+def list_key_requests(call: Call[Paged, None]) -> Response:
     """Runs that wait for the caller's broker."""
-    waiting = keys.waiting_keys(host(), caller())
-    return reply({"key_requests": [key_request_view(request, job) for request, job in waiting]})
+    found = keys.waiting_keys(host(), call.who, call.query.page(int, str))
+    views = tuple(key_request_view(request, job) for request, job in found.items)
+    return reply(KeyRequests(key_requests=views, next=cursor_of(found.next)))
 
 
-@api.post("/key-requests/<job_id>/challenge")
-def challenge(job_id: str) -> Response:
+def challenge(call: Call[Query, ChallengeBody], job_id: str) -> Response:
     """Challenge the enclave of a run."""
-    request = keys.challenge(host(), caller(), job_id, read_body(ChallengeBody).nonce)
-    return reply({"state": request.state})
+    return reply(KeyStateView(state=keys.challenge(host(), call.who, job_id, call.body.nonce).state))
 
 
-@api.post("/key-requests/keys")
-def release_keys() -> Response:
+def release_keys(call: Call[Query, KeysBody]) -> Response:
     """Hand over keys sealed to the attested enclave of a run."""
-    who, body = caller(), read_body(KeysBody)
     try:
-        sealed = bytes.fromhex(body.sealed)
+        sealed = bytes.fromhex(call.body.sealed)
     except ValueError as error:
         raise Malformed("must be hexadecimal", where="sealed") from error
-    return reply({"state": keys.accept_keys(host(), who, body.signed.document(), sealed).state})
+    return reply(KeyStateView(state=keys.accept_keys(host(), call.who, call.body.signed.document(), sealed).state))
 
 
-@api.post("/key-requests/refusals")
-def refuse_keys() -> Response:
+def refuse_keys(call: Call[Query, SignedOnly]) -> Response:
     """Refuse keys to a run."""
-    return reply({"state": keys.refuse_keys(host(), caller(), read_body(SignedOnly).signed.document()).state})
+    return reply(KeyStateView(state=keys.refuse_keys(host(), call.who, call.body.signed.document()).state))
 
 
 def _visible(job_id: str, who: Participant) -> Job:
     with host().store.reading() as tx:
         job = tx.job(job_id)
-        if job is None or job.request.agreement not in tx.agreements_of(who.id):
+        if job is None or not tx.has_agreement(who.id, job.request.agreement):
             raise NotFound("there is no such job under an agreement of yours")
     return job

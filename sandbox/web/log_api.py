@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import re
+from flask import Response
 
-from flask import Blueprint, Response, request
-
-from policies.canonical import MAX_INTEGER
-from policies.codec import encode
 from policies.errors import Malformed, NotFound
 from sandbox.audit import merkle
 from sandbox.audit.tiles import TILE_HEIGHT, TILE_WIDTH, pack_entries, parse_tile_path, tile_hashes
-from sandbox.web.auth import caller, host
-from sandbox.web.views import reply
-
-api = Blueprint("log", __name__, url_prefix="/api/v1/log")
+from sandbox.web.auth import host
+from sandbox.web.models import Query, RangeQuery
+from sandbox.web.operation import Call
+from sandbox.web.views import ConsistencyProof, Entries, Health, Openings, reply
 
 MAX_PAGE = 1000
-_WHOLE_NUMBER = re.compile(r"[0-9]{1,16}")
 
 
-@api.get("/checkpoint")
-def checkpoint() -> Response:
+def healthz(call: Call[Query, None]) -> Response:
+    """Whether this process can read its database."""
+    with host().store.reading() as tx:
+        size = tx.log_size()
+    return reply(Health(ok=True, entries=size))
+
+
+def checkpoint(call: Call[Query, None]) -> Response:
     """The newest checkpoint as a signed note."""
-    caller()
     with host().store.reading() as tx:
         newest = tx.newest_checkpoint()
     note = newest[1] if newest else host().publish()
     return Response(note, mimetype="text/plain", headers={"Cache-Control": "no-cache"})
 
 
-@api.get("/tile/<path:path>")
-def tile(path: str) -> Response:
+def tile(call: Call[Query, None], path: str) -> Response:
     """A hash tile or an entry bundle."""
-    caller()
     file = parse_tile_path(f"tile/{path}")
     with host().store.reading() as tx:
         first = file.index * TILE_WIDTH
@@ -46,43 +44,33 @@ def tile(path: str) -> Response:
     return Response(data, mimetype="application/octet-stream", headers={"Cache-Control": "public, max-age=31536000, immutable"})
 
 
-@api.get("/entries")
-def entries() -> Response:
+def entries(call: Call[RangeQuery, None]) -> Response:
     """Entries `from` (inclusive) to `to` (exclusive) as text, at most 1000."""
-    caller()
-    first, end = _range()
+    first, end = _range(call.query, MAX_PAGE)
     with host().store.reading() as tx:
-        return reply({"entries": [data.decode() for data in tx.entries(first, end)]})
+        return reply(Entries(entries=tuple(data.decode() for data in tx.entries(first, end))))
 
 
-@api.get("/openings")
-def openings() -> Response:
+def openings(call: Call[RangeQuery, None]) -> Response:
     """Openings of that range that the caller may read: those for all participants and those of its agreements."""
-    who = caller()
-    first, end = _range()
+    first, end = _range(call.query, MAX_PAGE)
     with host().store.reading() as tx:
-        found = tx.openings(first, end, tx.agreements_of(who.id))
-    return reply({"openings": [encode(opening) for opening in found]})
+        return reply(Openings(openings=tuple(tx.openings(first, end, tx.agreements_of(call.who.id)))))
 
 
-@api.get("/consistency")
-def consistency() -> Response:
+def consistency(call: Call[RangeQuery, None]) -> Response:
     """Proof that the tree of size `to` extends the tree of size `from`."""
-    caller()
-    old, new = _range(limit=None)
+    old, new = _range(call.query, None)
     with host().store.reading() as tx:
         if new > tx.log_size():
             raise NotFound("the log is not that long")
         proof = merkle.consistency_proof(old, new, tx.node)
-    return reply({"proof": [item.hex() for item in proof]})
+    return reply(ConsistencyProof(proof=tuple(item.hex() for item in proof)))
 
 
-def _range(limit: int | None = MAX_PAGE) -> tuple[int, int]:
-    texts = request.args.get("from", ""), request.args.get("to", "")
-    if not all(map(_WHOLE_NUMBER.fullmatch, texts)):
-        raise Malformed("`from` and `to` must be whole numbers of at most 16 digits", where="query")
-    first, end = map(int, texts)
-    if not first <= end <= MAX_INTEGER or (limit is not None and end - first > limit):
+def _range(query: RangeQuery, limit: int | None) -> tuple[int, int]:
+    first, end = query.first, query.end
+    if first > end or (limit is not None and end - first > limit):
         apart = "" if limit is None else f", at most {limit} apart"
-        raise Malformed(f"`from` and `to` must satisfy 0 <= from <= to{apart}", where="query")
+        raise Malformed(f"`from` and `to` must satisfy 0 <= from <= to{apart}", where="from")
     return first, end

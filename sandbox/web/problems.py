@@ -12,10 +12,16 @@ from policies.errors import Refused, SandboxError, outcome
 
 
 def problem(status: int, code: str, title: str, **members: Any) -> Response:
-    """Return a problem document."""
+    """Return a problem document. What it quotes of a request holds no control characters."""
+    members = {name: _printable(value) if isinstance(value, str) else value for name, value in members.items()}
+    title = _printable(title)
     body = {"type": f"urn:sandbox:problem:{code}", "status": status, "code": code, "title": title}
     body |= {name: value for name, value in members.items() if value}
     return Response(canonical(body), status=status, mimetype="application/problem+json")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def of_error(error: SandboxError) -> Response:

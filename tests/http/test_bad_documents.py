@@ -44,7 +44,7 @@ BAD: dict[str, dict[str, tuple[Change, int, str | None]]] = {
         "a key in capitals": (setting("sealing_key", to="AB" * 32), 400, "malformed"),
         "one key for both": (lambda door: door.changed("sealing_key", to=door.document["signing_key"]), 400, "malformed"),
         "the digest of another code": (setting("code_digest", to=secret_digest("another code")), 403, "admission-code"),
-        "a code that is no digest": (setting("code_digest", to="sha256:xyz"), 403, "admission-code"),
+        "a code that is no digest": (setting("code_digest", to="sha256:xyz"), 400, "malformed"),
     },
     "datasets": {
         **{f"name {name!r}": (named(name), 400, "malformed") for name in NAMES},

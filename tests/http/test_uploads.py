@@ -97,13 +97,13 @@ def test_a_plaintext_file_is_what_the_test_says(plaintext: bytes, tmp_path: Path
 def test_an_upload_that_is_too_large_is_refused_whether_it_says_so_or_not(market: Market, announced: bool) -> None:
     before = market.service.state()
     large = b"PARE" + b"\0" * (UPLOAD_BYTES - 3)
-    expect_problem(send(market, large if announced else iter([large[:1000], large[1000:]])), 400, "too-large")
+    expect_problem(send(market, large if announced else iter([large[:1000], large[1000:]])), 413, "too-large")
     assert market.service.state() == before
 
 
 def test_a_hundred_times_too_large_still_gets_its_answer(market: Market) -> None:
     before = market.service.state()
-    expect_problem(send(market, b"\0" * (100 * UPLOAD_BYTES)), 400, "too-large")
+    expect_problem(send(market, b"\0" * (100 * UPLOAD_BYTES)), 413, "too-large")
     assert market.service.state() == before
 
 

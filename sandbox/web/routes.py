@@ -1,0 +1,220 @@
+"""Every operation of the API. The application serves exactly these, and the API's description is generated from them."""
+
+from __future__ import annotations
+
+from policies.declaration import Declaration
+from policies.documents import Admission, AgreementSignature, KeyRefusalStatement, KeyReleaseStatement, VersionManifest
+from policies.names import PATTERNS
+from policies.request import JobRequest
+from sandbox.audit.receipt import Receipt
+from sandbox.exchange.records import Participant
+from sandbox.web import documentation, events, exchange_api, jobs_api, log_api, views
+from sandbox.web.models import (
+    AdmissionBody,
+    AgreementsQuery,
+    ChallengeBody,
+    CheckBody,
+    JobsQuery,
+    KeysBody,
+    OfProvider,
+    Paged,
+    RangeQuery,
+    SignedOnly,
+)
+from sandbox.web.odrl_shapes import AGREEMENT, OFFER
+from sandbox.web.operation import Media, Operation, PathPart
+from sandbox.web.shapes import Document
+
+API = "/api/v1"
+
+DATASET = PathPart(pattern=f"^{PATTERNS['require_dataset']}$", description="Name of a dataset: provider, dot, name.")
+DIGEST = PathPart(pattern=f"^{PATTERNS['require_digest']}$", description="Digest that names an agreement.")
+JOB = PathPart(pattern="^job-[0-9a-f]{20}$", description="Id of a job.")
+TILE = PathPart(
+    pattern=r"^([0-9]{1,2}|entries)/(x[0-9]{3}/)*[0-9]{3}(\.p/[0-9]{1,3})?$", description="Path of a tile as in C2SP tlog-tiles."
+)
+
+SAME_AGAIN = "The same document again answers the same and changes nothing."
+PAGES = "In pages: follow `next` until it is null. Items that are added meanwhile neither repeat nor hide others."
+
+SERVICE = (
+    Operation(
+        method="GET", path="/healthz", view=log_api.healthz, tag="service", secured=False, answer=views.Health,
+        summary="Whether the service can read its database.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/service", view=exchange_api.service, tag="service", secured=False, answer=views.ServiceView,
+        summary="The log's identity and the enclave that the service would start.",
+        description="The service states them; whoever relies on them compares them with what the operator and the source code say.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/openapi.json", view=documentation.openapi, tag="service", secured=False,
+        answer=Media(type="application/json", description="An OpenAPI 3.1 document."), summary="This description.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/docs", view=documentation.docs, tag="service", secured=False,
+        answer=Media(type="text/html", description="A page that loads nothing."), summary="This description as a page.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/events", view=events.events, tag="service",
+        answer=Media(type="text/event-stream", description="Server-sent events: `job` and `key-request`, the id as data."),
+        headers={"Last-Event-ID": "`id` of the last event seen: the stream begins behind it, instead of now."},
+        summary="Events that say `look again`, about the caller's own agreements.",
+        description="An event names a job whose record has changed (`job`) or for which the caller's broker has something to do "
+        "(`key-request`); what has changed is to be read. A stream ends after some seconds; connect again with Last-Event-ID. Where all "
+        "streams are taken, the answer is 503 (`too-many-streams`): poll instead.",
+    ),
+)  # fmt: skip
+
+EXCHANGE = (
+    Operation(
+        method="POST", path=f"{API}/participants", view=exchange_api.admit, tag="participants", secured=False, status=201,
+        body=AdmissionBody, document=Document(purpose="admission", body=Admission), answer=views.Admitted, errors=(403, 409),
+        summary="Join with a one-time code.",
+        description="The client chooses its credential (32 random bytes in base64url, 20 to 200 characters), keeps it, and signs only the "
+        "digest `sha256(\"sandbox/v1/secret\\n\" + credential)`. The very same admission may be repeated after a lost answer, also when the "
+        "code has been used by it or has expired since.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/participants", view=exchange_api.list_participants, tag="participants", query=Paged,
+        answer=views.Participants, summary="Participants with their public keys, by id.", description=PAGES,
+    ),
+    Operation(
+        method="GET", path=f"{API}/me", view=exchange_api.me, tag="participants", answer=Participant,
+        summary="The participant that the credential belongs to.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/uploads", view=exchange_api.upload, tag="datasets", status=201,
+        body=Media(type="application/octet-stream", description="An encrypted Parquet file."), answer=views.Uploaded,
+        summary="Upload an encrypted file.",
+        description="The file is named by its digest; the same file again is the same upload. What is not encrypted is refused.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/datasets", view=exchange_api.declare, tag="datasets", status=201, body=SignedOnly,
+        document=Document(purpose="declaration", body=Declaration), answer=views.DatasetView, errors=(403, 409),
+        summary="Declare a dataset.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="GET", path=f"{API}/datasets", view=exchange_api.list_datasets, tag="datasets", query=OfProvider,
+        answer=views.Datasets, summary="Declared datasets, by name.", description=PAGES,
+    ),
+    Operation(
+        method="GET", path=f"{API}/datasets/<name>", view=exchange_api.one_dataset, tag="datasets", parts={"name": DATASET},
+        answer=views.DatasetView, summary="One dataset.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/versions", view=exchange_api.publish, tag="datasets", status=201, body=SignedOnly,
+        document=Document(purpose="version", body=VersionManifest), answer=views.VersionView, errors=(403, 404, 409),
+        summary="Publish an upload as the next version of a dataset.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="POST", path=f"{API}/offers", view=exchange_api.offer, tag="offers", status=201, body=SignedOnly,
+        document=Document(purpose="offer", body=OFFER), answer=views.OfferView, errors=(403, 404, 409),
+        summary="Make an offer.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="GET", path=f"{API}/offers", view=exchange_api.list_offers, tag="offers", query=OfProvider, answer=views.Offers,
+        summary="Offers, by provider and digest.", description=PAGES,
+    ),
+    Operation(
+        method="POST", path=f"{API}/agreements", view=exchange_api.propose, tag="agreements", status=201, body=SignedOnly,
+        document=Document(purpose="agreement", body=AGREEMENT), answer=views.AgreementView, errors=(403, 404, 409),
+        summary="Propose an agreement.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="GET", path=f"{API}/agreements", view=exchange_api.list_agreements, tag="agreements", query=AgreementsQuery,
+        answer=views.Agreements, summary="The caller's agreements, by digest.", description=PAGES,
+    ),
+    Operation(
+        method="GET", path=f"{API}/agreements/<digest>", view=exchange_api.one_agreement, tag="agreements", parts={"digest": DIGEST},
+        answer=views.AgreementView, summary="One agreement of the caller's.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/agreements/signatures", view=exchange_api.sign, tag="agreements", body=SignedOnly,
+        document=Document(purpose="agreement-signature", body=AgreementSignature), answer=views.AgreementView, errors=(403, 404, 409),
+        summary="Sign an agreement; the last signature makes it active.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="GET", path=f"{API}/ledgers", view=exchange_api.ledgers, tag="agreements", answer=views.Ledgers,
+        summary="What the ledgers of the caller's agreements have paid.",
+    ),
+)  # fmt: skip
+
+JOBS = (
+    Operation(
+        method="POST", path=f"{API}/jobs:check", view=jobs_api.check, tag="jobs", body=CheckBody,
+        document=Document(purpose="job-request", body=JobRequest), answer=views.Checked, errors=(403, 404, 409),
+        summary="Decide a request without charging or logging it.", description="The request need not be signed.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/jobs", view=jobs_api.submit_job, tag="jobs", status=201, body=SignedOnly,
+        document=Document(purpose="job-request", body=JobRequest), answer=views.JobView, errors=(403, 404, 409),
+        summary="Submit a signed request.",
+        description="`request_id` makes it safe to repeat: the same request again answers the job that it made, whatever became of it; "
+        "another request under the same id is a conflict. A denied request answers 403 with findings, and `where` names the job that holds "
+        "the logged decision.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/jobs", view=jobs_api.list_jobs, tag="jobs", query=JobsQuery, answer=views.Jobs,
+        summary="Jobs under the caller's agreements, newest first.", description=PAGES,
+    ),
+    Operation(
+        method="GET", path=f"{API}/jobs/<job_id>", view=jobs_api.one_job, tag="jobs", parts={"job_id": JOB}, answer=views.JobView,
+        summary="One job under an agreement of the caller's.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/jobs/<job_id>/release", view=jobs_api.release, tag="jobs", parts={"job_id": JOB},
+        answer=views.SealedRelease, errors=(409,), summary="The sealed release, to its recipient alone, with the receipt.",
+        description="The same sealed bytes however often it is asked for.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/jobs/<job_id>/receipt", view=jobs_api.receipt, tag="jobs", parts={"job_id": JOB}, answer=Receipt,
+        errors=(409,), summary="The receipt, to every party of the agreement.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/key-requests", view=jobs_api.list_key_requests, tag="key requests", query=Paged,
+        answer=views.KeyRequests, summary="Runs that wait for the caller's key broker, oldest first.", description=PAGES,
+    ),
+    Operation(
+        method="POST", path=f"{API}/key-requests/<job_id>/challenge", view=jobs_api.challenge, tag="key requests", parts={"job_id": JOB},
+        body=ChallengeBody, answer=views.KeyStateView, errors=(409,), summary="Challenge the enclave of a run with a nonce.",
+        description="The first nonce counts. The same again answers the same; another is a conflict.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/key-requests/keys", view=jobs_api.release_keys, tag="key requests", body=KeysBody,
+        document=Document(purpose="key-release", body=KeyReleaseStatement), answer=views.KeyStateView, errors=(403, 404, 409),
+        summary="Hand over keys sealed to the attested enclave of a run.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="POST", path=f"{API}/key-requests/refusals", view=jobs_api.refuse_keys, tag="key requests", body=SignedOnly,
+        document=Document(purpose="key-refusal", body=KeyRefusalStatement), answer=views.KeyStateView, errors=(403, 404, 409),
+        summary="Refuse keys to a run.", description=SAME_AGAIN,
+    ),
+)  # fmt: skip
+
+LOG = (
+    Operation(
+        method="GET", path=f"{API}/log/checkpoint", view=log_api.checkpoint, tag="log",
+        answer=Media(type="text/plain", description="A checkpoint (C2SP tlog-checkpoint) as a signed note."),
+        summary="The newest checkpoint.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/log/tile/<path:path>", view=log_api.tile, tag="log", parts={"path": TILE},
+        answer=Media(type="application/octet-stream", description="Hashes of 32 bytes, or entries with 16-bit lengths."),
+        summary="A hash tile or an entry bundle (C2SP tlog-tiles).",
+    ),
+    Operation(
+        method="GET", path=f"{API}/log/entries", view=log_api.entries, tag="log", query=RangeQuery, answer=views.Entries,
+        summary="A range of entries, at most 1000.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/log/openings", view=log_api.openings, tag="log", query=RangeQuery, answer=views.Openings,
+        summary="Openings of a range that the caller may read, at most 1000 entries.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/log/consistency", view=log_api.consistency, tag="log", query=RangeQuery, errors=(404,),
+        answer=views.ConsistencyProof, summary="Proof that the tree of size `to` extends the tree of size `from`.",
+    ),
+)  # fmt: skip
+
+OPERATIONS: tuple[Operation, ...] = (*SERVICE, *EXCHANGE, *JOBS, *LOG)

@@ -1,0 +1,173 @@
+"""The description of the API: valid, complete, and true of every answer that the service gives to requests made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import requests
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+
+from app import create_app
+from policies.codec import encode
+from sandbox.config import Config
+from sandbox.web.openapi import describe, template
+from sandbox.web.routes import OPERATIONS
+from tests.http.conftest import Ran
+from tests.support.doors import DOORS, KEY_DOORS, get
+from tests.support.market import Market
+
+FULL = os.environ.get("SANDBOX_FULL") == "1"
+STREAM = "/api/v1/events"
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance,"
+    "negative_data_rejection,ignored_auth,unsupported_method"
+)
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    """The description of the API."""
+    return describe(OPERATIONS)
+
+
+def test_the_description_is_valid_openapi_and_served(market: Market, document: dict[str, Any]) -> None:
+    validate(document, cls=OpenAPIV31SpecValidator)
+    response = requests.get(market.service.api + "/openapi.json", timeout=10)
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.json() == document
+
+
+def test_every_route_is_described_and_every_operation_is_served(document: dict[str, Any], tmp_path: Path) -> None:
+    app = create_app(Config(data=tmp_path / "data"))
+    routes = {(method, template(rule.rule)) for rule in app.url_map.iter_rules() for method in rule.methods or ()}
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    implied = {(extra, path) for method, path in described for extra in ("OPTIONS", "HEAD") if extra == "OPTIONS" or method == "GET"}
+    assert routes == described | implied
+
+
+def test_every_operation_says_what_it_takes_and_answers(document: dict[str, Any]) -> None:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            name = f"{method} {path}"
+            assert operation["summary"].endswith("."), name
+            assert {"400", "500", "503"} < set(operation["responses"]), name
+            assert ("401" in operation["responses"]) == bool(operation["security"]), name
+            assert all(parameter["description"] and parameter["schema"] for parameter in operation["parameters"]), name
+            for status, answer in operation["responses"].items():
+                assert answer["description"], name
+                assert status == "304" or answer["content"], name
+                if int(status) >= 400:
+                    assert list(answer["content"]) == ["application/problem+json"], name
+
+
+def test_only_what_comes_before_a_credential_needs_none(document: dict[str, Any]) -> None:
+    open_to_all = {path for path, methods in document["paths"].items() for operation in methods.values() if not operation["security"]}
+    assert open_to_all == {"/healthz", "/api/v1/service", "/api/v1/openapi.json", "/api/v1/docs", "/api/v1/participants"}
+
+
+def _validator(document: dict[str, Any], schema: dict[str, Any]) -> Any:
+    return jsonschema_rs.validator_for({**schema, "components": document["components"]})
+
+
+@pytest.mark.parametrize("name", [*DOORS, *KEY_DOORS])
+def test_what_the_service_accepts_fits_the_described_request(market: Market, ran: Ran, document: dict[str, Any], name: str) -> None:
+    door = KEY_DOORS[name](ran.market, ran.waiting) if name in KEY_DOORS else DOORS[name](market)
+    path = "/api/v1" + door.path.replace(ran.waiting, "{job_id}")
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validator = _validator(document, schema)
+    assert [error.message for error in validator.iter_errors(door.request())] == []
+    assert not validator.is_valid(door.request() | {"extra": 1})
+    if "signed" in schema["properties"]:
+        assert not validator.is_valid(door.request(door.changed("unheard", to="of"))), "the document's own members are described"
+
+
+def test_the_answers_about_a_full_job_fit_their_descriptions(ran: Ran, document: dict[str, Any]) -> None:
+    client = ran.market.clients["institute"]
+    paths = {
+        "/jobs/{job_id}": ran.released, "/jobs/{job_id}/release": ran.released, "/jobs/{job_id}/receipt": ran.released,
+        "/agreements/{digest}": ran.market.agreement, "/datasets/{name}": ran.market.plans, "/jobs": "", "/agreements": "",
+        "/datasets": "", "/offers": "", "/participants": "", "/ledgers": "", "/me": "", "/service": "",
+    }  # fmt: skip
+    for path, value in paths.items():
+        spelled = path.partition("{")[0] + value + path.partition("}")[2]
+        response = get(client, spelled)
+        assert response.status_code == 200, path
+        schema = document["paths"]["/api/v1" + path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert [error.message for error in _validator(document, schema).iter_errors(response.json())] == [], path
+    waiting = get(ran.market.clients["insurer"], "/key-requests")
+    schema = document["paths"]["/api/v1/key-requests"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert waiting.json()["key_requests"]
+    assert [error.message for error in _validator(document, schema).iter_errors(waiting.json())] == []
+    checked = client.check(ran.request)
+    schema = document["paths"]["/api/v1/jobs:check"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert [error.message for error in _validator(document, schema).iter_errors(encode(checked))] == []
+
+
+def test_the_page_shows_every_operation_and_loads_nothing(market: Market, document: dict[str, Any]) -> None:
+    response = requests.get(market.service.api + "/docs", timeout=10)
+    assert response.headers["Content-Type"].startswith("text/html")
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            assert f'id="{operation["operationId"]}"' in response.text
+    assert all(f'id="{name}"' in response.text for name in document["components"]["schemas"])
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not any(word in response.text for word in ("<script", "<img", "<link", "<iframe", "@import", "url(", "onclick"))
+    assert set(re.findall(r"""(?:src|href)=["']?([^#"'> ][^"'> ]*)""", response.text)) == {"openapi.json"}
+
+
+def test_requests_made_from_the_description_get_the_answers_that_it_names(
+    market: Market, document: dict[str, Any], tmp_path: Path
+) -> None:
+    """Schemathesis: requests that fit the schemas and requests that do not. In full, 10,000 of them and more."""
+    report, light = tmp_path / "report.ndjson", tmp_path / "openapi.json"
+    light.write_text(json.dumps(_without_large_bounds(document)))
+    credential = market.clients["institute"].home.credential
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "run", str(light), "--url", market.service.url, "-H", f"Authorization: Bearer {credential}",
+        "--exclude-path", STREAM, "--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-time", "120" if FULL else "40",
+        "--max-examples", "100" if FULL else "20", "--no-shrink", "--continue-on-failure", "--suppress-health-check", "all",
+        "--warnings", "off", "--request-timeout", "30", "--report", "ndjson", "--report-ndjson-path", str(report),
+    ]  # fmt: skip
+    counted: Counter[int] = Counter()
+    for seed in range(1, 40 if FULL else 2):
+        done = subprocess.run([*command, "--seed", str(seed)], capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
+        counted += _statuses(report)
+        print(f"requests: {counted.total()}; by status: {dict(sorted(counted.items()))}", flush=True)
+        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+        if counted.total() >= 10_000:
+            break
+    assert counted.total() >= (10_000 if FULL else 100)
+    assert not [status for status in counted if status >= 500]
+
+
+def _without_large_bounds(value: Any) -> Any:
+    """A schema without bounds above 1000: what is made from it need not try a list of ten thousand declarations."""
+    if isinstance(value, dict):
+        large = {key for key in ("maxItems", "maxLength") if isinstance(value.get(key), int) and value[key] > 1000}
+        return {key: _without_large_bounds(item) for key, item in value.items() if key not in large}
+    return [_without_large_bounds(item) for item in value] if isinstance(value, list) else value
+
+
+def _statuses(report: Path) -> Counter[int]:
+    found: Counter[int] = Counter()
+    for line in report.read_text().splitlines():
+        found.update(_status_codes(json.loads(line)))
+    return found
+
+
+def _status_codes(value: Any) -> list[int]:
+    if isinstance(value, dict):
+        own = [value["status_code"]] if isinstance(value.get("status_code"), int) else []
+        return own + [code for item in value.values() for code in _status_codes(item)]
+    return [code for item in value for code in _status_codes(item)] if isinstance(value, list) else []
