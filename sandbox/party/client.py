@@ -66,7 +66,7 @@ class Client:
     # --- joining
 
     def join(self, code: str) -> None:
-        """Be admitted with a one-time code under a credential that the home chose. After a lost answer, call it again with the same code."""
+        """Be admitted with a one-time code, under a credential that the home chose. After a lost answer, call it again."""
         home, identity = self.home, self.home.read("identity.json")
         admission = Admission(
             participant=home.participant,
@@ -319,9 +319,7 @@ class Client:
     ) -> requests.Response:
         headers = dict(headers or {}) | ({} if anonymous else {"Authorization": f"Bearer {self.home.credential}"})
         try:
-            response = self.session.request(
-                method, f"{self.home.url}/api/v1{path}", headers=headers, timeout=TIMEOUT_S, **arguments
-            )
+            response = self.session.request(method, f"{self.home.url}/api/v1{path}", headers=headers, timeout=TIMEOUT_S, **arguments)
         except requests.RequestException as error:
             raise Unavailable(f"{self.home.url} cannot be reached", code="unreachable") from error
         if response.status_code >= 400:

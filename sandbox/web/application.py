@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from flask import Flask, Response, request
+from werkzeug.routing import BaseConverter
 
 from policies.errors import NotFound
+from policies.names import PATTERNS
 from sandbox.host import Host
 from sandbox.web import problems
 from sandbox.web.events import Streams
@@ -12,6 +14,12 @@ from sandbox.web.headers import secure, validate
 from sandbox.web.models import finish_body
 from sandbox.web.openapi import describe
 from sandbox.web.routes import OPERATIONS
+
+
+class DigestConverter(BaseConverter):
+    """A part of a path that is a digest, and so is no other word: a neighbour like `/agreements/signatures` keeps its own methods."""
+
+    regex = PATTERNS["require_digest"]
 
 
 def make_app(host: Host) -> Flask:
@@ -22,6 +30,7 @@ def make_app(host: Host) -> Flask:
     app.extensions["sandbox-openapi"] = describe(OPERATIONS)
     app.config["SANDBOX_JSON_BYTES"] = host.config.json_bytes
     app.url_map.strict_slashes = True
+    app.url_map.converters["digest"] = DigestConverter
     app.url_map.merge_slashes = False
     problems.install(app)
     for operation in OPERATIONS:

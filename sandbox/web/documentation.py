@@ -56,12 +56,12 @@ _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 PAGE_POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-def openapi(call: Call[Query, None]) -> Response:
+def openapi(_call: Call[Query, None]) -> Response:
     """The description of this API."""
     return Response(canonical(description()), mimetype="application/json")
 
 
-def docs(call: Call[Query, None]) -> Response:
+def docs(_call: Call[Query, None]) -> Response:
     """The description of this API as a page."""
     page = render_template_string(PAGE, api=description(), style=STYLE, pretty=_pretty, name_of=_name_of)
     return Response(page, mimetype="text/html", headers={"Content-Security-Policy": PAGE_POLICY})

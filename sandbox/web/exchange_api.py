@@ -33,7 +33,7 @@ from sandbox.web.views import (
 CHUNK = 1 << 20
 
 
-def service(call: Call[Query, None]) -> Response:
+def service(_call: Call[Query, None]) -> Response:
     """The log's identity and the enclave that this host would start."""
     log = host().log_identity
     return reply(
@@ -92,7 +92,7 @@ def list_datasets(call: Call[OfProvider, None]) -> Response:
     return reply(Datasets(datasets=tuple(map(dataset_view, found.items)), next=cursor_of(found.next)))
 
 
-def one_dataset(call: Call[Query, None], name: str) -> Response:
+def one_dataset(_call: Call[Query, None], name: str) -> Response:
     """One dataset."""
     with host().store.reading() as tx:
         dataset = tx.dataset(name)

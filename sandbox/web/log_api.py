@@ -15,14 +15,14 @@ from sandbox.web.views import ConsistencyProof, Entries, Health, Openings, reply
 MAX_PAGE = 1000
 
 
-def healthz(call: Call[Query, None]) -> Response:
+def healthz(_call: Call[Query, None]) -> Response:
     """Whether this process can read its database."""
     with host().store.reading() as tx:
         size = tx.log_size()
     return reply(Health(ok=True, entries=size))
 
 
-def checkpoint(call: Call[Query, None]) -> Response:
+def checkpoint(_call: Call[Query, None]) -> Response:
     """The newest checkpoint as a signed note."""
     with host().store.reading() as tx:
         newest = tx.newest_checkpoint()
@@ -30,7 +30,7 @@ def checkpoint(call: Call[Query, None]) -> Response:
     return Response(note, mimetype="text/plain", headers={"Cache-Control": "no-cache"})
 
 
-def tile(call: Call[Query, None], path: str) -> Response:
+def tile(_call: Call[Query, None], path: str) -> Response:
     """A hash tile or an entry bundle."""
     file = parse_tile_path(f"tile/{path}")
     with host().store.reading() as tx:

@@ -22,7 +22,7 @@ every write may be repeated after a lost answer; an upload is named by its diges
 problem documents (RFC 9457) with a stable `code`. Listings come in pages: follow `next` until it is null. Reads carry an ETag and answer
 304 to a matching If-None-Match."""
 
-_PART = re.compile(r"<(?:path:)?(\w+)>")
+_PART = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
 def describe(operations: Iterable[Operation]) -> dict[str, Any]:

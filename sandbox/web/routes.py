@@ -71,9 +71,9 @@ EXCHANGE = (
         method="POST", path=f"{API}/participants", view=exchange_api.admit, tag="participants", secured=False, status=201,
         body=AdmissionBody, document=Document(purpose="admission", body=Admission), answer=views.Admitted, errors=(403, 409),
         summary="Join with a one-time code.",
-        description="The client chooses its credential (32 random bytes in base64url, 20 to 200 characters), keeps it, and signs only the "
-        "digest `sha256(\"sandbox/v1/secret\\n\" + credential)`. The very same admission may be repeated after a lost answer, also when the "
-        "code has been used by it or has expired since.",
+        description="The client chooses its credential (32 random bytes in base64url, 20 to 200 characters), keeps it, and signs only "
+        "the digest `sha256(\"sandbox/v1/secret\\n\" + credential)`. The very same admission may be repeated after a lost answer, also "
+        "when the code has been used by it or has expired since.",
     ),
     Operation(
         method="GET", path=f"{API}/participants", view=exchange_api.list_participants, tag="participants", query=Paged,
@@ -126,7 +126,7 @@ EXCHANGE = (
         answer=views.Agreements, summary="The caller's agreements, by digest.", description=PAGES,
     ),
     Operation(
-        method="GET", path=f"{API}/agreements/<digest>", view=exchange_api.one_agreement, tag="agreements", parts={"digest": DIGEST},
+        method="GET", path=f"{API}/agreements/<digest:digest>", view=exchange_api.one_agreement, tag="agreements", parts={"digest": DIGEST},
         answer=views.AgreementView, summary="One agreement of the caller's.",
     ),
     Operation(

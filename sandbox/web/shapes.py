@@ -82,7 +82,7 @@ class Shapes:
             body = self.titled(document.body) if isinstance(document.body, dict) else self.of(document.body)
             schema = self.of(Signed)
             self.components[name] = self.components[schema["$ref"].removeprefix(REFERENCE)] | {
-                "description": f"A document signed for `{document.purpose}` with a participant's Ed25519 key over canonical JSON (RFC 8785).",
+                "description": f"A document signed for `{document.purpose}`: Ed25519 over canonical JSON (RFC 8785).",
                 "properties": {
                     "purpose": {"const": document.purpose},
                     "by": {"type": "string", "pattern": f"^{PATTERNS['require_name']}$"},

@@ -11,8 +11,8 @@ from enclaves.kit.appraisal import UNITS_OF_TRUST
 from enclaves.kit.envelope import Signed
 from policies.canonical import canonical
 from policies.codec import encode
-from policies.declaration import Declaration
 from policies.decide import Decision
+from policies.declaration import Declaration
 from policies.documents import AgreementSignature, VersionManifest
 from policies.entries import Opening
 from policies.grant import Grant, grant_digest

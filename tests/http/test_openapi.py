@@ -126,15 +126,14 @@ def test_the_page_shows_every_operation_and_loads_nothing(market: Market, docume
     assert set(re.findall(r"""(?:src|href)=["']?([^#"'> ][^"'> ]*)""", response.text)) == {"openapi.json"}
 
 
-def test_requests_made_from_the_description_get_the_answers_that_it_names(
-    market: Market, document: dict[str, Any], tmp_path: Path
-) -> None:
+def test_requests_made_from_the_description_get_the_answers_that_it_names(market: Market, document: dict[str, Any], tmp_path: Path) -> None:
     """Schemathesis: requests that fit the schemas and requests that do not. In full, 10,000 of them and more."""
     report, light = tmp_path / "report.ndjson", tmp_path / "openapi.json"
     light.write_text(json.dumps(_without_large_bounds(document)))
     credential = market.clients["institute"].home.credential
     command = [
-        sys.executable, "-m", "schemathesis.cli", "run", str(light), "--url", market.service.url, "-H", f"Authorization: Bearer {credential}",
+        sys.executable, "-m", "schemathesis.cli", "run", str(light), "--url", market.service.url,
+        "-H", f"Authorization: Bearer {credential}",
         "--exclude-path", STREAM, "--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-time", "120" if FULL else "40",
         "--max-examples", "100" if FULL else "20", "--no-shrink", "--continue-on-failure", "--suppress-health-check", "all",
         "--warnings", "off", "--request-timeout", "30", "--report", "ndjson", "--report-ndjson-path", str(report),
