@@ -113,6 +113,11 @@ class JobTables:
             require_transition(state, job.state)
         return moved
 
+    def has_charged(self) -> bool:
+        """Whether a charged job waits for a worker."""
+        query = select(jobs.c.id).where(jobs.c.state == "charged", jobs.c.worker == "").limit(1)
+        return self.connection.execute(query).one_or_none() is not None
+
     def claim_charged(self, worker: str, lease_until: float) -> Job | None:
         """Give the oldest charged job to `worker` and hold it, or return None."""
         oldest = (
