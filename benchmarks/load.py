@@ -188,7 +188,7 @@ def generate(port: int, home: Home, agreement: str, reads: list[str], submission
             time.sleep(0.02)
 
     def upload(client: Client) -> None:
-        body = b"PARE" + secrets.token_bytes(20_000) + (0).to_bytes(4, "little") + b"PARE"
+        body = b"PARE" + secrets.token_bytes(20_000) + (1000).to_bytes(4, "little") + b"PARE"
         path = home.folder / f"upload-{threading.get_ident()}"
         path.write_bytes(body)
         client.upload(path)

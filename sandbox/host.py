@@ -49,7 +49,7 @@ class Host:
             size = tx.log_size()
             if newest is not None and newest[0] == size:
                 return newest[1]
-            root = root_from_nodes(size, tx.node)
+            root = tx.over_nodes(lambda node: root_from_nodes(size, node))
         note = sign(Checkpoint(origin=self.config.origin, size=size, root=root), self.log_key)
         with self.store.transaction() as tx:
             tx.add_checkpoint(size, note)
