@@ -11,8 +11,10 @@ from flask import Flask
 
 from enclaves.kit.measure import checkout_root, measurement
 from enclaves.kit.signatures import SigningKey
+from sandbox.audit.checkpoint import LogKey
 from sandbox.config import Config, read_config
 from sandbox.host import Host
+from sandbox.jobs.queue import open_hints
 from sandbox.store.blobs import Blobs
 from sandbox.store.database import Store
 from sandbox.web.application import make_app
@@ -28,13 +30,16 @@ def compose(config: Config, on_step: Callable[[str], None] = lambda step: None) 
     config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = Store(config.database_url)
     store.prepare(config.origin)
+    log_key = _log_key(config.data / "log.key")
+    identity = LogKey(name=config.origin, public=log_key.public)
     return Host(
         config=config,
         store=store,
         blobs=Blobs(folder=config.data / "uploads", limit=config.upload_bytes),
-        log_key=_log_key(config.data / "log.key"),
+        log_key=log_key,
         now=lambda: time.time_ns() // 1_000_000,
         measurement=measurement(checkout_root()),
+        hints=open_hints(config.queue, config.data / "hints.sqlite3", f"sandbox{identity.key_id.hex()}"),
         on_step=on_step,
     )
 

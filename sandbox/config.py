@@ -27,7 +27,8 @@ class Config:
         keys_timeout_s: how long a run waits for its brokers.
         run_timeout_s: how long an enclave may compute.
         lease_s: a worker that has not renewed its lease for so long counts as dead.
-        poll_s: how often a worker looks for work.
+        poll_s: how often a worker looks for work while no queue hints reach it.
+        queue: where hints that wake workers go: `sqlite` (a file inside `data`), `redis://...`, `postgresql://...` or `off`.
     """
 
     data: Path = field(default_factory=lambda: Path("sandbox-data"))
@@ -39,6 +40,7 @@ class Config:
     run_timeout_s: float = 600.0
     lease_s: float = 30.0
     poll_s: float = 0.1
+    queue: str = "sqlite"
 
     @property
     def database_url(self) -> str:

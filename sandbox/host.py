@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from enclaves.kit.signatures import SigningKey
 from sandbox.audit.checkpoint import Checkpoint, LogKey, sign
 from sandbox.audit.merkle import root_from_nodes
 from sandbox.config import Config
+from sandbox.jobs.queue import Hints
 
 if TYPE_CHECKING:
     from sandbox.store.blobs import Blobs
@@ -23,6 +24,7 @@ class Host:
     Attributes:
         now: milliseconds since 1970.
         measurement: of the enclave that this host would start.
+        hints: wake a worker when a job was charged.
         on_step: told the name of every step of the durable order as it is reached; the place for tracing and fault injection.
     """
 
@@ -32,6 +34,7 @@ class Host:
     log_key: SigningKey
     now: Callable[[], int]
     measurement: str
+    hints: Hints = field(default_factory=Hints)
     on_step: Callable[[str], None] = lambda step: None
 
     @property
@@ -46,7 +49,7 @@ class Host:
             size = tx.log_size()
             if newest is not None and newest[0] == size:
                 return newest[1]
-            root = root_from_nodes(size, tx.node)
+            root = tx.over_nodes(lambda node: root_from_nodes(size, node))
         note = sign(Checkpoint(origin=self.config.origin, size=size, root=root), self.log_key)
         with self.store.transaction() as tx:
             tx.add_checkpoint(size, note)

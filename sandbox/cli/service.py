@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -49,19 +51,17 @@ def serve(bind: str, processes: int, with_worker: bool) -> None:
 
 
 @click.command()
-def worker() -> None:
+@click.option("--parallel", default=1, show_default=True, type=click.IntRange(1, 64), help="Runs at a time, one process each.")
+@click.option("--supervised", is_flag=True, hidden=True, help="Also stop when the starting process is gone.")
+def worker(parallel: int, supervised: bool) -> None:
     """Take charged jobs and run them in enclaves, until stopped.
 
-    A first TERM or INT signal lets the current run end.
+    A first TERM or INT signal lets the current runs end. No new one is taken.
 
     \b
-    Example: SANDBOX_DATA=/var/lib/sandbox sandbox worker
+    Example: SANDBOX_DATA=/var/lib/sandbox sandbox worker --parallel 4
     """
-    from app import compose
-    from sandbox.config import read_config
-    from sandbox.jobs.worker import Worker
-
-    stopping = False
+    stopping, parent = False, os.getppid()
 
     def stop(number: int, frame: object) -> None:
         nonlocal stopping
@@ -69,7 +69,44 @@ def worker() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    Worker(host=compose(read_config()), keep_spare=True, stopping=lambda: stopping).work()
+    if parallel > 1:
+        _supervise(parallel, lambda: stopping)
+        return
+    from app import compose
+    from sandbox.config import read_config
+    from sandbox.jobs.worker import Worker
+
+    # A worker whose supervisor was killed ends too: nobody could stop it any more.
+    Worker(host=compose(read_config()), keep_spare=True, stopping=lambda: stopping or (supervised and os.getppid() != parent)).work()
+
+
+RESTART_S = 1.0
+"""How long a worker that ended unasked stays away, so that one that cannot start does not start all the time."""
+
+
+def _supervise(count: int, stopping: Callable[[], bool]) -> None:
+    """Keep `count` worker processes running until `stopping`; then let each end its run.
+
+    Processes, not threads: an enclave dies with the thread that started it (PR_SET_PDEATHSIG in enclaves/main.py), and a worker process
+    that crashes or is killed takes down its own run alone.
+    """
+    command = [sys.executable, "-m", "sandbox", "worker", "--supervised"]
+
+    def start() -> subprocess.Popen[bytes]:
+        # A session of its own: an interrupt at the terminal reaches the supervisor alone, which passes it on once.
+        return subprocess.Popen(command, start_new_session=True)
+
+    children = [start() for _ in range(count)]
+    while not stopping():
+        time.sleep(0.2)
+        for place, child in enumerate(children):
+            if child.poll() is not None and not stopping():
+                time.sleep(RESTART_S)
+                children[place] = start()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.wait()
 
 
 @click.command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from policies.agreement import Agreement
 from policies.codec import encode
 from policies.errors import NotFound, Tampered, Unavailable
 from policies.odrl import agreement_digest
@@ -29,6 +31,11 @@ def release(host: Host, job: Job) -> dict[str, Any]:
         return {"receipt": encode(_receipt(tx, job, stored)), "sealed": stored.sealed.hex()}
 
 
+@lru_cache(maxsize=256)
+def _digest(agreement: Agreement) -> str:
+    return agreement_digest(agreement)
+
+
 def _stored(tx: Transaction, job: Job) -> StoredRelease:
     stored = tx.release(job.id)
     if stored is None:
@@ -41,14 +48,16 @@ def _receipt(tx: Transaction, job: Job, stored: StoredRelease) -> Receipt:
     index = job.positions.ended
     if newest is None or newest[0] <= index:
         raise Unavailable("the release is stored and not yet published; look again", code="not-published")
-    if agreement is None or agreement_digest(agreement.agreement) != job.request.agreement or job.grant is None or job.evidence is None:
+    if agreement is None or _digest(agreement.agreement) != job.request.agreement or job.grant is None or job.evidence is None:
         raise Tampered("the stored job does not fit together", code="job-record")
+    size = newest[0]
+    proof = tx.over_nodes(lambda node: merkle.inclusion_proof(index, size, node))
     return Receipt(
         grant=job.grant,
         evidence=job.evidence,
         statement=stored.statement,
         entry=tx.entries(index, index + 1)[0].decode(),
         index=index,
-        proof=tuple(item.hex() for item in merkle.inclusion_proof(index, newest[0], tx.node)),
+        proof=tuple(item.hex() for item in proof),
         checkpoint=newest[1],
     )

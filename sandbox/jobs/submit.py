@@ -96,6 +96,8 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
     host.on_step("charged")
     host.publish()
     host.on_step("charge-published")
+    if job.state == "charged":
+        host.hints.give(job.id)
     return job
 
 

@@ -22,7 +22,9 @@ from sandbox.jobs.record import record_evidence, record_failure, record_outcome
 from sandbox.jobs.states import Job, KeyRequest
 
 START_TIMEOUT_S = 60.0
-WAIT_S = 0.03
+WAIT_S = 0.01
+SWEEP_S = 1.0
+"""How often a worker looks at the job table for dead workers' runs, unpublished entries and, where hints work, jobs without a hint."""
 
 
 class _RunFailed(Exception):
@@ -52,16 +54,20 @@ class Worker:
 
     def work(self) -> None:
         """Take and run jobs until `stopping`; errors of the database are waited out."""
+        host, sweep_at = self.host, 0.0
         try:
             while not self.stopping():
                 if self.keep_spare and self._spare is None:
                     self._spare = self.launch()
                 try:
-                    found = self.step()
+                    if time.monotonic() >= sweep_at:
+                        sweep_at = time.monotonic() + SWEEP_S
+                        self.sweep()
+                    found = self._run_one()
                 except SandboxError:
                     found = False
                 if not found:
-                    time.sleep(self.host.config.poll_s)
+                    host.hints.wait(SWEEP_S if host.hints.working else host.config.poll_s)
         finally:
             if self._spare is not None:
                 self._spare.close()
@@ -69,6 +75,9 @@ class Worker:
     def step(self) -> bool:
         """End abandoned runs, then run at most one job. Returns whether there was one."""
         self.sweep()
+        return self._run_one()
+
+    def _run_one(self) -> bool:
         job = self._take()
         if job is None:
             return False
@@ -93,6 +102,9 @@ class Worker:
     def _take(self) -> Job | None:
         """Move the oldest charged job to `running` under this worker's lease and ask its providers for keys."""
         host = self.host
+        with host.store.reading() as tx:
+            if not tx.has_charged():  # nearly always; a writing transaction would make every other writer wait
+                return None
         with host.store.transaction() as tx:
             job = tx.claim_charged(self.name, time.time() + host.config.lease_s)
             if job is None:

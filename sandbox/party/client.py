@@ -63,6 +63,7 @@ class Client:
 
     home: Home
     session: requests.Session = field(default_factory=requests.Session)
+    _fully_signed: set[str] = field(default_factory=set)
 
     # --- joining
 
@@ -162,8 +163,10 @@ class Client:
             NotFound: never signed here. Conflict: not signed by all. Tampered: a signature is wrong.
         """
         agreement = kept_agreement(self.home, name)
-        record = self._get(f"/agreements/{name}")
-        require_all_signatures(agreement, name, [decode(Signed, item) for item in record["signatures"]])
+        if name not in self._fully_signed:  # an agreement is immutable: once signed by all, it stays so
+            record = self._get(f"/agreements/{name}")
+            require_all_signatures(agreement, name, [decode(Signed, item) for item in record["signatures"]])
+            self._fully_signed.add(name)
         return agreement
 
     # --- asking

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, func, insert, select, update
 
 from enclaves.kit.envelope import Signed
+from policies.agreement import Agreement, Offer
 from policies.canonical import canonical, parse_json
 from policies.codec import decode, encode
 from policies.declaration import Declaration
@@ -35,8 +37,39 @@ def from_text(text: str) -> Any:
     return parse_json(text.encode(), limit=64 << 20)
 
 
+T = TypeVar("T")
+
+
+def parsed(kind: type[T], text: str) -> T:
+    """A stored document as its type. Keyed by the whole text, so a row that was changed is parsed anew; the value must not be changed."""
+    return cast(T, _parsed(cast(Any, kind), text))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(kind: Any, text: str) -> Any:
+    return decode(kind, from_text(text))
+
+
+@lru_cache(maxsize=256)
+def _parsed_agreement(text: str) -> tuple[Agreement, dict[str, Any]]:
+    document = from_text(text)
+    return parse_agreement(document), document
+
+
+@lru_cache(maxsize=256)
+def _parsed_offer(text: str) -> tuple[Offer, Signed]:
+    signed = _signed(text)
+    return parse_offer(signed.body), signed
+
+
+@lru_cache(maxsize=256)
+def _parsed_declaration(text: str) -> tuple[Declaration, Signed]:
+    signed = _signed(text)
+    return decode(Declaration, signed.body), signed
+
+
 def _signed(text: str) -> Signed:
-    return decode(Signed, from_text(text))
+    return parsed(Signed, text)
 
 
 class ExchangeTables:
@@ -139,8 +172,8 @@ class ExchangeTables:
         )
         found = []
         for row in rows:
-            signed = _signed(row.signed)
-            found.append(Dataset(declaration=decode(Declaration, signed.body), signed=signed, newest=int(row.newest)))
+            declaration, signed = _parsed_declaration(row.signed)
+            found.append(Dataset(declaration=declaration, signed=signed, newest=int(row.newest)))
         return found
 
     def add_version(self, version: Version) -> None:
@@ -211,10 +244,10 @@ class ExchangeTables:
             .where(agreement_parties.c.agreement == digest, agreement_parties.c.signed.is_not(None))
             .order_by(agreement_parties.c.participant)
         )
-        document = from_text(row.document)
+        agreement, document = _parsed_agreement(row.document)
         return StoredAgreement(
             digest=row.digest,
-            agreement=parse_agreement(document),
+            agreement=agreement,
             document=document,
             state=row.state,
             proposed_by=row.proposed_by,
@@ -236,5 +269,5 @@ def participant_of(row: Any) -> Participant:
 
 def offer_of(row: Any) -> StoredOffer:
     """The offer that a row holds."""
-    signed = _signed(row.signed)
-    return StoredOffer(digest=row.digest, offer=parse_offer(signed.body), signed=signed)
+    offer, signed = _parsed_offer(row.signed)
+    return StoredOffer(digest=row.digest, offer=offer, signed=signed)

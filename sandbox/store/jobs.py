@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
@@ -18,7 +19,7 @@ from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.jobs.states import Job, JobState, KeyRequest, Positions, StoredRelease, require_transition
-from sandbox.store.exchange import from_text, to_text
+from sandbox.store.exchange import parsed, to_text
 from sandbox.store.once import insert_once
 from sandbox.store.schema import jobs, key_requests, ledgers, releases
 
@@ -108,6 +109,11 @@ class JobTables:
             require_transition(state, job.state)
         return moved
 
+    def has_charged(self) -> bool:
+        """Whether a charged job waits for a worker."""
+        query = select(jobs.c.id).where(jobs.c.state == "charged", jobs.c.worker == "").limit(1)
+        return self.connection.execute(query).one_or_none() is not None
+
     def claim_charged(self, worker: str, lease_until: float) -> Job | None:
         """Give the oldest charged job to `worker` and hold it, or return None."""
         oldest = (
@@ -182,7 +188,7 @@ class JobTables:
         row = self.connection.execute(select(releases).where(releases.c.job == job_id)).one_or_none()
         if row is None:
             return None
-        return StoredRelease(job=row.job, statement=decode(SignedStatement, from_text(row.statement)), sealed=bytes(row.sealed))
+        return StoredRelease(job=row.job, statement=parsed(SignedStatement, row.statement), sealed=bytes(row.sealed))
 
     def _one_job(self, condition: Any, *, lock: bool = False) -> Job | None:
         query = select(jobs).where(condition)
@@ -192,23 +198,29 @@ class JobTables:
 
 def job_of(row: Any) -> Job:
     """The job that a row holds."""
-    signed = decode(Signed, from_text(row.signed))
+    request, signed = _parsed_request(row.signed)
     return Job(
         id=row.id,
         state=row.state,
-        request=decode(JobRequest, signed.body),
+        request=request,
         request_digest=row.request_digest,
         signed=signed,
-        plan=decode(Plan, from_text(row.plan)),
-        facts=decode(Facts, from_text(row.facts)),
-        decision=decode(Decision, from_text(row.decision)),
-        grant=decode(Grant, from_text(row.grant_document)) if row.grant_document else None,
-        evidence=decode(SignedEvidence, from_text(row.evidence)) if row.evidence else None,
-        positions=decode(Positions, from_text(row.positions)),
+        plan=parsed(Plan, row.plan),
+        facts=parsed(Facts, row.facts),
+        decision=parsed(Decision, row.decision),
+        grant=parsed(Grant, row.grant_document) if row.grant_document else None,
+        evidence=parsed(SignedEvidence, row.evidence) if row.evidence else None,
+        positions=parsed(Positions, row.positions),
         code=row.code,
         worker=row.worker,
         created_at=int(row.created_at),
     )
+
+
+@lru_cache(maxsize=1024)
+def _parsed_request(text: str) -> tuple[JobRequest, Signed]:
+    signed = parsed(Signed, text)
+    return decode(JobRequest, signed.body), signed
 
 
 def key_request_of(row: Any) -> KeyRequest:

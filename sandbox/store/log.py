@@ -7,10 +7,11 @@ change that it records, or neither does.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select, tuple_, update
 
 from policies.canonical import canonical, parse_json
 from policies.codec import encode
@@ -19,6 +20,15 @@ from policies.errors import Malformed, NotFound
 from sandbox.audit import merkle
 from sandbox.store.once import insert_once
 from sandbox.store.schema import checkpoints, entries, log_state, openings, tree_nodes
+
+
+T = TypeVar("T")
+
+
+@lru_cache(maxsize=1024)
+def _body(text: str) -> Any:
+    """A stored body, parsed once; keyed by the whole text, and not to be changed."""
+    return parse_json(text.encode(), limit=16 << 20)
 
 
 class LogTables:
@@ -80,6 +90,25 @@ class LogTables:
             raise NotFound(f"the log has no node {level}/{index}")
         return bytes(found)
 
+    def over_nodes(self, compute: Callable[[Callable[[int, int], bytes]], T]) -> T:
+        """Return `compute(node)` for a pure function of tree nodes, with one query for all nodes that it asks for.
+
+        `compute` is called twice: first with empty hashes, to learn which nodes it needs; that depends on sizes and indices only.
+        Raises NotFound like `node`.
+        """
+        asked: list[tuple[int, int]] = []
+
+        def note(level: int, index: int) -> bytes:
+            asked.append((level, index))
+            return bytes(merkle.HASH_BYTES)
+
+        compute(note)
+        if not asked:
+            return compute(self.node)
+        wanted = tuple_(tree_nodes.c.level, tree_nodes.c.position).in_(sorted(set(asked)))
+        found = {(row.level, row.position): bytes(row.hash) for row in self.connection.execute(select(tree_nodes).where(wanted))}
+        return compute(lambda level, index: found.get((level, index)) or self.node(level, index))
+
     def nodes(self, level: int, first: int, count: int) -> list[bytes]:
         """Hashes of consecutive perfect nodes of one level."""
         rows = self.connection.execute(
@@ -106,7 +135,7 @@ class LogTables:
         if agreements is not None:
             query = query.where(openings.c.agreement.is_(None) | openings.c.agreement.in_(list(agreements)))
         rows = self.connection.execute(query.order_by(openings.c.position))
-        return [Opening(index=row.position, salt=row.salt, body=parse_json(row.body.encode(), limit=16 << 20)) for row in rows]
+        return [Opening(index=row.position, salt=row.salt, body=_body(row.body)) for row in rows]
 
     def newest_checkpoint(self) -> tuple[int, str] | None:
         """(size, note) of the newest published checkpoint."""

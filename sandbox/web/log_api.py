@@ -40,7 +40,7 @@ def tile(_call: Call[Query, None], path: str) -> Response:
         if file.kind == "entries":
             data = pack_entries(tx.entries(first, first + file.width))
         else:
-            data = tile_hashes(file.level, file.index, file.width, tx.node)
+            data = tx.over_nodes(lambda node: tile_hashes(file.level, file.index, file.width, node))
     return Response(data, mimetype="application/octet-stream", headers={"Cache-Control": "public, max-age=31536000, immutable"})
 
 
@@ -64,7 +64,7 @@ def consistency(call: Call[RangeQuery, None]) -> Response:
     with host().store.reading() as tx:
         if new > tx.log_size():
             raise NotFound("the log is not that long")
-        proof = merkle.consistency_proof(old, new, tx.node)
+        proof = tx.over_nodes(lambda node: merkle.consistency_proof(old, new, node))
     return reply(ConsistencyProof(proof=tuple(item.hex() for item in proof)))
 
 
