@@ -15,14 +15,16 @@ from policies.errors import Conflict, SandboxError, Tampered, Unavailable
 from sandbox.store.exchange import ExchangeTables
 from sandbox.store.jobs import JobTables
 from sandbox.store.log import LogTables
-from sandbox.store.schema import SCHEMA_VERSION, log_state, metadata, settings
+from sandbox.store.migrations import head, migrate
+from sandbox.store.operations import OperationTables
+from sandbox.store.schema import log_state, settings
 
 BUSY_TIMEOUT_MS = 30_000
 PREPARING = 0x5A4D_B0C5
 """PostgreSQL advisory lock under which tables are made: processes that start at once would make them twice."""
 
 
-class Transaction(LogTables, ExchangeTables, JobTables):
+class Transaction(LogTables, ExchangeTables, JobTables, OperationTables):
     """All verbs of the store on one open transaction."""
 
     def __init__(self, connection: Connection) -> None:
@@ -40,15 +42,20 @@ class Store:
         )
 
     def prepare(self, origin: str) -> None:
-        """Create missing tables and fix the log's origin at the first start. A store that cannot be prepared is left closed.
+        """Bring the schema to the newest revision and fix the log's origin at the first start. One process does it, others wait for it.
+
+        A store that cannot be prepared is left closed.
 
         Raises:
-            Tampered: the database belongs to another log, or to another schema version.
+            Tampered: the database belongs to another log, or holds tables that are not this service's.
+            Conflict: code `newer-schema`, if newer code has migrated the database.
             Unavailable: the database cannot be reached.
         """
         try:
             with self.transaction() as tx:
-                _prepare(tx.connection, origin)
+                hold_schema(tx.connection)
+                migrate(tx.connection)
+                _fix_origin(tx.connection, origin)
         except SandboxError:
             self.close()
             raise
@@ -83,19 +90,30 @@ class Store:
         self._engine.dispose()
 
 
-def _prepare(connection: Connection, origin: str) -> None:
+def hold_schema(connection: Connection) -> None:
+    """Let no other process migrate until the transaction ends. SQLite's write transactions exclude each other already."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({PREPARING})"))
-    metadata.create_all(connection)
+
+
+def shown_url(url: str) -> str:
+    """A database URL without its secrets, for people."""
+    if not url:
+        return url
+    parsed = make_url(url)
+    secret = [name for name in parsed.query if "pass" in name.lower()]
+    return parsed.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
+
+
+def _fix_origin(connection: Connection, origin: str) -> None:
     known = {row.name: row.value for row in connection.execute(select(settings))}
-    if not known:
-        connection.execute(insert(settings), [{"name": "schema", "value": str(SCHEMA_VERSION)}, {"name": "origin", "value": origin}])
+    if "origin" not in known:
+        # Code older than the revisions compares `schema` and refuses every other value than "1".
+        schema = str(int(head()))
+        connection.execute(insert(settings), [{"name": "schema", "value": schema}, {"name": "origin", "value": origin}])
         connection.execute(insert(log_state).values(id=1, size=0))
-        return
-    if known.get("origin") != origin:
-        raise Tampered(f"this database holds the log `{known.get('origin')}`, not `{origin}`", code="other-log")
-    if known.get("schema") != str(SCHEMA_VERSION):
-        raise Tampered(f"this database has schema {known.get('schema')}, not {SCHEMA_VERSION}", code="other-schema")
+    elif known["origin"] != origin:
+        raise Tampered(f"this database holds the log `{known['origin']}`, not `{origin}`", code="other-log")
 
 
 def _sqlite(url: str) -> Engine:
