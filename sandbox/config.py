@@ -19,9 +19,7 @@ FOREIGN = frozenset({"SANDBOX_HOME", CONFIG_FILE})
 Value = Path | str | int | float | bool
 
 
-def _setting(
-    default: Value, meaning: str, *, low: float | None = None, high: float | None = None, words: tuple[str, ...] = ()
-) -> Any:
+def _setting(default: Value, meaning: str, *, low: float | None = None, high: float | None = None, words: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "words": words})
 
 
@@ -37,17 +35,17 @@ class Config:
     database: str = _setting("", "SQLAlchemy URL; empty means SQLite inside `data`")
     origin: str = _setting("sandbox.local/log", "name of the log in its checkpoints; fixed at the first start")
     upload_bytes: int = _setting(2 << 30, "largest upload", low=1, high=1_000_000_000_000_000)
-    upload_quota_bytes: int = _setting(64 << 30, "most that one participant's uploads may take together; 0 means no limit", low=0, high=1_000_000_000_000_000_000)
-    json_bytes: int = _setting(1 << 20, "largest JSON request", low=1 << 10, high=64 << 20)
-    keys_timeout_s: float = _setting(
-        60.0, "how long a run waits for its brokers, once for nonces and once for keys", low=0.01, high=86_400
+    upload_quota_bytes: int = _setting(
+        64 << 30, "most that one participant's uploads may take together; 0 means no limit", low=0, high=1_000_000_000_000_000_000
     )
+    json_bytes: int = _setting(1 << 20, "largest JSON request", low=1 << 10, high=64 << 20)
+    keys_timeout_s: float = _setting(60.0, "how long a run waits for its brokers, once for nonces and once for keys", low=0.01, high=86_400)
     run_timeout_s: float = _setting(600.0, "how long an enclave may compute", low=0.01, high=7 * 86_400)
     lease_s: float = _setting(30.0, "a worker that has not renewed its lease for so long counts as dead", low=0.01, high=86_400)
     poll_s: float = _setting(0.1, "how often a worker looks for work, seconds", low=0.001, high=60)
-    credential_rate: float = _setting(100.0, "requests per second of one credential and web process; 0 means no limit", low=0, high=1_000_000)
-    address_rate: float = _setting(200.0, "requests per second of one address and web process; 0 means no limit", low=0, high=1_000_000)
-    proxies: int = _setting(0, "number of trusted proxies before the service that set X-Forwarded-For and X-Forwarded-Proto", low=0, high=10)
+    credential_rate: float = _setting(100.0, "requests per second of one credential, per web process; 0 means any", low=0, high=1_000_000)
+    address_rate: float = _setting(200.0, "requests per second of one address, per web process; 0 means any", low=0, high=1_000_000)
+    proxies: int = _setting(0, "trusted proxies before the service that set X-Forwarded-For and -Proto", low=0, high=10)
     metrics: bool = _setting(False, "whether `/metrics` is served")
     log: str = _setting("text", "form of the log on standard error", words=("text", "json"))
 

@@ -11,8 +11,9 @@ from policies.errors import Refused, SandboxError, outcome
 from sandbox.cli.audit import audit, log, receipt
 from sandbox.cli.jobs import job
 from sandbox.cli.market import agreement, offer
+from sandbox.cli.operator import admin
 from sandbox.cli.participant import party
-from sandbox.cli.service import admin, demo, enclave, serve, worker
+from sandbox.cli.service import demo, enclave, serve, worker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -15,7 +15,7 @@ from policies.errors import Conflict, SandboxError, Tampered, Unavailable
 from sandbox.store.exchange import ExchangeTables
 from sandbox.store.jobs import JobTables
 from sandbox.store.log import LogTables
-from sandbox.store.migrations import head, migrate
+from sandbox.store.migrations import current, head, migrate, revisions
 from sandbox.store.operations import OperationTables
 from sandbox.store.schema import log_state, settings
 
@@ -60,6 +60,36 @@ class Store:
             self.close()
             raise
 
+    def migrate(self, target: str | None = None, *, dry_run: bool = False, allow_loss: bool = False) -> list[str]:
+        """Bring the schema to `target`, a revision or `base`, and return the revisions on the way; as `prepare` does, without its settings.
+
+        Args:
+            dry_run: do it and roll it back.
+            allow_loss: go back, which deletes what newer revisions store.
+
+        Raises:
+            Conflict: code `newer-schema`, or code `loss` for going back without `allow_loss`.
+            Malformed: there is no such revision.
+            Tampered: the tables are not this service's.
+            Unavailable: the database cannot be reached.
+        """
+        with _typed_errors(), self._engine.connect() as connection, connection.begin() as transaction:
+            hold_schema(connection)
+            before = current(connection)
+            steps = migrate(connection, target)
+            if before is not None and steps and steps[0] <= before and not (dry_run or allow_loss):
+                raise Conflict(f"going back from {before} deletes what {', '.join(steps)} stored; allow it explicitly", code="loss")
+            if dry_run:
+                transaction.rollback()
+        return steps
+
+    def schema(self) -> dict[str, Any]:
+        """The revision in force (`current`, or None), the newest (`head`) and all `revisions`. Raises as `migrate`."""
+        with self.reading() as tx:
+            found = current(tx.connection)
+        listed = [{"revision": name, "what": what, "applied": found is not None and name <= found} for name, what in revisions()]
+        return {"current": found, "head": head(), "revisions": listed}
+
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """One transaction that may write: all of it happens or nothing.
@@ -68,13 +98,8 @@ class Store:
             Conflict: a unique value exists already.
             Unavailable: the database cannot be reached or is locked for too long.
         """
-        try:
-            with self._engine.begin() as connection:
-                yield Transaction(connection)
-        except IntegrityError as error:
-            raise Conflict("another request made the same thing first", code="conflict") from error
-        except DBAPIError as error:
-            raise Unavailable("the database cannot take this now; try again", code="database") from error
+        with _typed_errors(), self._engine.begin() as connection:
+            yield Transaction(connection)
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
@@ -88,6 +113,16 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict("another request made the same thing first", code="conflict") from error
+    except DBAPIError as error:
+        raise Unavailable("the database cannot take this now; try again", code="database") from error
 
 
 def hold_schema(connection: Connection) -> None:

@@ -6,9 +6,8 @@ from flask import Flask, Response, request
 
 from policies.errors import NotFound
 from sandbox.host import Host
-from sandbox.web import exchange_api, jobs_api, log_api, problems
+from sandbox.web import exchange_api, jobs_api, log_api, ops, problems
 from sandbox.web.models import finish_body
-from sandbox.web.views import reply
 
 
 def make_app(host: Host) -> Flask:
@@ -19,15 +18,9 @@ def make_app(host: Host) -> Flask:
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
     problems.install(app)
+    ops.install(app, host)
     for blueprint in (exchange_api.api, jobs_api.api, log_api.api):
         app.register_blueprint(blueprint)
-
-    @app.get("/healthz")
-    def healthz() -> Response:
-        """Whether this process can read its database."""
-        with host.store.reading() as tx:
-            size = tx.log_size()
-        return reply({"ok": True, "entries": size})
 
     @app.before_request
     def refuse_unprintable_names() -> None:

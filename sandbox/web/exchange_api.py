@@ -11,6 +11,7 @@ from policies.errors import Malformed, NotFound
 from sandbox.exchange import agreements, datasets, participants
 from sandbox.web.auth import caller, host
 from sandbox.web.models import AdmissionBody, SignedOnly, read_body, read_bytes
+from sandbox.web.ops import within_quota
 from sandbox.web.views import agreement_view, dataset_view, offer_view, participant_view, reply, version_view
 
 api = Blueprint("exchange", __name__, url_prefix="/api/v1")
@@ -58,9 +59,9 @@ def upload() -> Response:
     who = caller()
     if request.content_length is not None and request.content_length > host().config.upload_bytes:
         raise Malformed(f"the upload is larger than {host().config.upload_bytes} bytes", code="too-large")
-    digest, size = host().blobs.add(_chunks())
+    digest, size = host().blobs.add(within_quota(host(), who, _chunks()))
     with host().store.transaction() as tx:
-        tx.add_upload(digest, who.id, size)
+        tx.add_upload(digest, who.id, size, host().config.upload_quota_bytes)
     return reply({"digest": digest, "size": size}, 201)
 
 
