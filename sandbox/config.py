@@ -117,7 +117,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> tuple[Config, 
     sources = dict.fromkeys(table, "default")
     if environment.get(CONFIG_FILE):
         for name, value in _read_file(Path(environment[CONFIG_FILE])).items():
-            values[_known(name, table, CONFIG_FILE)] = _from_file(table[name], value)
+            _known(name, table, CONFIG_FILE)
+            values[name] = _from_file(table[name], value)
             sources[name] = "file"
     for variable, text in environment.items():
         if variable.startswith(PREFIX) and variable not in FOREIGN:
