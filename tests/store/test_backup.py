@@ -187,9 +187,7 @@ def test_a_restore_needs_the_key_of_the_log_and_its_name(kept: Kept, tmp_path: P
         with pytest.raises(Malformed):
             kept.restore(tmp_path / str(number), log_key=key)
     with pytest.raises(Malformed):
-        restore_backup(
-            kept.folder, Store("sqlite://"), tmp_path / "other", origin="other.test/log", log_key=kept.key.to_bytes()
-        )
+        restore_backup(kept.folder, Store("sqlite://"), tmp_path / "other", origin="other.test/log", log_key=kept.key.to_bytes())
 
 
 def test_a_service_whose_log_key_is_gone_or_another_one_does_not_start(kept: Kept, tmp_path: Path) -> None:

@@ -150,7 +150,9 @@ def test_jobs_keep_what_they_carry(tx: Transaction, story: Story) -> None:
 def test_a_job_is_claimed_leased_moved_and_abandoned(tx: Transaction, story: Story) -> None:
     old = story.jobs["released"]
     request = replace(old.request, request_id="another-request")
-    job = replace(old, id="job-another", request=request, state="charged", evidence=None, signed=replace(old.signed, body=_body(old, request)))
+    job = replace(
+        old, id="job-another", request=request, state="charged", evidence=None, signed=replace(old.signed, body=_body(old, request))
+    )
     tx.add_job(job)
     claimed = tx.claim_charged("worker-1", lease_until=10.0)
     assert claimed is not None
@@ -228,9 +230,15 @@ def test_a_transaction_that_fails_leaves_nothing(story: Story) -> None:
     store: Store = story.host.store
     with store.reading() as tx:
         size = tx.log_size()
-    with pytest.raises(Conflict), store.transaction() as tx:
-        tx.append("opened", at=1, ids={}, body={})
-        tx.add_participant(story.member("insurer"), secret_digest("x"), 1)
+    insurer = story.member("insurer")
+
+    def append_and_fail() -> None:
+        with store.transaction() as tx:
+            tx.append("opened", at=1, ids={}, body={})
+            tx.add_participant(insurer, secret_digest("x"), 1)
+
+    with pytest.raises(Conflict):
+        append_and_fail()
     with store.reading() as tx:
         assert tx.log_size() == size == len(tx.entries(0, size + 10))
 
