@@ -235,6 +235,7 @@ def measure(folder: Path, database: str, hello: int, *, jobs: int, seconds: floa
     folder.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SANDBOX_")}
     environment |= {"SANDBOX_DATA": str(folder / "data"), "SANDBOX_DATABASE": database, "SANDBOX_KEYS_TIMEOUT_S": "300"}
+    environment |= {"SANDBOX_CREDENTIAL_RATE": "0", "SANDBOX_ADDRESS_RATE": "0"}
     port = free_port()
     with ExitStack() as running:
 

@@ -110,6 +110,16 @@ class Unavailable(SandboxError):
     code = "unavailable"
 
 
+class TooMany(SandboxError):
+    """The caller asks too often. `retry_after` is in whole seconds."""
+
+    code = "too-many"
+
+    def __init__(self, message: str, *, code: str | None = None, where: str | None = None, retry_after: int = 1) -> None:
+        super().__init__(message, code=code, where=where)
+        self.retry_after = retry_after
+
+
 class Tampered(SandboxError):
     """A digest, a signature or a proof failed."""
 
@@ -124,6 +134,7 @@ OUTCOMES: dict[type[SandboxError], tuple[int, int]] = {
     Refused: (403, 3),
     NotFound: (404, 2),
     Conflict: (409, 2),
+    TooMany: (429, 4),
     Unavailable: (503, 4),
     Tampered: (500, 5),
 }

@@ -18,7 +18,7 @@ LAYERS = [
     ("policies",),
     ("enclaves/kit",),
     ("enclaves", "sandbox/audit"),
-    ("sandbox/party", "sandbox/config", "sandbox/host", "sandbox/exchange", "sandbox/jobs"),
+    ("sandbox/party", "sandbox/config", "sandbox/logs", "sandbox/host", "sandbox/exchange", "sandbox/jobs"),
     ("sandbox/store", "sandbox/web", "sandbox/cli", "sandbox/demo", "sandbox/__main__"),
     ("app",),
 ]
@@ -37,6 +37,9 @@ OWNERS = {
     "opendp": ("enclaves/dp",),
     "numpy": ("enclaves/dp",),
     "sqlalchemy": ("sandbox/store",),
+    "alembic": ("sandbox/store",),
+    "prometheus_client": ("sandbox/web/metrics",),
+    "gunicorn": ("sandbox/web/server_log",),
     "flask": ("sandbox/web", "app"),
     "werkzeug": ("sandbox/web",),
     "pydantic": ("sandbox/web",),

@@ -14,7 +14,7 @@ COMMANDS = {
     "serve": Lazy("sandbox.cli.service", "serve", "Run the service under gunicorn."),
     "worker": Lazy("sandbox.cli.service", "worker", "Take charged jobs and run them in enclaves, until stopped."),
     "demo": Lazy("sandbox.cli.service", "demo", "Tell the whole story once on real data: from encrypted upload to audited release."),
-    "admin": Lazy("sandbox.cli.service", "admin", "What the operator does, on the service's machine."),
+    "admin": Lazy("sandbox.cli.operator", "admin", "What the operator does, on the service's machine."),
     "enclave": Lazy("sandbox.cli.service", "enclave", "What runs inside."),
     "party": Lazy("sandbox.cli.participant", "party", "What a participant runs at home: keys, publishing, the key broker."),
     "offer": Lazy("sandbox.cli.market", "offer", "A provider's terms on a dataset."),

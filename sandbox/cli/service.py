@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,29 +17,55 @@ import click
 from enclaves.kit.measure import checkout_root, measurement
 from policies.errors import Malformed
 from sandbox.cli.show import json_option, print_json
+from sandbox.config import CONFIG_FILE, read_config
+from sandbox.logs import write_logs
+
+_file = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command()
 @click.option("--bind", default="127.0.0.1:8700", show_default=True, help="Address and port.")
 @click.option("--processes", default=2, show_default=True, type=click.IntRange(1, 64), help="Web processes.")
 @click.option("--with-worker", is_flag=True, help="Also run one worker, stopped together with the service.")
-def serve(bind: str, processes: int, with_worker: bool) -> None:
-    """Run the service under gunicorn. Settings come from SANDBOX_* variables.
+@click.option("--cert", type=_file, help="TLS certificate chain (PEM); with --key, the service speaks HTTPS only.")
+@click.option("--key", type=_file, help="TLS private key (PEM).")
+def serve(bind: str, processes: int, with_worker: bool, cert: Path | None, key: Path | None) -> None:
+    """Run the service under gunicorn. Settings come from the file that SANDBOX_CONFIG names and from SANDBOX_* variables.
 
     \b
     Example: SANDBOX_DATA=/var/lib/sandbox sandbox serve --bind 127.0.0.1:8700 --with-worker
     """
-    root = checkout_root()
-    command = [sys.executable, "-m", "gunicorn", "--chdir", str(root), "--bind", bind, "--workers", str(processes)]
-    command += ["--threads", "8", "--no-control-socket", "--timeout", "120", "--graceful-timeout", "30", "app:create_app()"]
-    environment = dict(os.environ)
-    if "SANDBOX_DATA" in environment:
-        environment["SANDBOX_DATA"] = str(Path(environment["SANDBOX_DATA"]).resolve())
-    children = [subprocess.Popen(command, env=environment)]
-    if with_worker:
-        children.append(subprocess.Popen([sys.executable, "-m", "sandbox", "worker"], env=environment))
+    if (cert is None) != (key is None):
+        raise Malformed("--cert and --key belong together")
+    config = read_config()
+    environment = dict(os.environ) | {"SANDBOX_DATA": str(config.data.resolve())}
+    if environment.get(CONFIG_FILE):
+        environment[CONFIG_FILE] = str(Path(environment[CONFIG_FILE]).resolve())
+    with tempfile.TemporaryDirectory(prefix="sandbox-metrics-") as counters:
+        web = dict(environment, PROMETHEUS_MULTIPROC_DIR=counters) if config.metrics else environment
+        command = _gunicorn(bind, processes) + _tls(cert, key)
+        if config.log == "json":
+            command += ["--logger-class", "sandbox.web.server_log.JsonLogger"]
+        children = [subprocess.Popen([*command, "app:create_app()"], env=web)]
+        if with_worker:
+            children.append(subprocess.Popen([sys.executable, "-m", "sandbox", "worker"], env=environment))
+        code = _wait(children)
+    sys.exit(max(0, code))
 
-    def stop(number: int, frame: object) -> None:
+
+def _gunicorn(bind: str, processes: int) -> list[str]:
+    command = [sys.executable, "-m", "gunicorn", "--chdir", str(checkout_root()), "--bind", bind, "--workers", str(processes)]
+    return [*command, "--threads", "8", "--no-control-socket", "--timeout", "120", "--graceful-timeout", "30"]
+
+
+def _tls(cert: Path | None, key: Path | None) -> list[str]:
+    return [] if cert is None else ["--certfile", str(cert.resolve()), "--keyfile", str(Path(str(key)).resolve())]
+
+
+def _wait(children: list[subprocess.Popen[bytes]]) -> int:
+    """Wait for the first process, then stop the others; a signal stops all. Returns the first's exit code."""
+
+    def stop(number: int, frame: object) -> None:  # noqa: ARG001 - what a signal passes
         for child in children:
             child.terminate()
 
@@ -47,7 +75,7 @@ def serve(bind: str, processes: int, with_worker: bool) -> None:
     stop(0, None)
     for child in children:
         child.wait()
-    sys.exit(max(0, code))
+    return code
 
 
 @click.command()
@@ -62,8 +90,11 @@ def worker(parallel: int, supervised: bool) -> None:
     Example: SANDBOX_DATA=/var/lib/sandbox sandbox worker --parallel 4
     """
     stopping, parent = False, os.getppid()
+    config = read_config()
+    write_logs(config.log)
+    log = logging.getLogger("sandbox.worker")
 
-    def stop(number: int, frame: object) -> None:
+    def stop(number: int, frame: object) -> None:  # noqa: ARG001 - what a signal passes
         nonlocal stopping
         stopping = True
 
@@ -73,11 +104,14 @@ def worker(parallel: int, supervised: bool) -> None:
         _supervise(parallel, lambda: stopping)
         return
     from app import compose
-    from sandbox.config import read_config
     from sandbox.jobs.worker import Worker
 
+    host = compose(config, lambda step: log.info("step", extra={"step": step}))
     # A worker whose supervisor was killed ends too: nobody could stop it any more.
-    Worker(host=compose(read_config()), keep_spare=True, stopping=lambda: stopping or (supervised and os.getppid() != parent)).work()
+    found = Worker(host=host, keep_spare=True, stopping=lambda: stopping or (supervised and os.getppid() != parent))
+    log.info("started", extra={"worker": found.name})
+    found.work()
+    log.info("stopped", extra={"worker": found.name})
 
 
 RESTART_S = 1.0
@@ -138,7 +172,6 @@ def admin_admit(participant: str, as_json: bool) -> None:
     Example: SANDBOX_DATA=/var/lib/sandbox sandbox admin admit insurer
     """
     from app import compose
-    from sandbox.config import read_config
     from sandbox.exchange.participants import issue_code
 
     code = issue_code(compose(read_config()), participant)

@@ -20,6 +20,7 @@ from sandbox.host import Host
 from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
 from sandbox.jobs.record import record_evidence, record_failure, record_outcome
 from sandbox.jobs.states import Job, KeyRequest
+from sandbox.jobs.upkeep import Upkeep
 
 START_TIMEOUT_S = 60.0
 WAIT_S = 0.01
@@ -51,6 +52,7 @@ class Worker:
     stopping: Callable[[], bool] = lambda: False
     name: str = field(default_factory=lambda: "worker-" + secrets.token_hex(8))
     _spare: EnclaveProcess | None = None
+    _upkeep: Upkeep | None = None
 
     def work(self) -> None:
         """Take and run jobs until `stopping`; errors of the database are waited out."""
@@ -98,6 +100,8 @@ class Worker:
             record_failure(self.host, job.id, "worker-died")
         if newest is None or newest[0] != size:
             self.host.publish()
+        self._upkeep = self._upkeep or Upkeep(host=self.host, worker=self.name)
+        self._upkeep.step()
 
     def _take(self) -> Job | None:
         """Move the oldest charged job to `running` under this worker's lease and ask its providers for keys."""

@@ -27,6 +27,7 @@ from policies.errors import (
     ReleaseWithheld,
     SandboxError,
     Tampered,
+    TooMany,
     Unauthenticated,
     Unavailable,
 )
@@ -49,6 +50,7 @@ _BY_STATUS: dict[int, type[SandboxError]] = {
     404: NotFound,
     409: Conflict,
     413: Malformed,
+    429: TooMany,
     503: Unavailable,
 }
 _BY_CODE: dict[str, type[Refused]] = {kind.code: kind for kind in (Refused, PolicyRefused, BudgetExhausted, ReleaseWithheld)}

@@ -13,6 +13,9 @@ from enclaves.kit.columns import inspect_envelope
 from policies.errors import NotFound, TooLarge
 from policies.names import require_digest
 
+PARTIAL, REMOVING, PROBE = ".upload-", ".remove-", ".probe-"
+"""Prefixes of files that are no uploads yet, or no more."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blobs:
@@ -35,7 +38,7 @@ class Blobs:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         hasher, size, head, tail = hashlib.sha256(), 0, b"", b""
-        handle, name = tempfile.mkstemp(prefix=".upload-", dir=self.folder)
+        handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=self.folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 for chunk in chunks:
@@ -60,3 +63,45 @@ class Blobs:
         if not path.is_file():
             raise NotFound("there is no upload of that digest")
         return path
+
+    def old_files(self, before: float) -> list[str]:
+        """Names of files, also of uploads that broke off, that were last written before `before` (seconds since 1970)."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(entry.name for entry in os.scandir(self.folder) if entry.is_file() and entry.stat().st_mtime < before)
+
+    def is_old(self, name: str, before: float) -> bool:
+        """Whether a file is missing or was last written before `before` (seconds since 1970)."""
+        try:
+            return (self.folder / name).stat().st_mtime < before
+        except FileNotFoundError:
+            return True
+
+    def remove(self, name: str, before: float) -> bool:
+        """Remove a file unless it was written anew at or after `before`. Returns whether it is gone.
+
+        It is moved aside before its age is looked at: an upload of the same content at this moment is then either seen, and put back, or
+        comes after and stays.
+        """
+        aside = self.folder / f"{REMOVING}{name}"
+        try:
+            os.rename(self.folder / name, aside)
+        except FileNotFoundError:
+            return True
+        fresh = aside.stat().st_mtime >= before
+        if fresh:
+            try:
+                os.link(aside, self.folder / name)
+            except FileExistsError:
+                pass  # uploaded once more meanwhile: the same content
+        aside.unlink()
+        return not fresh
+
+    def writable(self) -> bool:
+        """Whether an upload could be stored now."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(prefix=PROBE, dir=self.folder):
+                return True
+        except OSError:
+            return False

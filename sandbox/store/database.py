@@ -14,14 +14,16 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from policies.errors import Conflict, SandboxError, Tampered, Unavailable
 from sandbox.store.listings import Listings
 from sandbox.store.log import LogTables
-from sandbox.store.schema import SCHEMA_VERSION, log_state, metadata, settings
+from sandbox.store.migrations import current, head, migrate, revisions
+from sandbox.store.operations import OperationTables
+from sandbox.store.schema import log_state, settings
 
 BUSY_TIMEOUT_MS = 30_000
 PREPARING = 0x5A4D_B0C5
 """PostgreSQL advisory lock under which tables are made: processes that start at once would make them twice."""
 
 
-class Transaction(LogTables, Listings):
+class Transaction(LogTables, Listings, OperationTables):
     """All verbs of the store on one open transaction."""
 
     def __init__(self, connection: Connection) -> None:
@@ -39,18 +41,53 @@ class Store:
         )
 
     def prepare(self, origin: str) -> None:
-        """Create missing tables and fix the log's origin at the first start. A store that cannot be prepared is left closed.
+        """Bring the schema to the newest revision and fix the log's origin at the first start. One process does it, others wait for it.
+
+        A store that cannot be prepared is left closed.
 
         Raises:
-            Tampered: the database belongs to another log, or to another schema version.
+            Tampered: the database belongs to another log, or holds tables that are not this service's.
+            Conflict: code `newer-schema`, if newer code has migrated the database.
             Unavailable: the database cannot be reached.
         """
         try:
             with self.transaction() as tx:
-                _prepare(tx.connection, origin)
+                hold_schema(tx.connection)
+                migrate(tx.connection)
+                _fix_origin(tx.connection, origin)
         except SandboxError:
             self.close()
             raise
+
+    def migrate(self, target: str | None = None, *, dry_run: bool = False, allow_loss: bool = False) -> list[str]:
+        """Bring the schema to `target`, a revision or `base`, and return the revisions on the way; as `prepare` does, without its settings.
+
+        Args:
+            dry_run: do it and roll it back.
+            allow_loss: go back, which deletes what newer revisions store.
+
+        Raises:
+            Conflict: code `newer-schema`, or code `loss` for going back without `allow_loss`.
+            Malformed: there is no such revision.
+            Tampered: the tables are not this service's.
+            Unavailable: the database cannot be reached.
+        """
+        with _typed_errors(), self._engine.connect() as connection, connection.begin() as transaction:
+            hold_schema(connection)
+            before = current(connection)
+            steps = migrate(connection, target)
+            if before is not None and steps and steps[0] <= before and not (dry_run or allow_loss):
+                raise Conflict(f"going back from {before} deletes what {', '.join(steps)} stored; allow it explicitly", code="loss")
+            if dry_run:
+                transaction.rollback()
+        return steps
+
+    def schema(self) -> dict[str, Any]:
+        """The revision in force (`current`, or None), the newest (`head`) and all `revisions`. Raises as `migrate`."""
+        with self.reading() as tx:
+            found = current(tx.connection)
+        listed = [{"revision": name, "what": what, "applied": found is not None and name <= found} for name, what in revisions()]
+        return {"current": found, "head": head(), "revisions": listed}
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -60,13 +97,8 @@ class Store:
             Conflict: a unique value exists already.
             Unavailable: the database cannot be reached or is locked for too long.
         """
-        try:
-            with self._engine.begin() as connection:
-                yield Transaction(connection)
-        except IntegrityError as error:
-            raise Conflict("another request made the same thing first", code="conflict") from error
-        except DBAPIError as error:
-            raise Unavailable("the database cannot take this now; try again", code="database") from error
+        with _typed_errors(), self._engine.begin() as connection:
+            yield Transaction(connection)
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
@@ -82,19 +114,40 @@ class Store:
         self._engine.dispose()
 
 
-def _prepare(connection: Connection, origin: str) -> None:
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict("another request made the same thing first", code="conflict") from error
+    except DBAPIError as error:
+        raise Unavailable("the database cannot take this now; try again", code="database") from error
+
+
+def hold_schema(connection: Connection) -> None:
+    """Let no other process migrate until the transaction ends. SQLite's write transactions exclude each other already."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({PREPARING})"))
-    metadata.create_all(connection)
+
+
+def shown_url(url: str) -> str:
+    """A database URL without its secrets, for people."""
+    if not url:
+        return url
+    parsed = make_url(url)
+    secret = [name for name in parsed.query if "pass" in name.lower()]
+    return parsed.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
+
+
+def _fix_origin(connection: Connection, origin: str) -> None:
     known = {row.name: row.value for row in connection.execute(select(settings))}
-    if not known:
-        connection.execute(insert(settings), [{"name": "schema", "value": str(SCHEMA_VERSION)}, {"name": "origin", "value": origin}])
+    if "origin" not in known:
+        # Code older than the revisions compares `schema` and refuses every other value than "1".
+        schema = str(int(head()))
+        connection.execute(insert(settings), [{"name": "schema", "value": schema}, {"name": "origin", "value": origin}])
         connection.execute(insert(log_state).values(id=1, size=0))
-        return
-    if known.get("origin") != origin:
-        raise Tampered(f"this database holds the log `{known.get('origin')}`, not `{origin}`", code="other-log")
-    if known.get("schema") != str(SCHEMA_VERSION):
-        raise Tampered(f"this database has schema {known.get('schema')}, not {SCHEMA_VERSION}", code="other-schema")
+    elif known["origin"] != origin:
+        raise Tampered(f"this database holds the log `{known['origin']}`, not `{origin}`", code="other-log")
 
 
 def _sqlite(url: str) -> Engine:

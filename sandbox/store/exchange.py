@@ -12,6 +12,7 @@ from policies.agreement import Agreement, Offer
 from policies.canonical import canonical, parse_json
 from policies.codec import decode, encode
 from policies.declaration import Declaration
+from policies.errors import Forbidden
 from policies.odrl import parse_agreement, parse_offer
 from sandbox.exchange.records import Dataset, Participant, StoredAgreement, StoredOffer, Version
 from sandbox.store.once import insert_once
@@ -140,9 +141,25 @@ class ExchangeTables:
         row = self.connection.execute(select(participants).where(condition)).one_or_none()
         return None if row is None else participant_of(row)
 
-    def add_upload(self, digest: str, participant: str, size: int) -> None:
-        """Remember who uploaded a blob; again is the same."""
+    def add_upload(self, digest: str, participant: str, size: int, quota: int = 0) -> None:
+        """Remember who uploaded a blob; again is the same.
+
+        Args:
+            quota: most bytes that the participant's uploads may take together; 0 means no limit.
+
+        Raises:
+            Forbidden: code `upload-quota`; nothing is remembered once the transaction is rolled back.
+        """
+        if quota:
+            self.connection.execute(select(participants.c.id).where(participants.c.id == participant).with_for_update())
         insert_once(self.connection, uploads, digest=digest, participant=participant, size=size)
+        if quota and self.uploaded_bytes(participant) > quota:
+            raise Forbidden(f"your uploads may take {quota} bytes together", code="upload-quota")
+
+    def uploaded_bytes(self, participant: str) -> int:
+        """Bytes that a participant's uploads take together."""
+        total = select(func.coalesce(func.sum(uploads.c.size), 0)).where(uploads.c.participant == participant)
+        return int(self.connection.execute(total).scalar_one())
 
     def has_upload(self, digest: str, participant: str) -> int:
         """Size of the blob if `participant` uploaded it, else 0."""

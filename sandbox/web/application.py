@@ -8,7 +8,7 @@ from werkzeug.routing import BaseConverter
 from policies.errors import NotFound
 from policies.names import PATTERNS
 from sandbox.host import Host
-from sandbox.web import problems
+from sandbox.web import ops, problems
 from sandbox.web.events import Streams
 from sandbox.web.headers import secure, validate
 from sandbox.web.models import finish_body
@@ -33,6 +33,7 @@ def make_app(host: Host) -> Flask:
     app.url_map.converters["digest"] = DigestConverter
     app.url_map.merge_slashes = False
     problems.install(app)
+    ops.install(app, host)
     for operation in OPERATIONS:
         app.add_url_rule(operation.path, endpoint=operation.name, view_func=operation.serve, methods=[operation.method])
 

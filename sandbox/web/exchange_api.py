@@ -11,6 +11,7 @@ from sandbox.exchange import agreements, datasets, participants
 from sandbox.web.auth import host
 from sandbox.web.models import AdmissionBody, AgreementsQuery, OfProvider, Paged, Query, SignedOnly, cursor_of, read_bytes
 from sandbox.web.operation import Call
+from sandbox.web.ops import within_quota
 from sandbox.web.views import (
     Admitted,
     Agreements,
@@ -65,9 +66,9 @@ def upload(call: Call[Query, None]) -> Response:
     """Stream an encrypted file to the host."""
     if request.content_length is not None and request.content_length > host().config.upload_bytes:
         raise TooLarge(f"the upload is larger than {host().config.upload_bytes} bytes")
-    digest, size = host().blobs.add(_chunks())
+    digest, size = host().blobs.add(within_quota(host(), call.who, _chunks()))
     with host().store.transaction() as tx:
-        tx.add_upload(digest, call.who.id, size)
+        tx.add_upload(digest, call.who.id, size, host().config.upload_quota_bytes)
     return reply(Uploaded(digest=digest, size=size), 201)
 
 

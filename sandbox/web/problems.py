@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Flask, Response, current_app
+from flask import Flask, Response, current_app, g
 from werkzeug.exceptions import HTTPException
 
 from policies.canonical import canonical
-from policies.errors import Refused, SandboxError, outcome
+from policies.errors import Refused, SandboxError, TooMany, outcome
 
 
 def problem(status: int, code: str, title: str, **members: Any) -> Response:
     """Return a problem document. What it quotes of a request holds no control characters."""
     members = {name: _printable(value) if isinstance(value, str) else value for name, value in members.items()}
     title = _printable(title)
+    g.problem_code = code
     body = {"type": f"urn:sandbox:problem:{code}", "status": status, "code": code, "title": title}
     body |= {name: value for name, value in members.items() if value}
     return Response(canonical(body), status=status, mimetype="application/problem+json")
@@ -29,6 +30,8 @@ def of_error(error: SandboxError) -> Response:
     status, _ = outcome(error)
     findings = list(error.findings) if isinstance(error, Refused) else []
     response = problem(status, error.code, error.message, where=error.where, findings=findings)
+    if isinstance(error, TooMany):
+        response.headers["Retry-After"] = str(error.retry_after)
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

@@ -364,7 +364,7 @@ def open_town(
     folder: Path, *, homes: tuple[str, ...] = market.ROLES, on_step: Callable[[str], None] = lambda step: None, **config: Any
 ) -> Town:
     """The town whose folder that is, as after a restart of everything."""
-    settings: dict[str, Any] = {"keys_timeout_s": 20.0, "poll_s": 0.02, **config}
+    settings: dict[str, Any] = {"keys_timeout_s": 20.0, "poll_s": 0.02, "address_rate": 0.0, "credential_rate": 0.0, **config}
     host = compose_host(Config(data=folder / "service", origin="town.test/log", **settings), on_step)
     town = Town(folder=folder, host=host, app=make_app(host), clients={})
     town.clients = {name: town.client(Home.open(folder / "homes" / name)) for name in homes}

@@ -23,11 +23,11 @@ from sqlalchemy.exc import OperationalError
 
 from app import compose
 from policies.documents import secret_digest
-from sandbox.config import Config
+from sandbox.config import Config, describe
 from sandbox.exchange.participants import issue_code
 from sandbox.host import Host
 from sandbox.party.client import Client
-from sandbox.store.schema import admission_codes, metadata
+from sandbox.store.schema import admission_codes, metadata, workers
 
 DATABASES = ("sqlite", "postgresql")
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432")
@@ -136,7 +136,7 @@ class Service:
     def state(self) -> dict[str, tuple[int, str]]:
         """Number of rows and a digest of all contents per table, and the same for the uploads. A worker's lease is no content."""
         found = {}
-        for table in metadata.sorted_tables:
+        for table in contents():
             rows = sorted(repr({k: v for k, v in row.items() if k != "lease_until"}) for row in self.rows(table))
             found[table.name] = (len(rows), hashlib.sha256("\n".join(rows).encode()).hexdigest())
         files = self.uploads()
@@ -168,8 +168,8 @@ class Service:
 
 
 @contextmanager
-def running(folder: Path, kind: str = "sqlite", *, worker: bool = False, keys_timeout_s: float = 300.0) -> Iterator[Service]:
-    """A fresh service; all its processes start at once on an empty database, and are gone afterwards."""
+def running(folder: Path, kind: str = "sqlite", *, worker: bool = False, keys_timeout_s: float = 300.0, **settings: Any) -> Iterator[Service]:
+    """A fresh service; all its processes start at once on an empty database, and are gone at its end. No rate limits."""
     with fresh_database(kind) as database:
         config = Config(
             data=folder / "data",
@@ -178,6 +178,9 @@ def running(folder: Path, kind: str = "sqlite", *, worker: bool = False, keys_ti
             upload_bytes=UPLOAD_BYTES,
             json_bytes=JSON_BYTES,
             keys_timeout_s=keys_timeout_s,
+            address_rate=0.0,
+            credential_rate=0.0,
+            **settings,
         )
         port = free_port()
         web = spawn(folder / "web.log", environment(config), "serve", "--bind", f"127.0.0.1:{port}", "--processes", "2")
@@ -198,16 +201,15 @@ def running(folder: Path, kind: str = "sqlite", *, worker: bool = False, keys_ti
                 kill(process)
 
 
+def contents() -> list[Table]:
+    """All tables but that of the workers: they say that they live whatever is asked of the service."""
+    return [table for table in metadata.sorted_tables if table is not workers]
+
+
 def environment(config: Config) -> dict[str, str]:
     """The environment that spells `config`, with nothing of the caller's settings."""
-    settings = {
-        "SANDBOX_DATA": str(config.data),
-        "SANDBOX_DATABASE": config.database,
-        "SANDBOX_ORIGIN": config.origin,
-        "SANDBOX_UPLOAD_BYTES": str(config.upload_bytes),
-        "SANDBOX_JSON_BYTES": str(config.json_bytes),
-        "SANDBOX_KEYS_TIMEOUT_S": str(config.keys_timeout_s),
-    }
+    values = {item.variable: getattr(config, item.name) for item in describe()}
+    settings = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
     return {k: v for k, v in os.environ.items() if not k.startswith("SANDBOX_")} | settings
 
 

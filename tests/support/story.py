@@ -208,7 +208,7 @@ class Story:
         keys.accept_keys(self.host, self.member(firm.id), firm.sign("key-release", statement), sealed)
 
 
-def tell(folder: Path) -> Story:
+def tell(folder: Path, database: str = "") -> Story:
     """Tell the whole story in `folder`: two providers, a consumer, an auditor and a stranger; one agreement; five jobs.
 
     Jobs: `released` (both ledgers, epsilon 0.5), `denied` (more than a job may cost), `withheld` (wrong files, 0.25), `failed` (a provider
@@ -216,7 +216,7 @@ def tell(folder: Path) -> Story:
     """
     clock = Clock()
     steps: list[Story] = []
-    composed = compose(Config(data=folder), on_step=lambda step: steps[0].on_step(step))
+    composed = compose(Config(data=folder, database=database), on_step=lambda step: steps[0].on_step(step))
     story = Story(host=replace(composed, now=clock), clock=clock)
     steps.append(story)
     for name in ("insurer", "clinic", "institute", "auditor", "stranger"):

@@ -1,0 +1,171 @@
+"""`sandbox admin`: schema, settings, backups. What the operator does on the service's machine."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from enclaves.kit.signatures import SigningKey
+from policies.errors import Malformed
+from sandbox.audit.checkpoint import LogKey
+from sandbox.cli.service import admin
+from sandbox.cli.show import json_option, print_json, table
+from sandbox.config import describe, read_config, read_settings
+from sandbox.store.backup import LOG_KEY, Manifest, make_backup, restore_backup, verify_backup
+from sandbox.store.blobs import Blobs
+from sandbox.store.database import Store, shown_url
+
+__all__ = ["admin"]
+
+folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+file_option = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@admin.command("config")
+@json_option
+def admin_config(as_json: bool) -> None:
+    """Print the settings in force, where each came from, and what it accepts. A database's password is masked.
+
+    \b
+    Example: SANDBOX_CONFIG=/etc/sandbox.toml sandbox admin config
+    """
+    config, sources = read_settings()
+    rows = []
+    for setting in describe():
+        value: Any = getattr(config, setting.name)
+        shown = shown_url(value) if setting.name == "database" else str(value) if isinstance(value, Path) else value
+        rows.append({"name": setting.name, "value": shown, "source": sources[setting.name], "bounds": setting.bounds})
+    if as_json:
+        print_json({row["name"]: {"value": row["value"], "source": row["source"]} for row in rows})
+    else:
+        table(("setting", "value", "from", "accepts"), [tuple(row.values()) for row in rows])
+
+
+@admin.command("schema")
+@json_option
+def admin_schema(as_json: bool) -> None:
+    """Print the revision of the database's schema, the newest one, and what lies between.
+
+    \b
+    Example: sandbox admin schema
+    """
+    found = _store().schema()
+    if as_json:
+        print_json(found)
+        return
+    rows = [(item["revision"], item["what"], "applied" if item["applied"] else "to come") for item in found["revisions"]]
+    table(("revision", "what it does", ""), rows, title=f"The database has schema {found['current'] or 'none'}")
+
+
+@admin.command("migrate")
+@click.option("--to", "target", help="A revision, or `base`; default: the newest.")
+@click.option("--dry-run", is_flag=True, help="Do it and take it back: nothing is changed.")
+@click.option("--yes", is_flag=True, help="Go back although that deletes what newer revisions store.")
+@json_option
+def admin_migrate(target: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Bring the database's schema to the newest revision, or to another. The service does so itself when it starts.
+
+    \b
+    Example: sandbox admin migrate --dry-run
+    """
+    steps = _store().migrate(target, dry_run=dry_run, allow_loss=yes)
+    if as_json:
+        print_json({"steps": steps, "dry_run": dry_run})
+    else:
+        click.echo(f"{'would apply' if dry_run else 'applied'}: {', '.join(steps)}" if steps else "nothing to do")
+
+
+@admin.command("backup")
+@folder_argument
+@click.option("--with-log-key", is_flag=True, help="Also copy the log's signing key. Who has it can sign a false log.")
+@json_option
+def admin_backup(folder: Path, with_log_key: bool, as_json: bool) -> None:
+    """Write a consistent backup of database and uploads to the empty FOLDER, while the service runs.
+
+    \b
+    Example: sandbox admin backup /backup/2026-11-23
+    """
+    config = read_config()
+    signing = _signing_key(config.data / LOG_KEY)
+    identity = LogKey(name=config.origin, public=signing.public)
+    store, blobs = Store(config.database_url), Blobs(folder=config.data / "uploads", limit=config.upload_bytes)
+    now = time.time_ns() // 1_000_000
+    manifest = make_backup(store, blobs, signing, identity, folder, now=now, with_log_key=with_log_key)
+    if with_log_key:
+        click.echo("warning: this backup holds the log's signing key; who reads it can sign a false log", err=True)
+    else:
+        click.echo(f"note: the log's signing key is not in this backup; keep {config.data / LOG_KEY} apart, once", err=True)
+    _show(manifest, folder, as_json)
+
+
+@admin.command("verify-backup")
+@folder_argument
+@json_option
+def admin_verify_backup(folder: Path, as_json: bool) -> None:
+    """Check every digest of a backup and rebuild the log's tree from it.
+
+    \b
+    Example: sandbox admin verify-backup /backup/2026-11-23
+    """
+    _show(verify_backup(folder), folder, as_json)
+
+
+@admin.command("restore")
+@folder_argument
+@click.option("--log-key", type=file_option, help="The log's signing key, if the backup does not hold it.")
+@click.option("--newest-checkpoint", type=file_option, help="The newest checkpoint that anybody kept, for example of an export.")
+@click.option("--accept-rewind", is_flag=True, help="Restore although the log had more entries. Brokers will refuse it.")
+@json_option
+def admin_restore(folder: Path, log_key: Path | None, newest_checkpoint: Path | None, accept_rewind: bool, as_json: bool) -> None:
+    """Restore a backup into a new data folder and an empty database. Stop the service first.
+
+    Restoring is a rewind: entries made after the backup are gone, and every broker and client that saw one refuses the log from then on.
+
+    \b
+    Example: sandbox admin restore /backup/2026-11-23 --log-key /safe/log.key --newest-checkpoint ./export/checkpoint
+    """
+    config = read_config()
+    manifest = restore_backup(
+        folder,
+        Store(config.database_url),
+        config.data,
+        origin=config.origin,
+        log_key=None if log_key is None else log_key.read_bytes(),
+        newest_checkpoint=None if newest_checkpoint is None else newest_checkpoint.read_text(encoding="utf-8"),
+        accept_rewind=accept_rewind,
+    )
+    if newest_checkpoint is None:
+        click.echo("warning: no newest checkpoint was given: whether the log had more entries than the backup is not known", err=True)
+    click.echo(f"a restore is a rewind: brokers that saw more than {manifest.size} entries will release no keys", err=True)
+    _show(manifest, folder, as_json)
+
+
+def _store() -> Store:
+    return Store(read_config().database_url)
+
+
+def _signing_key(path: Path) -> SigningKey:
+    try:
+        return SigningKey.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise Malformed(f"the log's signing key {path} cannot be read; is this the service's data folder?") from error
+
+
+def _show(manifest: Manifest, folder: Path, as_json: bool) -> None:
+    used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    facts = {
+        "folder": str(folder),
+        "bytes": used,
+        "log": manifest.vkey.partition("+")[0],
+        "entries": manifest.size,
+        "root": manifest.root,
+        "schema": manifest.revision,
+        "made_at": manifest.made_at,
+        "log_key": manifest.log_key,
+        "free_bytes": shutil.disk_usage(folder).free,
+    }
+    print_json(facts) if as_json else table(("", ""), facts.items(), title="Backup")
