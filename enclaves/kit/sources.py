@@ -2,45 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from enclaves.kit.formats import LocalTable, open_local, typed_csv
 from policies.declaration import Column, Declaration
 from policies.errors import Malformed
 
 Table: TypeAlias = pa.Table
 
 
-def read_table(path: Path, declaration: Declaration) -> pa.Table:
-    """Return the declared columns of a local Parquet file, checked against the declaration.
+def read_table(path: Path, declaration: Declaration, sources: Mapping[str, str] | None = None, *, memory: int | None = None) -> pa.Table:
+    """Return the declared columns of a local Parquet, Arrow or CSV file, checked against the declaration.
+
+    Args:
+        sources: names in the file of declared columns that are called otherwise there.
+        memory: bytes that may be used; by default what the machine says is available.
 
     Raises:
-        Malformed: unreadable, a missing column or one of the wrong kind, a missing privacy unit, or rows that repeat the unique key.
+        Malformed: unreadable or too large, a missing column or one of the wrong kind, a missing privacy unit, or rows that repeat the
+            unique key; with the line of a CSV file where there is one.
     """
-    try:
-        table = pq.read_table(path, columns=None)
-        table.validate(full=True)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise Malformed(f"{path.name} is not a readable Parquet file, or holds text that is not UTF-8", code="unreadable") from error
-    missing = [column.name for column in declaration.columns if column.name not in table.column_names]
-    if missing:
-        raise Malformed(f"{path.name} has no column `{missing[0]}`", code="unknown-column")
-    table = table.select([column.name for column in declaration.columns])
-    for column in declaration.columns:
-        _require_kind(column, table.schema.field(column.name).type)
-    if table.column(declaration.unit).null_count:
-        raise Malformed(f"some rows have no `{declaration.unit}`", where=declaration.unit, code="unit-missing")
+    local = open_local(path, memory=memory)
+    table = select_columns(local, declaration, sources or {})
+    missing = pc.index(pc.is_valid(table.column(declaration.unit)), False).as_py()
+    if missing >= 0:
+        raise Malformed(f"{local.place(missing)}: no `{declaration.unit}`", where=declaration.unit, code="unit-missing")
     keys = table.group_by(list(declaration.unique_key)).aggregate([])
     if keys.num_rows != table.num_rows:
         raise Malformed(
-            f"({', '.join(declaration.unique_key)}) does not identify rows: {table.num_rows - keys.num_rows} rows repeat a key",
+            f"({', '.join(declaration.unique_key)}) does not identify rows: {table.num_rows - keys.num_rows} rows repeat a key,"
+            f" first at {local.place(_first_repeat(table, declaration.unique_key))}",
             code="key-not-unique",
         )
     return table
+
+
+def select_columns(local: LocalTable, declaration: Declaration, sources: Mapping[str, str]) -> pa.Table:
+    """The declared columns of a file under their declared names and of their declared kind. Raises Malformed."""
+    columns = {}
+    for column in declaration.columns:
+        source = sources.get(column.name, column.name)
+        count = local.table.column_names.count(source)
+        if count != 1:
+            found = "no" if count == 0 else "more than one"
+            raise Malformed(f"{local.path.name} has {found} column `{source}`", where=column.name, code="unknown-column")
+        if local.format != "csv":
+            _require_kind(column, local.table.schema.field(source).type)
+        columns[column.name] = typed_csv(local, source, column) if local.format == "csv" else local.table.column(source)
+    return pa.table(columns)
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[int | str | Decimal | None]], declaration: Declaration) -> None:
+    """Write columns to a new file whose name ends in `.parquet`, `.arrow`, `.feather` or `.csv`. Raises Malformed, OSError."""
+    arrays = {column.name: pa.array(columns[column.name], _written_as(column)) for column in declaration.columns}
+    table = pa.table(arrays)
+    if path.suffix == ".csv":
+        pacsv.write_csv(table, path)
+    elif path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix in (".arrow", ".feather"):
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        raise Malformed(f"{path.name} must end in .parquet, .arrow, .feather or .csv", where="file")
+
+
+def _written_as(column: Column) -> pa.DataType:
+    if column.type == "decimal":
+        return pa.decimal128(18, column.decimals)
+    return pa.int64() if column.type == "integer" else pa.string()
+
+
+def _first_repeat(table: pa.Table, key: Sequence[str]) -> int:
+    seen = set()
+    for row, cells in enumerate(zip(*(table.column(name).to_pylist() for name in key), strict=True)):
+        if cells in seen:
+            return row
+        seen.add(cells)
+    return 0
 
 
 def dropped_and_clamped(table: pa.Table, declaration: Declaration) -> dict[str, int]:

@@ -8,26 +8,34 @@ import sys
 import click
 
 from policies.errors import Refused, SandboxError, outcome
-from sandbox.cli.audit import audit, log, receipt
-from sandbox.cli.jobs import job
-from sandbox.cli.market import agreement, offer
-from sandbox.cli.participant import party
-from sandbox.cli.service import admin, demo, enclave, serve, worker
+from sandbox.cli.lazy import Lazy, LazyGroup
+
+COMMANDS = {
+    "serve": Lazy("sandbox.cli.service", "serve", "Run the service under gunicorn."),
+    "worker": Lazy("sandbox.cli.service", "worker", "Take charged jobs and run them in enclaves, until stopped."),
+    "demo": Lazy("sandbox.cli.service", "demo", "Tell the whole story once on real data: from encrypted upload to audited release."),
+    "admin": Lazy("sandbox.cli.service", "admin", "What the operator does, on the service's machine."),
+    "enclave": Lazy("sandbox.cli.service", "enclave", "What runs inside."),
+    "party": Lazy("sandbox.cli.participant", "party", "What a participant runs at home: keys, publishing, the key broker."),
+    "offer": Lazy("sandbox.cli.market", "offer", "A provider's terms on a dataset."),
+    "agreement": Lazy("sandbox.cli.market", "agreement", "Terms that all parties sign."),
+    "job": Lazy("sandbox.cli.jobs", "job", "Ask for a release."),
+    "log": Lazy("sandbox.cli.audit", "log", "The log that participants and auditors keep copies of."),
+    "audit": Lazy("sandbox.cli.audit", "audit", "What an auditor does, offline."),
+    "receipt": Lazy("sandbox.cli.audit", "receipt", "Receipts of releases."),
+    "completion": Lazy("sandbox.cli.completion", "completion", "Print the script that makes SHELL complete `sandbox`."),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def cli() -> None:
     """Trusted computation jobs between firms: policy, privacy budgets, and a log that auditors replay offline."""
-
-
-for command in (serve, worker, demo, admin, enclave, party, offer, agreement, job, log, audit, receipt):
-    cli.add_command(command)
 
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 2 fix the request, 3 refused by a rule, 4 try again later, 5 something was tampered with."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="sandbox", standalone_mode=False)
     except SandboxError as error:
         _show(error)
         sys.exit(outcome(error)[1])

@@ -5,22 +5,28 @@ from __future__ import annotations
 import secrets
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from policies.codec import encode
+from policies.errors import Malformed
 from policies.privacy import SCALE_UNIT, parse_epsilon, units_to_decimal
 from policies.request import JobRequest
 from policies.statement import Release
-from sandbox.audit.receipt import Receipt
 from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, table
+
+if TYPE_CHECKING:
+    from policies.agreement import Agreement
+    from sandbox.audit.receipt import Receipt
 
 
 @click.group()
 def job() -> None:
     """Ask for a release."""
+
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 def _request_options(function: Any) -> Any:
@@ -95,12 +101,78 @@ def job_submit(
     if not wait:
         print_json(record) if as_json else click.echo(f"{record['id']} is {record['state']}")
         return
+    from rich.console import Console
+
     with Console(stderr=True).status(f"{record['id']} is {record['state']}") as status:
         record = client.wait(record["id"], timeout, lambda state: status.update(f"{record['id']} is {state}"))
     if record["state"] == "failed":
         print_json(record) if as_json else click.echo(f"{record['id']} failed: {record['code']}; the charge stays", err=True)
         sys.exit(4)
     _show_release(*client.release(record["id"]), as_json=as_json)
+
+
+@job.command("dry-run")
+@click.option("--declaration", "forms", multiple=True, type=_FILE, help="YAML form of a declaration; repeat for two datasets.")
+@click.option("--home", "home_folder", type=click.Path(path_type=Path), envvar="SANDBOX_HOME", help="Or a home that signed --agreement.")
+@click.option("--agreement", "agreement_name", help="Digest of the agreement whose terms shall count.")
+@click.option("--twin", "twins", multiple=True, required=True, help="Synthetic table, in the order of the declarations; or DATASET=FILE.")
+@click.option("--minimum-group", type=click.IntRange(1), default=1, show_default=True, help="Without an agreement: smallest group.")
+@click.option("--consumer", help="With an agreement: who asks; by default the home's participant.")
+@click.option("--purpose", help="With an agreement: the stated purpose.")
+@click.option("--sql", required=True, help="The query; - reads it from standard input.")
+@click.option("--epsilon", required=True, help="Privacy loss of the job, a decimal number.")
+@json_option
+def job_dry_run(
+    forms: tuple[Path, ...],
+    home_folder: Path | None,
+    agreement_name: str | None,
+    twins: tuple[str, ...],
+    minimum_group: int,
+    consumer: str | None,
+    purpose: str | None,
+    sql: str,
+    epsilon: str,
+    as_json: bool,
+) -> None:
+    """Run a query on synthetic twins, here, in the enclave process that a real job has, and show the release with a real job's noise.
+
+    Terms are those of an agreement, or allow everything if only declarations are given. No service takes part and nothing is charged.
+
+    \b
+    Example: sandbox job dry-run --declaration plans.yaml --twin plans-twin.parquet --epsilon 1 --sql "SELECT COUNT(*) FROM insurer.plans"
+    """
+    from sandbox.cli import rehearsal
+
+    if bool(forms) == bool(agreement_name):
+        raise Malformed("give either --declaration or --agreement with --home")
+    loss = parse_epsilon(epsilon)
+    if forms:
+        agreement = rehearsal.open_terms(rehearsal.declarations(forms), loss, minimum_group)
+        consumer, purpose = rehearsal.CONSUMER, rehearsal.PURPOSE
+    else:
+        agreement, me = _signed_at_home(home_folder, str(agreement_name))
+        consumer = consumer or me
+        if purpose is None:
+            raise Malformed("an agreement needs a --purpose", where="purpose")
+    release = rehearsal.rehearse(
+        agreement, _request(consumer, rehearsal.NO_AGREEMENT, purpose, sql, epsilon), rehearsal.by_dataset(agreement, twins)
+    )
+    if as_json:
+        print_json({"synthetic": True, "release": encode(release)})
+        return
+    click.echo("SYNTHETIC: computed on twins. The figures say nothing about anybody; the noise is that of a real job.")
+    statistics_table([encode(statistic) for statistic in release.statistics])
+    show_release(release)
+    click.echo(f"SYNTHETIC; epsilon {release.loss.epsilon}; enclave {release.enclave_kind}; nothing was charged")
+
+
+def _signed_at_home(home_folder: Path | None, name: str) -> tuple[Agreement, str]:
+    from sandbox.party.client import kept_agreement
+
+    if home_folder is None:
+        raise Malformed("--agreement needs the --home that signed it")
+    home = client_of(home_folder).home
+    return kept_agreement(home, name), home.participant
 
 
 @job.command("show")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,38 @@ from enclaves.kit.measure import checkout_root, measurement
 from policies.agreement import Agreement
 from policies.codec import decode
 from policies.declaration import Declaration
+from policies.errors import Conflict
 from policies.odrl import agreement_digest, parse_offer, timestamp
 from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
 from sandbox.party.agreeing import compose, fingerprints
-from sandbox.party.forms import offer_of, read_form
+from sandbox.party.drafting import draft_offer
+from sandbox.party.forms import declaration_of, offer_of, read_form
 
 
 @click.group()
 def offer() -> None:
     """A provider's terms on a dataset."""
+
+
+@offer.command("draft")
+@click.option(
+    "--declaration", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True, help="YAML form of the declaration."
+)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the form to this new file; else it is printed.")
+def offer_draft(declaration: Path, output: Path | None) -> None:
+    """Write an offer form for a declared dataset that allows nothing yet, with comments on what to fill in.
+
+    \b
+    Example: sandbox offer draft --declaration plans.yaml --output plans.offer.yaml
+    """
+    text = draft_offer(declaration_of(read_form(declaration)), datetime.now(UTC).date())
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    if output.exists():
+        raise Conflict(f"{output} exists; name another file")
+    output.write_text(text, encoding="utf-8")
+    click.echo(f"{output}: a form that allows nothing yet; fill it in, then `sandbox offer make`", err=True)
 
 
 @offer.command("make")
@@ -156,4 +180,3 @@ def _terms_rows(terms: Any, parsed: Agreement) -> list[tuple[str, str]]:
     if "simulated" in terms.enclave_kinds:
         rows.append(("", "simulated evidence proves nothing about the machine: its operator is trusted with plaintext"))
     return rows + [(f"column {term.column}", ", ".join(term.operations)) for term in terms.columns]
-

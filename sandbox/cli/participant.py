@@ -6,23 +6,19 @@ import signal
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
-from enclaves.kit.signatures import fingerprint
-from enclaves.kit.sources import dropped_and_clamped, read_table
 from policies.names import require_name
+from sandbox.cli.preparing import infer, twin
 from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
-from sandbox.party.broker import Broker
-from sandbox.party.client import Client
-from sandbox.party.forms import declaration_of, read_form
-from sandbox.party.home import Home
-from sandbox.party.publish import publish
 
 
 @click.group()
 def party() -> None:
     """What a participant runs at home: keys, publishing, the key broker."""
+
+
+party.add_command(infer)
+party.add_command(twin)
 
 
 @party.command("init")
@@ -38,6 +34,10 @@ def party_init(home_folder: Path, name: str, title: str, url: str, code: str, as
     \b
     Example: sandbox party init --home ~/insurer --name insurer --title "First Insurance" --url http://127.0.0.1:8700 --code CODE
     """
+    from enclaves.kit.signatures import fingerprint
+    from sandbox.party.client import Client
+    from sandbox.party.home import Home
+
     require_name(name, "name")
     if (home_folder / "identity.json").exists() and not (home_folder / "credential").exists():
         home = Home.open(home_folder)
@@ -57,13 +57,23 @@ def party_init(home_folder: Path, name: str, title: str, url: str, code: str, as
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @json_option
 def party_publish(home_folder: Path, declaration: Path, file: Path, as_json: bool) -> None:
-    """Encrypt FILE (Parquet) at home, one fresh key per column, and publish it as the dataset's next version.
+    """Encrypt FILE at home, one fresh key per column, and publish it as the dataset's next version.
+
+    FILE is Parquet, Arrow (Feather) or CSV: comma-separated UTF-8 with a header line.
 
     \b
     Example: sandbox party publish --home ~/insurer --declaration plans.yaml plans.parquet
     """
-    declared = declaration_of(read_form(declaration))
-    rows = read_table(file, declared)
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from enclaves.kit.sources import dropped_and_clamped, read_table
+    from sandbox.party.forms import declaration_of, read_form, sources_of
+    from sandbox.party.publish import publish
+
+    form = read_form(declaration)
+    declared = declaration_of(form)
+    rows = read_table(file, declared, sources_of(form))
     changed = dropped_and_clamped(rows, declared)
     with Progress(console=Console(stderr=True), disable=as_json) as progress:
         task = progress.add_task("encrypting", total=None)
@@ -82,6 +92,27 @@ def party_publish(home_folder: Path, declaration: Path, file: Path, as_json: boo
     table(("bounds (for your eyes only)", "cells or rows changed inside the enclave"), changed.items())
 
 
+@party.command("inbox")
+@home_option
+@json_option
+def party_inbox(home_folder: Path, as_json: bool) -> None:
+    """List what waits for this participant: agreements to sign, runs that want its keys, releases that it has not read.
+
+    \b
+    Example: sandbox party inbox --home ~/insurer
+    """
+    from sandbox.party.inbox import inbox
+
+    client = client_of(home_folder)
+    items = inbox(client.home, client.agreements(), client.key_requests(), client.jobs())
+    if as_json:
+        print_json([{"kind": item.kind, "name": item.name, "title": item.title, "command": item.command} for item in items])
+    elif items:
+        table(("what", "about", "sandbox ..."), [(item.kind, item.title, item.command) for item in items])
+    else:
+        click.echo("nothing waits")
+
+
 @party.command("broker")
 @home_option
 def party_broker(home_folder: Path) -> None:
@@ -90,6 +121,8 @@ def party_broker(home_folder: Path) -> None:
     \b
     Example: sandbox party broker --home ~/insurer
     """
+    from sandbox.party.broker import Broker
+
     stopping = False
 
     def stop(number: int, frame: object) -> None:

@@ -6,14 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from sandbox.party.client import Client
-from sandbox.party.home import Home
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sandbox.party.client import Client
 
 PAGE_WIDTH = 118
 
@@ -27,6 +27,9 @@ json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, 
 
 def client_of(folder: Path) -> Client:
     """The client of the participant whose home this is."""
+    from sandbox.party.client import Client
+    from sandbox.party.home import Home
+
     return Client(home=Home.open(folder))
 
 
@@ -37,11 +40,15 @@ def print_json(value: Any) -> None:
 
 def console() -> Console:
     """The terminal, or a page of fixed width where output goes to a file or a pipe."""
+    from rich.console import Console
+
     return Console() if sys.stdout.isatty() else Console(width=PAGE_WIDTH)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """Print a table."""
+    from rich.table import Table
+
     shown = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         shown.add_column(column, overflow="fold")

@@ -38,6 +38,7 @@ from policies.statement import Release
 from sandbox.audit.receipt import Receipt
 from sandbox.party.following import Follower
 from sandbox.party.home import Home
+from sandbox.party.inbox import mark_read
 from sandbox.party.verify import verify_release
 
 TIMEOUT_S = 60.0
@@ -204,6 +205,7 @@ class Client:
         sealed = bytes.fromhex(answer["sealed"])
         release = verify_release(receipt, sealed, agreement, request, self.home.sealing)
         Follower(home=self.home, fetch=self.log_text).follow(receipt.checkpoint, agreement.log)
+        mark_read(self.home, job_id)
         return release, receipt
 
     def _own_request(self, job_id: str, grant: Grant) -> JobRequest:

@@ -32,18 +32,53 @@ def read_form(path: Path) -> dict[str, Any]:
 
 
 def declaration_of(form: dict[str, Any]) -> Declaration:
-    """Return the declaration that a form spells; `columns` is a mapping from name to its properties. Raises Malformed."""
+    """Return the declaration that a form spells; `columns` is a mapping from name to its properties. Raises Malformed.
+
+    A column's `source`, its name in the provider's own file, is for publishing only and no part of the declaration.
+    """
+    listed = [{"name": name, **_column(name, properties)} for name, properties in _columns(form).items()]
+    return decode(Declaration, {**form, "columns": listed})
+
+
+def sources_of(form: dict[str, Any]) -> dict[str, str]:
+    """Return the names in the provider's file of those declared columns that are called otherwise there. Raises Malformed."""
+    listed = {name: properties for name, properties in _columns(form).items() if isinstance(properties, dict)}
+    sources = {name: of["source"] for name, of in listed.items() if "source" in of}
+    for name, source in sources.items():
+        if not isinstance(source, str):
+            raise Malformed("must be a column's name in the file, as text", where=f"columns.{name}.source")
+    return sources
+
+
+def yaml_line(key: str, value: Any, *, indent: int = 0) -> str:
+    """Return `key: value` as one line of YAML; a list is written in brackets."""
+    return f"{' ' * indent}{yaml_scalar(key)}: {yaml_scalar(value)}"
+
+
+def yaml_scalar(value: Any) -> str:
+    """Return a text, a number or a list of them on one line of YAML; a text that YAML would take for something else is quoted."""
+    escaped = any("\n" in item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str))
+    style = '"' if escaped else None
+    text = yaml.safe_dump(value, default_flow_style=True, default_style=style, allow_unicode=True, width=float("inf"))
+    return str(text).removesuffix(_END).rstrip()
+
+
+_END = "...\n"
+"""What PyYAML writes after a scalar that stands alone."""
+
+
+def _columns(form: dict[str, Any]) -> dict[str, Any]:
     columns = form.get("columns")
     if not isinstance(columns, dict):
         raise Malformed("must map column names to their properties", where="columns")
-    listed = [{"name": name, **_column(name, properties)} for name, properties in columns.items()]
-    return decode(Declaration, {**form, "columns": listed})
+    return columns
 
 
 def _column(name: str, properties: Any) -> dict[str, Any]:
     if not isinstance(properties, dict):
         raise Malformed("must be a mapping", where=f"columns.{name}")
-    return {key: str(value) if key in ("lower", "upper") and value is not None else value for key, value in properties.items()}
+    known = {key: value for key, value in properties.items() if key != "source"}
+    return {key: str(value) if key in ("lower", "upper") and value is not None else value for key, value in known.items()}
 
 
 def offer_of(form: dict[str, Any], declaration: Declaration, measurement: str) -> Offer:

@@ -1,0 +1,66 @@
+"""What waits for a participant: agreements to sign, runs that want its keys, releases that it has not read yet.
+
+The service's lists are hints: signing, brokering and reading verify for themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from policies.names import require_slug
+from sandbox.party.home import Home
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One thing to do.
+
+    Attributes:
+        kind: `agreement` (to sign), `key-request` (for the broker) or `release` (to read).
+        name: digest of the agreement, or id of the job.
+        title: what it is about, as the service states it.
+        command: the command that does it, below `sandbox` and without `--home`.
+    """
+
+    kind: str
+    name: str
+    title: str
+    command: str
+
+
+def inbox(
+    home: Home, agreements: Sequence[Mapping[str, Any]], key_requests: Sequence[Mapping[str, Any]], jobs: Sequence[Mapping[str, Any]]
+) -> tuple[Item, ...]:
+    """Return what waits for the participant of `home`, from the service's lists of its agreements, key requests and newest jobs."""
+    me = home.participant
+    items = [
+        Item(kind="agreement", name=str(a["digest"]), title=str(a["document"]["sb:title"]), command=f"agreement sign {a['digest']}")
+        for a in agreements
+        if me in a["waiting_for"]
+    ]
+    items += [
+        Item(kind="key-request", name=str(r["job"]["id"]), title=f"{r['job']['consumer']} asks", command="party broker")
+        for r in key_requests
+    ]
+    items += [
+        Item(kind="release", name=str(job["id"]), title=str(job["signed"]["body"]["sql"]), command=f"job release {job['id']}")
+        for job in jobs
+        if job["consumer"] == me and job["state"] == "released" and not was_read(home, str(job["id"]))
+    ]
+    return tuple(items)
+
+
+def mark_read(home: Home, job_id: str) -> None:
+    """Remember that a release was opened and verified here."""
+    home.write_bytes(_mark(job_id), b"")
+
+
+def was_read(home: Home, job_id: str) -> bool:
+    """Whether a release was opened and verified here."""
+    return (home.folder / _mark(job_id)).is_file()
+
+
+def _mark(job_id: str) -> str:
+    return f"read/{require_slug(job_id, 'job')}"

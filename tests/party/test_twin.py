@@ -1,0 +1,150 @@
+"""A synthetic twin keeps every promise of its declaration, is made without data, and twins of one id space join."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enclaves.kit.sources import dropped_and_clamped, read_table, write_table
+from policies.declaration import Column, Declaration
+from policies.errors import Malformed, PolicyRefused
+from policies.odrl import agreement_digest
+from policies.privacy import SCALE_UNIT, parse_epsilon
+from policies.request import JobRequest
+from sandbox.cli import rehearsal
+from sandbox.party.twin import make_twin
+from tests.support import terms
+
+COLUMNS = st.sampled_from(
+    [
+        Column(name="value", type="integer", lower="-5", upper="9", nullable=True),
+        Column(name="value", type="decimal", decimals=3, lower="-1.5", upper="2.125"),
+        Column(name="value", type="decimal"),
+        Column(name="value", type="text", domain=("north", "south, east", "")),
+        Column(name="value", type="integer", domain=(3, 1, 4)),
+        Column(name="value", type="text", nullable=True),
+    ]
+)
+KEYS = st.sampled_from(
+    [
+        None,
+        Column(name="wave", type="integer", domain=(1, 2, 3)),
+        Column(name="wave", type="integer", lower="10", upper="13"),
+        Column(name="wave", type="text"),
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    value=COLUMNS, wave=KEYS, unit=st.sampled_from(["integer", "text"]), most=st.integers(1, 4), units=st.integers(1, 30), data=st.data()
+)
+def test_a_twin_keeps_to_its_declaration(
+    tmp_path_factory: pytest.TempPathFactory, value: Column, wave: Column | None, unit: str, most: int, units: int, data: st.DataObject
+) -> None:
+    declared = Declaration(
+        dataset="clinic.waves",
+        title="Waves",
+        unit="person",
+        id_space="people",
+        rows_per_unit=most,
+        unique_key=("person",) if wave is None else ("person", "wave"),
+        columns=(Column(name="person", type=unit), *([] if wave is None else [wave]), value),  # type: ignore[arg-type]
+    )
+    possible = (
+        1 if wave is None else min(most, {"domain": 3, "bounds": 4}.get("domain" if wave.domain else "bounds" if wave.lower else "", most))
+    )
+    rows = data.draw(st.integers(units, units * possible))
+    columns = make_twin(declared, rows=rows, seed=5, units=units)
+    path = tmp_path_factory.mktemp("twin") / "twin.parquet"
+    write_table(path, columns, declared)
+    table = read_table(path, declared)  # holds the unique key and the types
+    assert table.num_rows == rows
+    assert len(set(columns["person"])) == units
+    assert not any(dropped_and_clamped(table, declared).values())
+    if not value.nullable:
+        assert table.column("value").null_count == 0
+    if value.domain is not None:
+        assert set(columns["value"]) <= set(value.domain)
+
+
+def test_the_same_seed_gives_the_same_twin_and_another_seed_another() -> None:
+    declared = terms.declaration_clinic()
+    first, again, other = (make_twin(declared, rows=50, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_twins_of_one_id_space_have_the_same_units_and_keys() -> None:
+    plans, care = (make_twin(d, rows=900, seed=3, units=300) for d in (terms.declaration_insurer(), terms.declaration_clinic()))
+    keys = [set(zip(twin["person_id"], twin["year"], strict=True)) for twin in (plans, care)]
+    assert keys[0] == keys[1]
+    fewer = make_twin(terms.declaration_clinic(), rows=400, seed=3, units=300)
+    assert len(keys[0] & set(zip(fewer["person_id"], fewer["year"], strict=True))) >= 300
+
+
+@pytest.mark.parametrize(("rows", "units"), [(10, 11), (51, 10), (1, 0)])
+def test_a_table_that_the_declaration_rules_out_is_refused(rows: int, units: int) -> None:
+    with pytest.raises(Malformed):
+        make_twin(terms.declaration_clinic(), rows=rows, seed=1, units=units)
+
+
+def test_a_decimal_is_drawn_in_its_own_unit() -> None:
+    spend = make_twin(terms.declaration_insurer(), rows=200, seed=1)["medical_spend"]
+    assert all(isinstance(cell, Decimal) and cell.as_tuple().exponent == -2 and 0 <= cell <= 2000 for cell in spend)
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder, made = tmp_path_factory.mktemp("twins"), {}
+    for declared in (terms.declaration_insurer(), terms.declaration_clinic()):
+        made[declared.dataset] = folder / f"{declared.dataset}.parquet"
+        write_table(made[declared.dataset], make_twin(declared, rows=3000, seed=9, units=1000), declared)
+    return made
+
+
+def request(**changes: str) -> JobRequest:
+    asked = {"consumer": rehearsal.CONSUMER, "purpose": rehearsal.PURPOSE, "sql": terms.JOIN_SQL, **changes}
+    return JobRequest(request_id="r-rehearsal", agreement=rehearsal.NO_AGREEMENT, loss=parse_epsilon("2"), **asked)
+
+
+def test_a_rehearsal_runs_the_real_enclave_with_the_noise_of_a_real_job(twins: dict[str, Path]) -> None:
+    declared = (terms.declaration_insurer(), terms.declaration_clinic())
+    release = rehearsal.rehearse(rehearsal.open_terms(declared, parse_epsilon("2"), 20), request(), twins)
+    assert [cell.keys[0] for cell in release.cells] == [0, 25, 50, 95, 100]
+    # By hand: r = 5 rows, one tenth for the units, 1 + 2 + 2 shares for rows, visits and spend.
+    expected = {
+        "units": 5 / 0.2,
+        "rows": 5 / 0.36,
+        "sum:clinic.care.doctor_visits": 100 / 0.72,
+        "sum:insurer.plans.medical_spend": 1e6 / 0.72,
+    }
+    assert {s.name: s.scale / SCALE_UNIT for s in release.statistics} == pytest.approx(expected)
+    plans, care = (read_table(twins[d.dataset], d) for d in declared)
+    women = {
+        (p, y): c
+        for p, y, c, f in zip(*(plans.column(n).to_pylist() for n in ("person_id", "year", "coinsurance", "female")), strict=True)
+        if f
+    }
+    joined = [women[key] for key in zip(care.column("person_id").to_pylist(), care.column("year").to_pylist(), strict=True) if key in women]
+    for cell in release.cells:
+        years = next(figure for figure in cell.figures if figure.name == "years")
+        assert abs(int(years.value) - joined.count(cell.keys[0])) < 14 * 20
+
+
+def test_a_rehearsal_under_an_agreement_is_held_to_its_terms(twins: dict[str, Path]) -> None:
+    declared = (terms.declaration_insurer(), terms.declaration_clinic())
+    agreement = rehearsal.open_terms(declared, parse_epsilon("1"), 1)
+    with pytest.raises(PolicyRefused, match="job_loss"):
+        rehearsal.rehearse(agreement, request(), twins)
+    assert agreement_digest(agreement) != rehearsal.NO_AGREEMENT
+
+
+def test_a_rehearsal_needs_a_twin_of_every_dataset_it_reads(twins: dict[str, Path]) -> None:
+    declared = (terms.declaration_insurer(), terms.declaration_clinic())
+    with pytest.raises(Malformed, match=r"clinic\.care"):
+        rehearsal.rehearse(rehearsal.open_terms(declared, parse_epsilon("2"), 1), request(), {"insurer.plans": twins["insurer.plans"]})
