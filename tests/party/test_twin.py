@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +18,11 @@ from policies.errors import Malformed, PolicyRefused
 from policies.odrl import agreement_digest
 from policies.privacy import SCALE_UNIT, parse_epsilon
 from policies.request import JobRequest
-from sandbox.cli import rehearsal
+from sandbox.cli import cli, rehearsal
+from sandbox.party.client import kept_agreement
 from sandbox.party.twin import make_twin
-from tests.support import terms
+from tests.support import market, terms
+from tests.support.runs import COUNT_SQL, found_town
 
 COLUMNS = st.sampled_from(
     [
@@ -148,3 +153,67 @@ def test_a_rehearsal_needs_a_twin_of_every_dataset_it_reads(twins: dict[str, Pat
     declared = (terms.declaration_insurer(), terms.declaration_clinic())
     with pytest.raises(Malformed, match=r"clinic\.care"):
         rehearsal.rehearse(rehearsal.open_terms(declared, parse_epsilon("2"), 1), request(), {"insurer.plans": twins["insurer.plans"]})
+
+
+def test_decimals_of_a_csv_file_reach_the_sum_unrounded(tmp_path: Path) -> None:
+    declared = terms.declaration_clinic(
+        columns=(
+            Column(name="person_id", type="integer"),
+            Column(name="year", type="integer"),
+            Column(name="cost", type="decimal", decimals=2, lower="0", upper="1"),
+        )
+    )
+    costs = [Decimal("0.07"), Decimal("0.29")] * 4000
+    file = tmp_path / "care.csv"
+    write_table(file, {"person_id": list(range(8000)), "year": [1] * 8000, "cost": costs}, declared)
+    agreement = rehearsal.open_terms((declared,), parse_epsilon("100"), 1)
+    asked = replace(request(sql="SELECT SUM(cost) AS cost FROM clinic.care"), loss=parse_epsilon("100"))
+    figure = rehearsal.rehearse(agreement, asked, {"clinic.care": file}).cells[0].figures[0]
+    # Sensitivity 5 * 100 cents at epsilon 100 is a scale of 5 cents; cut to whole tenths the sum would be 640 or 1600 off.
+    assert abs(Decimal(figure.value) - sum(costs)) < Decimal("2.00")
+
+
+def test_the_command_rehearses_under_the_agreement_that_a_home_signed(tmp_path: Path, twins: dict[str, Path]) -> None:
+    town = found_town(tmp_path / "town")
+    try:
+        home = town.clients["institute"].home
+        agreement = kept_agreement(home, town.agreement)
+        command = ["job", "dry-run", "--home", str(home.folder), "--agreement", town.agreement, "--sql", COUNT_SQL, "--json"]
+        for dataset in ("clinic.care", "insurer.plans"):
+            declared = agreement.by_dataset[dataset]
+            write_table(tmp_path / f"{dataset}.csv", make_twin(declared, rows=90, seed=2, units=30), declared)
+            command += ["--twin", f"{dataset}={tmp_path / dataset}.csv"]
+        done = CliRunner().invoke(cli, [*command, "--purpose", market.PURPOSE, "--epsilon", "1"])
+        said = json.loads(done.stdout)
+        assert said["synthetic"] is True
+        assert said["release"]["loss"]["amount"] == 10**9
+        assert town.spent() == {}
+        for purpose, epsilon in (("gossip", "1"), (market.PURPOSE, "1.5")):
+            assert isinstance(CliRunner().invoke(cli, [*command, "--purpose", purpose, "--epsilon", epsilon]).exception, PolicyRefused)
+    finally:
+        town.close()
+
+
+def test_a_rehearsal_says_that_it_is_synthetic(twins: dict[str, Path], tmp_path: Path) -> None:
+    form = Path(__file__).resolve().parents[2] / "examples" / "rand_hie" / "clinic.declaration.yaml"
+    file = tmp_path / "twin.parquet"
+    made = CliRunner().invoke(cli, ["party", "twin", "--declaration", str(form), "--rows", "60", "--seed", "4", str(file)])
+    assert "60 synthetic rows" in made.stdout
+    done = CliRunner().invoke(
+        cli,
+        [
+            "job",
+            "dry-run",
+            "--declaration",
+            str(form),
+            "--twin",
+            str(file),
+            "--epsilon",
+            "1",
+            "--sql",
+            "SELECT COUNT(*) AS n FROM clinic.care",
+        ],
+    )
+    assert done.exit_code == 0
+    assert done.stdout.startswith("SYNTHETIC")
+    assert done.stdout.splitlines()[-1].startswith("SYNTHETIC")
