@@ -21,7 +21,7 @@ class Item:
         kind: `agreement` (to sign), `key-request` (for the broker) or `release` (to read).
         name: digest of the agreement, or id of the job.
         title: what it is about, as the service states it.
-        command: the command that does it, below `sandbox` and without `--home`.
+        command: what to begin with, below `sandbox` and without `--home`; an agreement is looked at before it is signed.
     """
 
     kind: str
@@ -36,7 +36,7 @@ def inbox(
     """Return what waits for the participant of `home`, from the service's lists of its agreements, key requests and newest jobs."""
     me = home.participant
     items = [
-        Item(kind="agreement", name=str(a["digest"]), title=str(a["document"]["sb:title"]), command=f"agreement sign {a['digest']}")
+        Item(kind="agreement", name=str(a["digest"]), title=str(a["document"]["sb:title"]), command=f"agreement show {a['digest']}")
         for a in agreements
         if me in a["waiting_for"]
     ]

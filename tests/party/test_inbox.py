@@ -34,7 +34,7 @@ def test_an_agreement_waits_until_it_is_signed(town: Town) -> None:
     assert waiting(insurer) == ()
     offers = [offer["digest"] for offer in institute.offers()]
     name = institute.propose(compose(institute, "second", "A second study", offers, []))["digest"]
-    assert waiting(insurer) == (Item(kind="agreement", name=name, title="A second study", command=f"agreement sign {name}"),)
+    assert waiting(insurer) == (Item(kind="agreement", name=name, title="A second study", command=f"agreement show {name}"),)
     insurer.sign_agreement(name)
     assert waiting(insurer) == ()
 
@@ -75,5 +75,5 @@ def test_the_command_prints_the_items(town: Town, monkeypatch: pytest.MonkeyPatc
     name = clinic.propose(compose(clinic, "third", "A third study", offers, []))["digest"]
     monkeypatch.setattr("sandbox.cli.participant.client_of", lambda folder: clinic)
     listed = json.loads(CliRunner().invoke(cli, ["party", "inbox", "--home", str(tmp_path), "--json"]).stdout)
-    assert {"kind": "agreement", "name": name, "title": "A third study", "command": f"agreement sign {name}"} in listed
+    assert {"kind": "agreement", "name": name, "title": "A third study", "command": f"agreement show {name}"} in listed
     assert "A third study" in CliRunner().invoke(cli, ["party", "inbox", "--home", str(tmp_path)]).stdout
