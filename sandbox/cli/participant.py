@@ -125,7 +125,7 @@ def party_broker(home_folder: Path) -> None:
 
     stopping = False
 
-    def stop(number: int, frame: object) -> None:
+    def stop(*_: object) -> None:
         nonlocal stopping
         stopping = True
 

@@ -57,7 +57,8 @@ def yaml_line(key: str, value: Any, *, indent: int = 0) -> str:
 
 def yaml_scalar(value: Any) -> str:
     """Return a text, a number or a list of them on one line of YAML; a text that YAML would take for something else is quoted."""
-    escaped = any("\n" in item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str))
+    # A control character or a line separator survives only as an escape inside double quotes.
+    escaped = any(not item.isprintable() for item in (value if isinstance(value, list) else [value]) if isinstance(item, str))
     style = '"' if escaped else None
     text = yaml.safe_dump(value, default_flow_style=True, default_style=style, allow_unicode=True, width=float("inf"))
     return str(text).removesuffix(_END).rstrip()

@@ -151,12 +151,13 @@ def read_bytes(size: int) -> bytes:
     """Read at most `size` bytes of the request's body. Raises Malformed (code `truncated-body`) if it breaks off."""
     try:
         return request.stream.read(size)
-    except Exception as error:  # each server has its own error for a body that ends early or is wrongly chunked
+    except Exception as error:
+        # Every web server has an error of its own for this.
         raise Malformed("the body ended early or is wrongly chunked", code="truncated-body") from error
 
 
 def finish_body() -> None:
-    """Read what a refused request still sends, within bounds. A server that closes instead resets the connection: the answer is lost."""
+    """Read what a refused request still sends, within bounds: closing instead would reset the connection, and the answer be lost."""
     left = DRAIN_BYTES
     try:
         while left > 0 and (chunk := read_bytes(min(left, 1 << 16))):

@@ -1,4 +1,4 @@
-"""The command line as people use it: every step of a study by its own process, with what it prints, how it exits and what it never shows."""
+"""The command line as people use it: every step of a study, with what it prints, how it exits and what it never shows."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Terminal:
         """Run one command as people do, and check its exit code."""
         done = subprocess.run(
             [sys.executable, "-m", "sandbox", *arguments],
-            env=self.service.environment | settings, cwd=checkout(), input=stdin, capture_output=True, text=True, timeout=120, check=False,
+            env=self.service.environment | settings, cwd=checkout(), input=stdin, capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         return self._judged(arguments, done.returncode, exits, Done(done.stdout, done.stderr))
 
@@ -123,7 +123,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
         _agree(found)
         for role in ("insurer", "clinic"):
             service.start(f"broker-{role}", "party", "broker", "--home", found.home(role))
-        record = found.process_json("job", "submit", *found.request(), "--request-id", "r-by-command-line", "--timeout", "90")
+        record = found.process_json("job", "submit", *found.request(), "--request-id", "r-by-command-line", "--timeout", "180")
         found.job = record["job"]
         yield found
 
@@ -288,7 +288,12 @@ def test_the_log_is_exported_and_replays_and_one_changed_byte_does_not(terminal:
     export = terminal.folder / "export"
     answer = terminal.process_json("log", "export", "--home", terminal.home("auditor"), str(export))
     assert answer["entries"] == len(terminal.service.headers())
-    read = [entry for file in layout(answer["entries"]) if file.kind == "entries" for entry in unpack_entries((export / file.path).read_bytes(), file.width)]
+    read = [
+        entry
+        for file in layout(answer["entries"])
+        if file.kind == "entries"
+        for entry in unpack_entries((export / file.path).read_bytes(), file.width)
+    ]
     assert len(read) == answer["entries"]
     verdict = terminal.process_json("audit", "replay", str(export))
     assert (verdict["ok"], verdict["mismatches"]) == (True, [])

@@ -21,8 +21,7 @@ SLACK = 4 * math.sqrt(0.05 * 0.95 / DRAWS)
 def noise(draw: np.random.Generator, scale: float, count: int) -> np.ndarray:
     """Discrete Laplace draws: the difference of two geometric variables with success probability 1 - exp(-1 / scale)."""
     p = 1.0 - math.exp(-1.0 / scale)
-    drawn: np.ndarray = draw.geometric(p, count) - draw.geometric(p, count)
-    return drawn
+    return draw.geometric(p, count) - draw.geometric(p, count)
 
 
 def outside(t: int, scale: float) -> float:
@@ -91,7 +90,8 @@ def test_tail_of_a_difference_equals_its_integral(t: float, first: float, second
     density = np.exp(-np.abs(grid) / second) / (2 * second)
 
     def above(x: np.ndarray) -> np.ndarray:
-        return np.where(x > 0, np.exp(-np.abs(x) / first) / 2, 1 - np.exp(-np.abs(x) / first) / 2)
+        small = np.exp(-np.abs(x) / first) / 2
+        return np.asarray(np.where(x > 0, small, 1 - small))
 
     integral = 2 * float(np.trapezoid(density * above(t + grid), grid))
     assert tail_of_difference(t, first, second) == pytest.approx(integral, abs=2e-4)
@@ -146,6 +146,21 @@ def test_intervals_of_averages_are_no_wider_than_the_estimate_scatters(
     found, ratios = simulate(average, count, total_scale, count_scale, lower, upper, draws=2_000)
     low, high = np.quantile(ratios, [0.025, 0.975])
     assert float(np.median(found[:, 2] - found[:, 1])) <= 1.15 * (high - low)
+
+
+@given(share=st.floats(0, 1), scales=st.floats(0.05, 400.0), total_scale=st.floats(1.0, 2_000.0))
+@settings(max_examples=100, deadline=None)
+def test_an_interval_is_exactly_the_averages_that_the_noise_does_not_rule_out(share: float, scales: float, total_scale: float) -> None:
+    """Fieller's set {a : |S - a C| <= q(a)}, looked at on a grid; where the count is too small for it to be an interval, all values."""
+    count, lower, upper = max(1, round(scales * 10.0)), -5, 20
+    total = round((lower + share * (upper - lower)) * count)
+    _, low, high = ratio(total, count, total_scale, 10.0, lower, upper)
+    for a in np.linspace(lower, upper, 101):
+        slack = abs(total - a * count) - half_width_of_difference(total_scale, abs(float(a)) * 10.0)
+        if count < 40:
+            assert (low, high) == (lower, upper)
+        elif abs(slack) > 1e-6 * (abs(total) + count):
+            assert (low <= a <= high) == (slack < 0)
 
 
 WIDE = st.integers(-(2**62), 2**62)

@@ -50,7 +50,7 @@ def ran(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran
         request = market.request(market.join_sql, "2", "r-full-job")
         with found.brokers(market.clients["insurer"], market.clients["clinic"]):
             released = market.clients["institute"].submit(request)["id"]
-            assert market.clients["institute"].wait(released, 60)["state"] == "released"
+            assert market.clients["institute"].wait(released, 120)["state"] == "released"
         waiting = _attest(market)
         found.processes["worker"].send_signal(signal.SIGSTOP)
         yield Ran(market=market, refused=refused, request=request, released=released, waiting=waiting)
@@ -78,7 +78,7 @@ def _refuse(market: Market) -> str:
     job = market.clients["institute"].submit(market.request(market.join_sql, "0.5", "r-refused-keys"))
     _until(lambda: bool(market.clients["clinic"].key_requests()))
     market.clients["clinic"].send_refusal(KeyRefusalStatement(job=job["id"], grant=job["grant_digest"], reason="not-today"))
-    assert market.clients["institute"].wait(job["id"], 30)["state"] == "failed"
+    assert market.clients["institute"].wait(job["id"], 90)["state"] == "failed"
     return str(job["id"])
 
 
@@ -92,7 +92,7 @@ def _attest(market: Market) -> str:
     return job
 
 
-def _until(condition: object, seconds: float = 30.0) -> None:
+def _until(condition: object, seconds: float = 90.0) -> None:
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():

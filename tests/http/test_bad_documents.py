@@ -15,6 +15,7 @@ from policies.privacy import NANO
 from sandbox.party.client import Client
 from tests.support.doors import DOORS, Door, expect_problem, get, require_refused
 from tests.support.market import Market, fresh_home
+from tests.support.service import ON_ONE_DATABASE
 
 NAMES = ("", "A", "1a", "a-b", "a b", "../a", "a/b", "a\x00b", "a\nb", "a\u202eb", "ａ", "a" * 41, "a;DROP TABLE jobs", "__proto__", "a.b")
 """Nothing of this may name a participant or a column."""
@@ -250,6 +251,7 @@ def test_a_signed_document_that_says_what_it_may_not_is_refused(market: Market, 
     require_refused(market.service, answers)
 
 
+@ON_ONE_DATABASE
 @pytest.mark.parametrize("name", ["jobs", "jobs:check"])
 def test_a_query_outside_the_language_is_refused_by_name_and_costs_nothing(market: Market, name: str) -> None:
     door, path = DOORS[name](market), ("request", "sql") if name == "jobs:check" else ("sql",)
@@ -438,14 +440,14 @@ def test_a_check_in_anothers_name_or_of_anothers_agreement_is_not_answered(marke
     assert market.service.state() == before
 
 
-@pytest.mark.parametrize("name", ["x", "..", "%2e%2e%2fx", "a%00b", "a%0ab", "%ff", "a" * 3000, "x.y.z", "insurer_001.absent", "'; DROP TABLE jobs"])
+@pytest.mark.parametrize(
+    "name", ["x", "..", "%2e%2e%2fx", "a%00b", "a%0ab", "%ff", "a" * 3000, "x.y.z", "insurer_001.absent", "'; DROP TABLE jobs"]
+)
 def test_names_in_paths_that_name_nothing_are_not_found(market: Market, name: str) -> None:
     before = market.service.state()
     for path in ("/datasets/{}", "/agreements/{}", "/jobs/{}", "/jobs/{}/release", "/jobs/{}/receipt"):
         expect_problem(get(market.clients["institute"], path.format(name)), 404)
-    challenge = Door(
-        path=f"/key-requests/{name}/challenge", market=market, caller=market.clients["insurer"], document={"nonce": "ab" * 32}
-    )
+    challenge = Door(path=f"/key-requests/{name}/challenge", market=market, caller=market.clients["insurer"], document={"nonce": "ab" * 32})
     expect_problem(challenge.post(challenge.document), 404)
     assert market.service.state() == before
 

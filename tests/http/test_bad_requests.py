@@ -105,7 +105,9 @@ def test_what_has_another_shape_is_refused(door: Door) -> None:
 def test_what_does_not_say_that_it_is_json_is_refused(door: Door) -> None:
     valid = canonical(door.request())
     types = (None, "", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml", "json")
-    require_refused(door.market.service, ((str(kind), door.post(valid, content_type=kind), 415, "unsupported-media-type") for kind in types))
+    require_refused(
+        door.market.service, ((str(kind), door.post(valid, content_type=kind), 415, "unsupported-media-type") for kind in types)
+    )
 
 
 @ON_ONE_DATABASE
@@ -115,7 +117,8 @@ def test_without_a_valid_credential_nothing_is_read(door: Door) -> None:
     own = door.caller.home.credential
     credentials = (
         None, "", "Bearer", "Bearer ", f"Basic {own}", own, f"Bearer {own[:-1]}", f"Bearer {own}x", f"Bearer {own.swapcase()}",
-        f"Bearer {own} {own}", "Bearer " + "a" * 43, "Bearer " + "a" * 5000, "Bearer \u00e9\u00e9" + "a" * 40, "Bearer ' OR 1=1 --" + "a" * 20,
+        f"Bearer {own} {own}", "Bearer " + "a" * 43, "Bearer " + "a" * 5000,
+        "Bearer \u00e9\u00e9" + "a" * 40, "Bearer ' OR 1=1 --" + "a" * 20,
     )  # fmt: skip
 
     def answers() -> Iterator[tuple[str, requests.Response, int, str]]:

@@ -82,7 +82,8 @@ def test_the_log_tells_the_whole_way_in_the_durable_order(ran: Ran) -> None:
 
 
 def test_another_credential_or_none_reads_nothing(ran: Ran) -> None:
-    for path in ("/participants", "/me", "/datasets", "/offers", "/agreements", "/ledgers", "/jobs", "/key-requests", f"/jobs/{ran.released}",
+    for path in ("/participants", "/me", "/datasets", "/offers", "/agreements", "/ledgers", "/jobs", "/key-requests",
+                 f"/jobs/{ran.released}",
                  f"/jobs/{ran.released}/release", f"/jobs/{ran.released}/receipt", f"/agreements/{ran.market.agreement}",
                  "/log/checkpoint", "/log/entries?from=0&to=1", "/log/openings?from=0&to=1", "/log/consistency?from=1&to=2",
                  "/log/tile/entries/000.p/1"):  # fmt: skip

@@ -24,7 +24,14 @@ BRIEFLY = settings(
 
 BODIES = 250
 """Random bodies per endpoint."""
-WORDS = ("signed", "purpose", "by", "body", "signature", "code", "request", "nonce", "sealed", "job", "00" * 32, "00" * 64, "\ud800", "\x00", "é")
+WORDS = (
+    *["signed", "purpose", "by", "body", "signature", "code", "request", "nonce", "sealed", "job"],
+    "00" * 32,
+    "00" * 64,
+    "\ud800",
+    "\x00",
+    "é",
+)
 PIECES = tuple(b'{ } [ ] : , " \\ "signed" "by" "body" null true 1 -0 1e9 NaN \xff \x00 \\u0000 \\ud800'.split(b" "))
 
 integers = st.integers(-(2**53) + 1, 2**53 - 1)
@@ -40,7 +47,7 @@ values = st.recursive(
 
 @pytest.fixture(params=[*DOORS, *KEY_DOORS], scope="module")
 def door(request: pytest.FixtureRequest, market: Market, ran: Ran) -> Door:
-    """An acceptable request to each write endpoint; of a run that has ended, lest a request that stays good ends the one that others need."""
+    """An acceptable request to each write endpoint; of a run that has ended, lest one that stays good ends the run that others need."""
     name = request.param
     return KEY_DOORS[name](ran.market, ran.released) if name in KEY_DOORS else DOORS[name](market)
 

@@ -98,9 +98,7 @@ def test_an_ended_run_takes_no_answer(ran: Ran, job: str) -> None:
         signed = encode(sign_document(purpose, insurer.participant, statement, insurer.signing))  # type: ignore[arg-type]
         door = Door(path=path, market=market, caller=market.clients["insurer"], document={})
         expect_problem(door.post({"signed": signed, **beside}), 409, "key-state")
-    challenge = Door(
-        path=f"/key-requests/{name}/challenge", market=market, caller=market.clients["insurer"], document={"nonce": "dd" * 32}
-    )
+    challenge = Door(path=f"/key-requests/{name}/challenge", market=market, caller=market.clients["insurer"], document={"nonce": "dd" * 32})
     expect_problem(challenge.post(challenge.document), 409)
     assert market.service.state() == before
 

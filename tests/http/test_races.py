@@ -145,7 +145,9 @@ def test_of_eight_first_versions_one_is_published(service: Service, market: Mark
     assert provider.dataset(declared.dataset)["newest"] == 1
 
 
-@pytest.mark.parametrize(("name", "kind"), [("datasets", "declared"), ("offers", "offered"), ("agreements", "proposed"), ("versions", "published")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("datasets", "declared"), ("offers", "offered"), ("agreements", "proposed"), ("versions", "published")]
+)
 def test_one_document_handed_in_eight_times_is_taken_once(service: Service, market: Market, name: str, kind: str) -> None:
     door: Door = DOORS[name](market)
     body, first = door.request(), len(service.headers())
@@ -222,5 +224,3 @@ def test_eight_processes_may_start_on_an_empty_database(database: str, tmp_path:
         finally:
             for store in stores:
                 store.close()
-
-

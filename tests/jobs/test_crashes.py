@@ -26,6 +26,7 @@ from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.replay import replay
 from sandbox.config import Config
 from sandbox.jobs.states import FINAL, Job
+from sandbox.jobs.worker import Worker
 from sandbox.party.client import Client
 from sandbox.party.exporting import export_log
 from tests.support.runs import Town, brokers_running, found_town, gone
@@ -315,3 +316,15 @@ def test_nothing_was_refused_on_the_way(aftermath: Aftermath) -> None:
     for provider in ("insurer", "clinic"):
         notes = (aftermath.town.clients[provider].home.folder / "journal.jsonl").read_text().splitlines()
         assert "refused" not in {json.loads(note)["event"] for note in notes}
+
+
+def test_what_a_dead_process_committed_is_published_by_the_next_look_for_work(tmp_path: Path) -> None:
+    town = found_town(tmp_path)
+    with town.host.store.transaction() as tx:
+        tx.append("declared", at=1, ids={"dataset": "insurer.other"}, body={"committed": "and not published"})
+    assert not Worker(host=town.host).step()
+    with town.host.store.reading() as tx:
+        newest = tx.newest_checkpoint()
+        assert newest is not None
+        assert newest[0] == tx.log_size()
+    town.close()

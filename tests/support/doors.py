@@ -199,9 +199,7 @@ def agreement(market: Market) -> Door:
     """An agreement of a fresh name."""
     proposer = market.clients["institute"]
     body = dataclasses.replace(market.composed, uid=f"study-{market.service.next_tag()}")
-    return Door(
-        path="/agreements", market=market, caller=proposer, signer=proposer, purpose="agreement", document=agreement_document(body)
-    )
+    return Door(path="/agreements", market=market, caller=proposer, signer=proposer, purpose="agreement", document=agreement_document(body))
 
 
 def signature(market: Market) -> Door:
@@ -233,18 +231,14 @@ def check(market: Market) -> Door:
 def job(market: Market) -> Door:
     """A job."""
     consumer = market.clients["institute"]
-    return Door(
-        path="/jobs", market=market, caller=consumer, signer=consumer, purpose="job-request", document=encode(market.request())
-    )
+    return Door(path="/jobs", market=market, caller=consumer, signer=consumer, purpose="job-request", document=encode(market.request()))
 
 
 def challenge(market: Market, job_id: str) -> Door:
     """The nonce that the insurer's broker sent to a run."""
     broker = market.clients["insurer"]
     kept = next(r for r in market.service.rows(key_requests) if (r["job"], r["provider"]) == (job_id, broker.home.participant))
-    return Door(
-        path=f"/key-requests/{job_id}/challenge", market=market, caller=broker, document={"nonce": kept["nonce"]}, accepted=200
-    )
+    return Door(path=f"/key-requests/{job_id}/challenge", market=market, caller=broker, document={"nonce": kept["nonce"]}, accepted=200)
 
 
 def keys(market: Market, job_id: str) -> Door:
@@ -296,4 +290,3 @@ DOORS: dict[str, Callable[[Market], Door]] = {
     "jobs": job,
 }
 KEY_DOORS: dict[str, Callable[[Market, str], Door]] = {"challenge": challenge, "keys": keys, "refusals": refusal}
-

@@ -33,7 +33,7 @@ DATABASES = ("sqlite", "postgresql")
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432")
 ON_ONE_DATABASE = pytest.mark.parametrize("database", ["sqlite"], indirect=True, scope="session")
 """For what is refused before any database is asked."""
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 90.0
 UPLOAD_BYTES = 400_000
 JSON_BYTES = 1 << 20
 
@@ -124,9 +124,7 @@ class Service:
     def expire_code(self, code: str) -> None:
         """Let an admission code's day be over."""
         with self.engine.begin() as connection:
-            connection.execute(
-                update(admission_codes).where(admission_codes.c.code_digest == secret_digest(code)).values(expires_at=1)
-            )
+            connection.execute(update(admission_codes).where(admission_codes.c.code_digest == secret_digest(code)).values(expires_at=1))
 
     def rows(self, table: Table) -> list[dict[str, Any]]:
         """All rows of a table."""
