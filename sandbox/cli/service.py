@@ -24,6 +24,8 @@ from sandbox.cli.show import json_option, print_json
 def serve(bind: str, processes: int, with_worker: bool) -> None:
     """Run the service under gunicorn. Settings come from SANDBOX_* variables.
 
+    A HUP signal replaces the web processes by new ones, which load the code anew, without failing a request.
+
     \b
     Example: SANDBOX_DATA=/var/lib/sandbox sandbox serve --bind 127.0.0.1:8700 --with-worker
     """
@@ -43,6 +45,7 @@ def serve(bind: str, processes: int, with_worker: bool) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, lambda number, frame: children[0].send_signal(signal.SIGHUP))
     code = children[0].wait()
     stop(0, None)
     for child in children:
