@@ -210,9 +210,7 @@ def wait_for_all(town: Town, jobs: list[str], seconds: float = 20.0) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS, ids=["-and-".join(pair) for pair in PAIRS])
-def test_every_job_is_taken_once_whatever_the_queue_does(
-    town: Town, first: str, second: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_job_is_taken_once_whatever_the_queue_does(town: Town, first: str, second: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "SWEEP_S", 0.1)
     storage = Faulty(**{**FAULTS[first], **FAULTS[second]})
     host = replace(town.host, hints=Hints(lambda: storage))
