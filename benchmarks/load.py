@@ -288,7 +288,13 @@ def read_paths(job: str, agreement: str) -> list[str]:
     """Every endpoint that only reads, with what it reads."""
     names = ["service", "me", "participants", "datasets", "datasets/north.people", "offers", "agreements", f"agreements/{agreement}"]
     names += ["ledgers", "jobs", f"jobs/{job}", f"jobs/{job}/release", f"jobs/{job}/receipt", "key-requests"]
-    names += ["log/checkpoint", "log/entries?from=0&to=10", "log/openings?from=0&to=10", "log/consistency?from=3&to=9", "log/tile/0/000.p/8"]
+    names += [
+        "log/checkpoint",
+        "log/entries?from=0&to=10",
+        "log/openings?from=0&to=10",
+        "log/consistency?from=3&to=9",
+        "log/tile/0/000.p/8",
+    ]
     return ["/healthz", *(f"/api/v1/{name}" for name in names)]
 
 

@@ -44,6 +44,7 @@ OWNERS = {
     "werkzeug": ("sandbox/web",),
     "pydantic": ("sandbox/web",),
     "huey": ("sandbox/jobs/queue",),
+    "redis": ("sandbox/jobs/queue",),
     "click": ("sandbox/cli",),
     "rich": ("sandbox/cli", "sandbox/demo"),
     "requests": ("sandbox/party/client", "sandbox/demo/stage"),

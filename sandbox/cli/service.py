@@ -32,6 +32,8 @@ _file = click.Path(path_type=Path, exists=True, dir_okay=False)
 def serve(bind: str, processes: int, with_worker: bool, cert: Path | None, key: Path | None) -> None:
     """Run the service under gunicorn. Settings come from the file that SANDBOX_CONFIG names and from SANDBOX_* variables.
 
+    A HUP signal replaces the web processes by new ones, which load the code anew, without failing a request.
+
     \b
     Example: SANDBOX_DATA=/var/lib/sandbox sandbox serve --bind 127.0.0.1:8700 --with-worker
     """
@@ -71,6 +73,7 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, lambda number, frame: children[0].send_signal(signal.SIGHUP))
     code = children[0].wait()
     stop(0, None)
     for child in children:

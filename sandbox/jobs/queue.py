@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from policies.errors import Malformed
 
@@ -34,6 +34,9 @@ class Storage(Protocol):
 
     def dequeue(self) -> bytes | None:
         """Take a hint; None if there is none, at once or after blocking for a while."""
+
+    def close(self) -> Any:
+        """Close the connection."""
 
 
 class Hints:
@@ -72,6 +75,15 @@ class Hints:
             time.sleep(min(LOOK_S, left))
         return False
 
+    def close(self) -> None:
+        """Close the connections of this thread; the next use opens new ones. Never raises."""
+        storage, self._storage = self._storage, None
+        try:
+            if storage is not None:
+                storage.close()
+        except Exception as error:  # noqa: BLE001 - what is broken already need not close well
+            _log.debug("the queue did not close: %s", type(error).__name__)
+
     def _attempt(self, act: Callable[[Storage], Any]) -> Any:
         if not self.working:
             return None
@@ -81,7 +93,8 @@ class Hints:
                 self._storage = self._connect()
             return act(self._storage)
         except Exception as error:  # noqa: BLE001 - every storage has errors of its own, and none may reach a submission or a run
-            self._storage, self._retry_at = None, time.monotonic() + RETRY_S
+            self._retry_at = time.monotonic() + RETRY_S
+            self.close()
             _log.warning("queue hints are broken (%s); workers look at the job table instead", type(error).__name__)
             return None
 
@@ -123,8 +136,9 @@ def _redis(url: str, name: str) -> Storage:
 
     # The client's own retries would hold up a submission for seconds.
     pool = ConnectionPool.from_url(url, socket_connect_timeout=CONNECT_S, socket_timeout=ANSWER_S, retry=Retry(NoBackoff(), 0))
-    storage: Storage = RedisStorage(name, connection_pool=pool, read_timeout=BLOCK_S)
-    return storage
+    storage: Any = RedisStorage(name, connection_pool=pool, read_timeout=BLOCK_S)
+    storage.close = pool.disconnect  # huey would leave the connections open
+    return cast(Storage, storage)
 
 
 def _postgresql(url: str, name: str) -> Storage:

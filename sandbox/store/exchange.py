@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from enclaves.kit.envelope import Signed
 from policies.agreement import Agreement, Offer
@@ -73,6 +73,17 @@ def _signed(text: str) -> Signed:
     return parsed(Signed, text)
 
 
+# Statements of every request, built once: building one costs as much as running it on SQLite.
+_BY_CREDENTIAL = select(participants).where(participants.c.credential_digest == bindparam("digest"))
+_AGREEMENT = select(agreements).where(agreements.c.digest == bindparam("digest"))
+_SIGNATURES = (
+    select(agreement_parties.c.signed)
+    .where(agreement_parties.c.agreement == bindparam("digest"), agreement_parties.c.signed.is_not(None))
+    .order_by(agreement_parties.c.participant)
+)
+_AGREEMENTS_OF = select(agreement_parties.c.agreement).where(agreement_parties.c.participant == bindparam("participant"))
+
+
 class ExchangeTables:
     """Verbs on what the exchange knows, inside one transaction."""
 
@@ -128,7 +139,8 @@ class ExchangeTables:
 
     def participant_by_credential(self, credential_digest: str) -> Participant | None:
         """The participant whose credential has that digest."""
-        return self._one_participant(participants.c.credential_digest == credential_digest)
+        row = self.connection.execute(_BY_CREDENTIAL, {"digest": credential_digest}).one_or_none()
+        return None if row is None else _participant(row)
 
     def key_is_known(self, *keys: str) -> bool:
         """Whether one of these public keys belongs to a participant already."""
@@ -253,14 +265,10 @@ class ExchangeTables:
 
     def agreement(self, digest: str) -> StoredAgreement | None:
         """The agreement of that digest."""
-        row = self.connection.execute(select(agreements).where(agreements.c.digest == digest)).one_or_none()
+        row = self.connection.execute(_AGREEMENT, {"digest": digest}).one_or_none()
         if row is None:
             return None
-        signatures = self.connection.execute(
-            select(agreement_parties.c.signed)
-            .where(agreement_parties.c.agreement == digest, agreement_parties.c.signed.is_not(None))
-            .order_by(agreement_parties.c.participant)
-        )
+        signatures = self.connection.execute(_SIGNATURES, {"digest": digest})
         agreement, document = _parsed_agreement(row.document)
         return StoredAgreement(
             digest=row.digest,
@@ -273,9 +281,7 @@ class ExchangeTables:
 
     def agreements_of(self, participant: str) -> list[str]:
         """Digests of the agreements that name a participant."""
-        rows = self.connection.execute(
-            select(agreement_parties.c.agreement).where(agreement_parties.c.participant == participant)
-        )
+        rows = self.connection.execute(_AGREEMENTS_OF, {"participant": participant})
         return sorted(row.agreement for row in rows)
 
 

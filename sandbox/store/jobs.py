@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from enclaves.kit.envelope import Signed
 from policies.codec import decode
@@ -22,6 +22,20 @@ from sandbox.jobs.states import Job, JobState, KeyRequest, Positions, StoredRele
 from sandbox.store.exchange import parsed, to_text
 from sandbox.store.once import insert_once
 from sandbox.store.schema import jobs, key_requests, ledgers, releases
+
+# Statements of every request, built once: building one costs as much as running it on SQLite.
+_JOB = select(jobs).where(jobs.c.id == bindparam("id"))
+_RELEASE = select(releases).where(releases.c.job == bindparam("job"))
+_OPEN_KEY_REQUESTS = (
+    select(key_requests)
+    .join(jobs, jobs.c.id == key_requests.c.job)
+    .where(
+        key_requests.c.provider == bindparam("provider"),
+        key_requests.c.state.in_(["wanted", "attested"]),
+        jobs.c.state == "running",
+    )
+    .order_by(jobs.c.created_at)
+)
 
 
 class JobTables:
@@ -84,7 +98,8 @@ class JobTables:
 
     def job(self, job_id: str) -> Job | None:
         """The job of that id."""
-        return self._one_job(jobs.c.id == job_id)
+        row = self.connection.execute(_JOB, {"id": job_id}).one_or_none()
+        return None if row is None else _job(row)
 
     def lock_job(self, job_id: str) -> Job | None:
         """The job of that id, held until the transaction ends."""
@@ -185,7 +200,7 @@ class JobTables:
 
     def release(self, job_id: str) -> StoredRelease | None:
         """What a run ended with."""
-        row = self.connection.execute(select(releases).where(releases.c.job == job_id)).one_or_none()
+        row = self.connection.execute(_RELEASE, {"job": job_id}).one_or_none()
         if row is None:
             return None
         return StoredRelease(job=row.job, statement=parsed(SignedStatement, row.statement), sealed=bytes(row.sealed))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
 
 from policies.canonical import canonical, parse_json
 from policies.codec import encode
@@ -21,7 +21,6 @@ from sandbox.audit import merkle
 from sandbox.store.once import insert_once
 from sandbox.store.schema import checkpoints, entries, log_state, openings, tree_nodes
 
-
 T = TypeVar("T")
 
 
@@ -29,6 +28,18 @@ T = TypeVar("T")
 def _body(text: str) -> Any:
     """A stored body, parsed once; keyed by the whole text, and not to be changed."""
     return parse_json(text.encode(), limit=16 << 20)
+
+
+# Statements of nearly every request, built once: building one costs as much as running it on SQLite.
+_SIZE = select(log_state.c.size).where(log_state.c.id == 1)
+_NEWEST = select(checkpoints).order_by(checkpoints.c.size.desc()).limit(1)
+_NODE = select(tree_nodes.c.hash).where(tree_nodes.c.level == bindparam("at_level"), tree_nodes.c.position == bindparam("at_position"))
+_NODES = select(tree_nodes).where(tuple_(tree_nodes.c.level, tree_nodes.c.position).in_(bindparam("wanted", expanding=True)))
+_ENTRIES = (
+    select(entries.c.data)
+    .where(entries.c.position >= bindparam("first"), entries.c.position < bindparam("end"))
+    .order_by(entries.c.position)
+)
 
 
 class LogTables:
@@ -83,9 +94,7 @@ class LogTables:
 
     def node(self, level: int, index: int) -> bytes:
         """Hash of a perfect node of the tree. Raises NotFound."""
-        found = self.connection.execute(
-            select(tree_nodes.c.hash).where(tree_nodes.c.level == level, tree_nodes.c.position == index)
-        ).scalar_one_or_none()
+        found = self.connection.execute(_NODE, {"at_level": level, "at_position": index}).scalar_one_or_none()
         if found is None:
             raise NotFound(f"the log has no node {level}/{index}")
         return bytes(found)
@@ -105,8 +114,8 @@ class LogTables:
         compute(note)
         if not asked:
             return compute(self.node)
-        wanted = tuple_(tree_nodes.c.level, tree_nodes.c.position).in_(sorted(set(asked)))
-        found = {(row.level, row.position): bytes(row.hash) for row in self.connection.execute(select(tree_nodes).where(wanted))}
+        rows = self.connection.execute(_NODES, {"wanted": sorted(set(asked))})
+        found = {(row.level, row.position): bytes(row.hash) for row in rows}
         return compute(lambda level, index: found.get((level, index)) or self.node(level, index))
 
     def nodes(self, level: int, first: int, count: int) -> list[bytes]:
@@ -120,13 +129,11 @@ class LogTables:
 
     def log_size(self) -> int:
         """Number of entries, published or not."""
-        return int(self.connection.execute(select(log_state.c.size).where(log_state.c.id == 1)).scalar_one())
+        return int(self.connection.execute(_SIZE).scalar_one())
 
     def entries(self, first: int, end: int) -> list[bytes]:
         """Bytes of the entries with first <= index < end."""
-        rows = self.connection.execute(
-            select(entries.c.data).where(entries.c.position >= first, entries.c.position < end).order_by(entries.c.position)
-        )
+        rows = self.connection.execute(_ENTRIES, {"first": first, "end": end})
         return [bytes(row.data) for row in rows]
 
     def openings(self, first: int, end: int, agreements: Iterable[str] | None) -> list[Opening]:
@@ -139,7 +146,7 @@ class LogTables:
 
     def newest_checkpoint(self) -> tuple[int, str] | None:
         """(size, note) of the newest published checkpoint."""
-        row = self.connection.execute(select(checkpoints).order_by(checkpoints.c.size.desc()).limit(1)).one_or_none()
+        row = self.connection.execute(_NEWEST).one_or_none()
         return None if row is None else (int(row.size), row.note)
 
     def add_checkpoint(self, size: int, note: str) -> None:
