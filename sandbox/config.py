@@ -43,7 +43,9 @@ class Config:
     run_timeout_s: float = _setting(600.0, "how long an enclave may compute", low=0.01, high=7 * 86_400)
     lease_s: float = _setting(30.0, "a worker that has not renewed its lease for so long counts as dead", low=0.01, high=86_400)
     poll_s: float = _setting(0.1, "how often a worker looks for work while no queue hints reach it, seconds", low=0.001, high=60)
-    queue: str = _setting("sqlite", "where hints that wake workers go: `sqlite` (a file inside `data`), `redis://...`, `postgresql://...` or `off`")
+    queue: str = _setting(
+        "sqlite", "where hints that wake workers go: `sqlite` (a file inside `data`), `redis://...`, `postgresql://...` or `off`"
+    )
     credential_rate: float = _setting(100.0, "requests per second of one credential, per web process; 0 means any", low=0, high=1_000_000)
     address_rate: float = _setting(200.0, "requests per second of one address, per web process; 0 means any", low=0, high=1_000_000)
     proxies: int = _setting(0, "trusted proxies before the service that set X-Forwarded-For and -Proto", low=0, high=10)

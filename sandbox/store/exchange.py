@@ -91,9 +91,7 @@ class ExchangeTables:
 
     def add_admission_code(self, code_digest: str, participant: str, expires_at: int) -> None:
         """Store the digest of a one-time code for one participant id."""
-        self.connection.execute(
-            insert(admission_codes).values(code_digest=code_digest, participant=participant, expires_at=expires_at)
-        )
+        self.connection.execute(insert(admission_codes).values(code_digest=code_digest, participant=participant, expires_at=expires_at))
 
     def use_admission_code(self, code_digest: str, participant: str, now: int) -> bool:
         """Mark a code used; False if it is unknown, for another participant, used or expired."""
@@ -140,7 +138,7 @@ class ExchangeTables:
     def participant_by_credential(self, credential_digest: str) -> Participant | None:
         """The participant whose credential has that digest."""
         row = self.connection.execute(_BY_CREDENTIAL, {"digest": credential_digest}).one_or_none()
-        return None if row is None else _participant(row)
+        return None if row is None else participant_of(row)
 
     def key_is_known(self, *keys: str) -> bool:
         """Whether one of these public keys belongs to a participant already."""
@@ -182,9 +180,7 @@ class ExchangeTables:
 
     def add_dataset(self, declaration: Declaration, signed: Signed) -> None:
         """Store a declared dataset."""
-        self.connection.execute(
-            insert(datasets).values(dataset=declaration.dataset, provider=declaration.provider, signed=to_text(signed))
-        )
+        self.connection.execute(insert(datasets).values(dataset=declaration.dataset, provider=declaration.provider, signed=to_text(signed)))
 
     def dataset(self, name: str) -> Dataset | None:
         """The dataset of that name."""
@@ -196,9 +192,7 @@ class ExchangeTables:
 
     def _datasets(self, condition: Any) -> list[Dataset]:
         newest = func.coalesce(select(func.max(versions.c.version)).where(versions.c.dataset == datasets.c.dataset).scalar_subquery(), 0)
-        rows = self.connection.execute(
-            select(datasets.c.signed, newest.label("newest")).where(condition).order_by(datasets.c.dataset)
-        )
+        rows = self.connection.execute(select(datasets.c.signed, newest.label("newest")).where(condition).order_by(datasets.c.dataset))
         found = []
         for row in rows:
             declaration, signed = _parsed_declaration(row.signed)
@@ -224,9 +218,7 @@ class ExchangeTables:
         ).one_or_none()
         if row is None:
             return None
-        return Version(
-            dataset=row.dataset, version=row.version, file_digest=row.file_digest, size=row.size, signed=_signed(row.signed)
-        )
+        return Version(dataset=row.dataset, version=row.version, file_digest=row.file_digest, size=row.size, signed=_signed(row.signed))
 
     def add_offer(self, digest: str, provider: str, signed: Signed) -> None:
         """Store an offer; again is the same."""

@@ -26,16 +26,6 @@ from sandbox.store.schema import jobs, key_requests, ledgers, releases
 # Statements of every request, built once: building one costs as much as running it on SQLite.
 _JOB = select(jobs).where(jobs.c.id == bindparam("id"))
 _RELEASE = select(releases).where(releases.c.job == bindparam("job"))
-_OPEN_KEY_REQUESTS = (
-    select(key_requests)
-    .join(jobs, jobs.c.id == key_requests.c.job)
-    .where(
-        key_requests.c.provider == bindparam("provider"),
-        key_requests.c.state.in_(["wanted", "attested"]),
-        jobs.c.state == "running",
-    )
-    .order_by(jobs.c.created_at)
-)
 
 
 class JobTables:
@@ -99,7 +89,7 @@ class JobTables:
     def job(self, job_id: str) -> Job | None:
         """The job of that id."""
         row = self.connection.execute(_JOB, {"id": job_id}).one_or_none()
-        return None if row is None else _job(row)
+        return None if row is None else job_of(row)
 
     def lock_job(self, job_id: str) -> Job | None:
         """The job of that id, held until the transaction ends."""
@@ -109,9 +99,7 @@ class JobTables:
         """The job that a consumer's request id made."""
         return self._one_job((jobs.c.consumer == consumer) & (jobs.c.request_id == request_id))
 
-    def move_job(
-        self, job: Job, state: JobState, *, positions: Positions | None = None, code: str = ""
-    ) -> Job:
+    def move_job(self, job: Job, state: JobState, *, positions: Positions | None = None, code: str = "") -> Job:
         """Move a held job to `state`. Raises Conflict where the table of states forbids it or another process moved it first."""
         require_transition(job.state, state)
         moved = replace(job, state=state, positions=positions or job.positions, code=code)
@@ -155,19 +143,17 @@ class JobTables:
 
     def counts(self) -> dict[str, int]:
         """Number of jobs by state."""
-        return {row.state: int(row.n) for row in self.connection.execute(select(jobs.c.state, func.count().label("n")).group_by(jobs.c.state))}
+        return {
+            row.state: int(row.n) for row in self.connection.execute(select(jobs.c.state, func.count().label("n")).group_by(jobs.c.state))
+        }
 
     def set_evidence(self, job: Job, evidence: SignedEvidence, positions: Positions) -> None:
         """Store a running job's evidence."""
-        self.connection.execute(
-            update(jobs).where(jobs.c.id == job.id).values(evidence=to_text(evidence), positions=to_text(positions))
-        )
+        self.connection.execute(update(jobs).where(jobs.c.id == job.id).values(evidence=to_text(evidence), positions=to_text(positions)))
 
     def add_key_requests(self, job_id: str, providers: Iterable[str]) -> None:
         """Ask every provider for keys."""
-        rows = [
-            {"job": job_id, "provider": provider, "state": "wanted", "nonce": "", "sealed": "", "reason": ""} for provider in providers
-        ]
+        rows = [{"job": job_id, "provider": provider, "state": "wanted", "nonce": "", "sealed": "", "reason": ""} for provider in providers]
         self.connection.execute(insert(key_requests), rows)
 
     def key_requests(self, job_id: str) -> list[KeyRequest]:
@@ -178,9 +164,7 @@ class JobTables:
     def key_request(self, job_id: str, provider: str) -> KeyRequest | None:
         """One provider's key request, held until the transaction ends."""
         row = self.connection.execute(
-            select(key_requests)
-            .where(key_requests.c.job == job_id, key_requests.c.provider == provider)
-            .with_for_update()
+            select(key_requests).where(key_requests.c.job == job_id, key_requests.c.provider == provider).with_for_update()
         ).one_or_none()
         return None if row is None else key_request_of(row)
 
@@ -194,9 +178,7 @@ class JobTables:
 
     def add_release(self, release: StoredRelease) -> None:
         """Store what a run ended with. A job has at most one."""
-        self.connection.execute(
-            insert(releases).values(job=release.job, statement=to_text(release.statement), sealed=release.sealed)
-        )
+        self.connection.execute(insert(releases).values(job=release.job, statement=to_text(release.statement), sealed=release.sealed))
 
     def release(self, job_id: str) -> StoredRelease | None:
         """What a run ended with."""
@@ -240,6 +222,4 @@ def _parsed_request(text: str) -> tuple[JobRequest, Signed]:
 
 def key_request_of(row: Any) -> KeyRequest:
     """The key request that a row holds."""
-    return KeyRequest(
-        job=row.job, provider=row.provider, state=row.state, nonce=row.nonce, sealed=row.sealed, reason=row.reason
-    )
+    return KeyRequest(job=row.job, provider=row.provider, state=row.state, nonce=row.nonce, sealed=row.sealed, reason=row.reason)

@@ -166,7 +166,9 @@ class Service:
 
 
 @contextmanager
-def running(folder: Path, kind: str = "sqlite", *, worker: bool = False, keys_timeout_s: float = 300.0, **settings: Any) -> Iterator[Service]:
+def running(
+    folder: Path, kind: str = "sqlite", *, worker: bool = False, keys_timeout_s: float = 300.0, **settings: Any
+) -> Iterator[Service]:
     """A fresh service; all its processes start at once on an empty database, and are gone at its end. No rate limits."""
     with fresh_database(kind) as database:
         config = Config(
