@@ -15,7 +15,7 @@ class Admission:
     """What a participant signs to be admitted: its public keys, and the digests of its one-time code and of the credential that it chose.
 
     The credential itself (32 random bytes or more) is never sent with an admission. Its digest is public; a lookup hashes what is sent, so
-    the digest opens nothing.
+    the digest opens nothing. Admissions of the first logs name none; no service admits by such a one any more.
     """
 
     participant: str
@@ -23,14 +23,15 @@ class Admission:
     signing_key: str
     sealing_key: str
     code_digest: str
-    credential_digest: str
+    credential_digest: str | None = None
 
     def __post_init__(self) -> None:
         require_name(self.participant, "participant")
         require_key(self.signing_key, "signing_key")
         require_key(self.sealing_key, "sealing_key")
         require_digest(self.code_digest, "code_digest")
-        require_digest(self.credential_digest, "credential_digest")
+        if self.credential_digest is not None:
+            require_digest(self.credential_digest, "credential_digest")
         if not 1 <= len(self.title) <= 200:
             raise Malformed("must have 1 to 200 characters", where="title")
         if self.signing_key == self.sealing_key:

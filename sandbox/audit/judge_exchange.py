@@ -43,7 +43,7 @@ def admitted(state: State, entry: Entry) -> None:
         return
     signed = signed_body(entry)
     admission = decode(Admission, signed.body)
-    keys = {admission.signing_key, admission.sealing_key, admission.credential_digest}
+    keys = {key for key in (admission.signing_key, admission.sealing_key, admission.credential_digest) if key}
     state.require(entry, admission.participant == name, "signatures", f"the admission is of `{admission.participant}`")
     state.require(entry, not keys & state.keys, "signatures", f"a key or the credential of `{name}` belongs to another participant")
     state.keys |= keys

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from enclaves.kit.envelope import Signed
 from policies.codec import decode, encode
 from policies.documents import Admission, secret_digest
-from policies.errors import Conflict, Forbidden, Unauthenticated
+from policies.errors import Conflict, Forbidden, Malformed, Unauthenticated
 from policies.names import require_name
 from sandbox.exchange.records import Participant
 from sandbox.exchange.signed import require_signed
@@ -43,6 +43,9 @@ def admit(host: Host, signed: Signed, code: str) -> Participant:
     """
     admission = decode(Admission, signed.body)
     require_signed(signed, "admission", admission.participant, admission.signing_key)
+    credential = admission.credential_digest
+    if credential is None:
+        raise Malformed("is missing", where="credential_digest")
     if secret_digest(code) != admission.code_digest:
         raise Forbidden("the admission code is not the signed one", code="admission-code")
     participant = Participant(
@@ -50,28 +53,26 @@ def admit(host: Host, signed: Signed, code: str) -> Participant:
     )
     with host.store.transaction() as tx:
         tx.hold_log()
-        if not _is_repeated(tx, admission, participant):
-            _add(host, tx, admission, participant, signed)
+        if not _is_repeated(tx, admission, credential, participant):
+            _add(host, tx, credential, admission, participant, signed)
     host.publish()
     return participant
 
 
-def _is_repeated(tx: Transaction, admission: Admission, participant: Participant) -> bool:
-    return tx.code_was_used(admission.code_digest, participant.id) and (
-        tx.participant_by_credential(admission.credential_digest) == participant
-    )
+def _is_repeated(tx: Transaction, admission: Admission, credential: str, participant: Participant) -> bool:
+    return tx.code_was_used(admission.code_digest, participant.id) and (tx.participant_by_credential(credential) == participant)
 
 
-def _add(host: Host, tx: Transaction, admission: Admission, participant: Participant, signed: Signed) -> None:
+def _add(host: Host, tx: Transaction, credential: str, admission: Admission, participant: Participant, signed: Signed) -> None:
     if not tx.use_admission_code(admission.code_digest, participant.id, host.now()):
         raise Forbidden("the admission code is unknown, used, expired or for another participant", code="admission-code")
     if (
         tx.participant(participant.id) is not None
         or tx.key_is_known(participant.signing_key, participant.sealing_key)
-        or tx.participant_by_credential(admission.credential_digest) is not None
+        or tx.participant_by_credential(credential) is not None
     ):
         raise Conflict("this participant, one of its keys or its credential is admitted already")
-    tx.add_participant(participant, admission.credential_digest, host.now())
+    tx.add_participant(participant, credential, host.now())
     tx.append("admitted", at=host.now(), ids={"participant": participant.id}, body={"signed": encode(signed)})
 
 

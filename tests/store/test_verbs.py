@@ -13,11 +13,14 @@ from enclaves.kit.signatures import SigningKey
 from policies.documents import secret_digest
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, Forbidden, NotFound
+from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
 from sandbox.jobs.states import Positions
 from sandbox.store.database import Store, Transaction
 from tests.support.service import DATABASES, fresh_database
 from tests.support.story import Story, tell
+
+ALL = Page(limit=100)
 
 
 class Undo(Exception):
@@ -55,7 +58,9 @@ def test_participants_and_codes(tx: Transaction) -> None:
     tx.add_admission_code("sha256:code", "newcomer", expires_at=100)
     assert not tx.use_admission_code("sha256:code", "somebody", 50)
     assert not tx.use_admission_code("sha256:code", "newcomer", 100)
+    assert not tx.code_was_used("sha256:code", "newcomer")
     assert tx.use_admission_code("sha256:code", "newcomer", 99)
+    assert tx.code_was_used("sha256:code", "newcomer")
     assert not tx.use_admission_code("sha256:code", "newcomer", 99)
     newcomer = Participant(id="newcomer", title="新的参与者", signing_key=key, sealing_key=other)
     assert not tx.key_is_known(key, other)
@@ -63,7 +68,7 @@ def test_participants_and_codes(tx: Transaction) -> None:
     assert tx.key_is_known("0" * 64, other)
     assert tx.participant("newcomer") == newcomer == tx.participant_by_credential(secret_digest("credential"))
     assert tx.participant("nobody") is None
-    names = [item.id for item in tx.participants()]
+    names = [item.id for item in tx.participants(ALL).items]
     assert names == sorted(names)
     assert "newcomer" in names
 
@@ -90,10 +95,12 @@ def test_uploads_and_their_quota(tx: Transaction, story: Story) -> None:
 
 
 def test_datasets_versions_and_offers(tx: Transaction) -> None:
-    known = {item.declaration.dataset: item for item in tx.datasets()}
+    known = {item.declaration.dataset: item for item in tx.datasets(ALL).items}
     assert set(known) == {"clinic.care", "insurer.plans"}
     assert known["insurer.plans"].newest == 2
     assert tx.dataset("clinic.care") == known["clinic.care"]
+    assert tx.datasets_named(["clinic.care", "clinic.other"]) == [known["clinic.care"]]
+    assert tx.datasets(ALL, "clinic").items == (known["clinic.care"],)
     assert tx.dataset("clinic.other") is None
     with pytest.raises(Exception, match=r"(?i)unique"), tx.connection.begin_nested():
         tx.add_dataset(known["clinic.care"].declaration, known["clinic.care"].signed)
@@ -102,10 +109,11 @@ def test_datasets_versions_and_offers(tx: Transaction) -> None:
     tx.add_version(replace(newest, version=3))
     assert tx.newest_version("insurer.plans") == replace(newest, version=3)
     assert tx.newest_version("clinic.other") is None
-    (offer,) = tx.offers()
+    (offer,) = tx.offers(ALL).items
     assert tx.offer(offer.digest) == offer
     tx.add_offer(offer.digest, "insurer", offer.signed)
-    assert tx.offers() == [offer]
+    assert tx.offers(ALL).items == (offer,)
+    assert tx.offers(ALL, "clinic").items == ()
 
 
 def test_agreements(tx: Transaction, story: Story) -> None:
@@ -126,6 +134,8 @@ def test_agreements(tx: Transaction, story: Story) -> None:
     assert tx.agreements_of("stranger") == []
     assert tx.agreements_of("insurer") == sorted([digest, "sha256:other"])
     assert tx.agreement("sha256:none") is None
+    assert tx.has_agreement("insurer", digest)
+    assert not tx.has_agreement("stranger", digest)
 
 
 def test_ledgers(tx: Transaction) -> None:
@@ -141,9 +151,12 @@ def test_jobs_keep_what_they_carry(tx: Transaction, story: Story) -> None:
     assert tx.job(released.id) == released == tx.lock_job(released.id)
     assert tx.job_by_request("institute", released.request.request_id) == released
     assert tx.job_by_request("institute", "no-such-request") is None
-    assert {job.id for job in tx.jobs_in([released.request.agreement])} == {job.id for job in story.jobs.values()}
-    assert len(tx.jobs_in([released.request.agreement], limit=2)) == 2
-    assert tx.jobs_in([]) == []
+    assert {job.id for job in tx.jobs("auditor", ALL).items} == {job.id for job in story.jobs.values()}
+    assert {job.state for job in tx.jobs("auditor", ALL, state="failed").items} == {"failed"}
+    first = tx.jobs("auditor", Page(limit=2))
+    assert len(first.items) == 2
+    assert not {job.id for job in first.items} & {job.id for job in tx.jobs("auditor", Page(limit=100, after=first.next)).items}
+    assert tx.jobs("stranger", ALL).items == ()
     assert tx.counts() == {"released": 2, "denied": 1, "withheld": 1, "failed": 1}
 
 
@@ -154,6 +167,7 @@ def test_a_job_is_claimed_leased_moved_and_abandoned(tx: Transaction, story: Sto
         old, id="job-another", request=request, state="charged", evidence=None, signed=replace(old.signed, body=_body(old, request))
     )
     tx.add_job(job)
+    assert tx.has_charged()
     claimed = tx.claim_charged("worker-1", lease_until=10.0)
     assert claimed is not None
     assert (claimed.id, claimed.worker) == ("job-another", "worker-1")
@@ -172,11 +186,11 @@ def test_a_job_is_claimed_leased_moved_and_abandoned(tx: Transaction, story: Sto
     with pytest.raises(Conflict):
         tx.move_job(claimed, "running")
     tx.add_key_requests(job.id, ["clinic", "insurer"])
-    (asked,) = [item for item in tx.open_key_requests("clinic") if item.job == job.id]
+    (asked,) = [item for item in tx.open_key_requests("clinic", ALL).items if item.job == job.id]
     assert asked == tx.key_request(job.id, "clinic")
     tx.set_key_request(replace(asked, state="challenged", nonce="ab" * 32))
     assert [item.state for item in tx.key_requests(job.id)] == ["challenged", "wanted"]
-    assert not [item for item in tx.open_key_requests("clinic") if item.job == job.id]
+    assert not [item for item in tx.open_key_requests("clinic", ALL).items if item.job == job.id]
     assert tx.key_request(job.id, "nobody") is None
 
 
@@ -208,6 +222,9 @@ def test_the_log(tx: Transaction) -> None:
     assert tx.nodes(0, index, 1) == [tx.node(0, index)]
     with pytest.raises(NotFound):
         tx.node(0, size + 1)
+    assert [header["kind"] for header in tx.headers_of("insurer", 0, size)].count("decided") == 5
+    assert tx.headers_of("stranger", 0, size) == []
+    assert tx.over_nodes(lambda node: node(0, index)) == tx.node(0, index)
     tx.add_checkpoint(size + 1, "note")
     tx.add_checkpoint(size + 1, "another note")
     assert tx.newest_checkpoint() == (size + 1, "note")

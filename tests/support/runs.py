@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pyarrow as pa
 import requests
@@ -231,9 +231,11 @@ class Direct:
     doctor: Callable[[str, str, Answer], Answer] = lambda method, path, answer: answer
     sent: list[tuple[str, str]] = field(default_factory=list)
 
-    def request(self, method: str, url: str, *, headers: dict[str, str], timeout: float, json: Any = None, data: Any = None) -> Answer:
+    def request(
+        self, method: str, url: str, *, headers: dict[str, str], timeout: float, json: Any = None, data: Any = None, params: Any = None
+    ) -> Answer:
         """Ask the application."""
-        parts = urlsplit(url)
+        parts = urlsplit(url + (f"?{urlencode(params)}" if params else ""))
         path = parts.path.removeprefix("/api/v1") + (f"?{parts.query}" if parts.query else "")
         body = None if data is None else b"".join(data)
         with self.app.test_client().open(f"{parts.path}?{parts.query}", method=method, headers=headers, json=json, data=body) as response:

@@ -36,6 +36,7 @@ from sandbox.audit.export import CHECKPOINT_PATH, KEY_PATH, openings_path, rende
 from sandbox.audit.tiles import TILE_WIDTH, layout, pack_entries, tile_hashes
 from sandbox.config import Config
 from sandbox.exchange import agreements, datasets, participants
+from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
 from sandbox.host import Host
 from sandbox.jobs import keys
@@ -183,7 +184,7 @@ class Story:
         if step not in ("running", "attested"):
             return
         for name in ("clinic", "insurer"):
-            for request, job in keys.waiting_keys(self.host, self.member(name)):
+            for request, job in keys.waiting_keys(self.host, self.member(name), Page(limit=100)).items:
                 if request.state == "wanted":
                     keys.challenge(self.host, self.member(name), job.id, os.urandom(32).hex())
                 else:
