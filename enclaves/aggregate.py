@@ -95,9 +95,7 @@ def _value(statistic: Statistic, declarations: Mapping[str, Declaration], alias:
     return f"coalesce(sum(({cell})::HUGEINT), 0)"
 
 
-def _scatter(
-    rows: list[tuple[int, ...]], plan: Plan, statistics: tuple[Statistic, ...], declarations: Mapping[str, Declaration]
-) -> Exact:
+def _scatter(rows: list[tuple[int, ...]], plan: Plan, statistics: tuple[Statistic, ...], declarations: Mapping[str, Declaration]) -> Exact:
     width = len(plan.group_by)
     domains = [declarations[k.dataset].column(k.column).domain or () for k in plan.group_by]
     keys = tuple(itertools.product(*domains))

@@ -1,4 +1,4 @@
-"""The noise: OpenDP's discrete Laplace mechanism on 64-bit integers. The only place where noise is drawn, and the only one that knows OpenDP.
+"""The noise: OpenDP's discrete Laplace mechanism on 64-bit integers. Noise is drawn here and nowhere else; nothing else knows OpenDP.
 
 Sampling is exact (Canonne, Kamath and Steinke 2020) from the operating system's cryptographic randomness; no floating-point noise, no seed.
 """

@@ -64,17 +64,13 @@ def _labels(key: tuple[str | int, ...], grant: Grant) -> tuple[str | int, ...]:
     return tuple(key[positions[output.column]] for output in grant.plan.outputs if isinstance(output, KeyOutput))
 
 
-def _figures(
-    values: dict[str, int], scales: dict[str, float], grant: Grant, declarations: Mapping[str, Declaration]
-) -> tuple[Figure, ...]:
+def _figures(values: dict[str, int], scales: dict[str, float], grant: Grant, declarations: Mapping[str, Declaration]) -> tuple[Figure, ...]:
     return tuple(
         _figure(output, values, scales, dict(declarations)) for output in grant.plan.outputs if isinstance(output, AggregateOutput)
     )
 
 
-def _figure(
-    output: AggregateOutput, values: dict[str, int], scales: dict[str, float], declarations: dict[str, Declaration]
-) -> Figure:
+def _figure(output: AggregateOutput, values: dict[str, int], scales: dict[str, float], declarations: dict[str, Declaration]) -> Figure:
     names = [f"{quantity}:{column}" if column else quantity for quantity, column in needs(output, declarations)]
     decimals = 0 if output.column is None or output.function == "COUNT" else resolve(output.column, declarations).decimals
     if output.function in ("COUNT", "SUM"):
@@ -103,4 +99,3 @@ def _rounded(units: float, decimals: int, rounding: str) -> str:
     assert math.isfinite(units)
     scaled = (Decimal(units) * 10**AVERAGE_DIGITS).to_integral_value(rounding=rounding)
     return units_to_decimal(int(scaled), decimals + AVERAGE_DIGITS)
-

@@ -34,7 +34,9 @@ def evidence_digest(signed: SignedEvidence) -> str:
     return digest(encode(signed))
 
 
-def appraise(signed: SignedEvidence, *, grant: Grant, kinds: Collection[str], measurements: Collection[str], nonce: Nonce | None) -> Attested:
+def appraise(
+    signed: SignedEvidence, *, grant: Grant, kinds: Collection[str], measurements: Collection[str], nonce: Nonce | None
+) -> Attested:
     """Judge evidence for one grant against reference values.
 
     Args:

@@ -51,9 +51,7 @@ _KEY_MATERIAL = (
     rb'"kmsInstanceID":"DEFAULT","kmsInstanceURL":"DEFAULT",'
     rb'"masterKeyID":"_footer","wrappedDEK":"[A-Za-z0-9+/]{80}","doubleWrapping":false\}'
 )
-_CRYPTO_METADATA = re.compile(
-    rb"\x1c\x1c\x28\x08.{8}\x12\x00\x00\x18\x89\x02" + _KEY_MATERIAL + rb"\x00", re.DOTALL
-)
+_CRYPTO_METADATA = re.compile(rb"\x1c\x1c\x28\x08.{8}\x12\x00\x00\x18\x89\x02" + _KEY_MATERIAL + rb"\x00", re.DOTALL)
 """FileCryptoMetaData (Thrift compact protocol) before the footer: algorithm AES_GCM_V1, 8 bytes of unique
 file id, no AAD prefix, 265 bytes of key material with a 60-byte wrapped key. It is the only part of a file
 that no key authenticates, so it is held to the one form that `encrypt_table` writes."""
@@ -155,9 +153,7 @@ def decrypt_columns(
         table = None
     # Raised out here so that no inner error, which may quote file contents, hangs on to this one.
     if table is None:
-        raise Tampered(
-            "The columns cannot be read from this file with these keys.", code="unreadable-columns"
-        )
+        raise Tampered("The columns cannot be read from this file with these keys.", code="unreadable-columns")
     return table
 
 
@@ -179,9 +175,7 @@ def inspect_envelope(head: bytes, tail: bytes, size: int) -> None:
     if size <= 0:
         raise Malformed("The upload is empty.", code="empty-upload")
     if _PLAIN_MAGIC in head or _PLAIN_MAGIC in tail:
-        raise Malformed(
-            "The upload is not encrypted; encrypt every column and the footer first.", code="plaintext-upload"
-        )
+        raise Malformed("The upload is not encrypted; encrypt every column and the footer first.", code="plaintext-upload")
     if head != _ENCRYPTED_MAGIC:
         raise Malformed("The upload is not an encrypted Parquet file.", code="not-parquet")
     whole = size >= _SMALLEST_FILE and len(tail) == _TAIL_BYTES and tail.endswith(_ENCRYPTED_MAGIC)
@@ -205,13 +199,7 @@ def key_context(dataset: str, version: int, name: str) -> bytes:
         label = dataset.encode("utf-8")
     except UnicodeEncodeError:
         raise Malformed("A dataset's name is text.", code="bad-dataset") from None
-    return (
-        b"sandbox/v1/column-key\n"
-        + len(label).to_bytes(8, "big")
-        + label
-        + version.to_bytes(8, "big")
-        + name.encode("utf-8")
-    )
+    return b"sandbox/v1/column-key\n" + len(label).to_bytes(8, "big") + label + version.to_bytes(8, "big") + name.encode("utf-8")
 
 
 class _Custodian(pe.KmsClient):  # type: ignore[misc]
@@ -242,9 +230,7 @@ class _Custodian(pe.KmsClient):  # type: ignore[misc]
         self._keys.clear()
 
 
-def _read(
-    file: pa.Buffer, dataset: str, version: int, keys: Mapping[str, bytes], columns: list[str]
-) -> pa.Table | None:
+def _read(file: pa.Buffer, dataset: str, version: int, keys: Mapping[str, bytes], columns: list[str]) -> pa.Table | None:
     _check_envelope(memoryview(file))
     if len(set(columns)) != len(columns) or not all(map(_COLUMN.fullmatch, columns)):
         return None
@@ -253,9 +239,7 @@ def _read(
         factory = pe.CryptoFactory(lambda _: custodian)
         configuration = pe.DecryptionConfiguration(cache_lifetime=timedelta(0), read_kms_url=False)
         properties = factory.file_decryption_properties(pe.KmsConnectionConfig(), configuration)
-        with pq.ParquetFile(
-            pa.BufferReader(file), decryption_properties=properties, arrow_extensions_enabled=False
-        ) as parquet:
+        with pq.ParquetFile(pa.BufferReader(file), decryption_properties=properties, arrow_extensions_enabled=False) as parquet:
             table = parquet.read(columns=columns)
         # A column in the clear, or encrypted with the footer's key, reads well without a key of its own.
         if custodian.unwrapped != {FOOTER, *columns} or set(table.column_names) != set(columns):

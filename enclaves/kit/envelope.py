@@ -1,4 +1,4 @@
-"""Signed documents: what binds a firm carries its Ed25519 signature over canonical JSON, with purpose and signer inside the signed bytes."""
+"""Signed documents: what binds a firm carries its Ed25519 signature over canonical JSON; purpose and signer are inside the signed bytes."""
 
 from __future__ import annotations
 

@@ -65,9 +65,7 @@ class SealingKey:
         """
         encapsulated, ciphertext = bytes(sealed[:ENCAPSULATED_BYTES]), bytes(sealed[ENCAPSULATED_BYTES:])
         try:
-            context = HPKE.new(
-                receiver_key=self._key, aead_id=HPKE.AEAD.AES256_GCM, enc=encapsulated, info=info
-            )
+            context = HPKE.new(receiver_key=self._key, aead_id=HPKE.AEAD.AES256_GCM, enc=encapsulated, info=info)
             return bytes(context.unseal(ciphertext, aad))
         except ValueError:
             raise Tampered("The sealed bytes cannot be opened with this key.", code="unsealable") from None

@@ -77,9 +77,7 @@ class SigningKey:
             Malformed: code ``reserved-message`` if `message` begins as the ones that `sign` makes.
         """
         if message.startswith(_NAMESPACE):
-            raise Malformed(
-                "This message is reserved for signatures with a purpose.", code="reserved-message"
-            )
+            raise Malformed("This message is reserved for signatures with a purpose.", code="reserved-message")
         return self._key.sign(message)
 
     def __repr__(self) -> str:

@@ -107,9 +107,7 @@ class Checkpoint:
         if len(self.root) != HASH_BYTES:
             raise Malformed(f"a root has {HASH_BYTES} bytes", code="checkpoint", where="root")
         if (self.size == 0) != (self.root == EMPTY_ROOT):
-            raise Malformed(
-                "the empty root belongs to size 0 and to no other", code="checkpoint", where="root"
-            )
+            raise Malformed("the empty root belongs to size 0 and to no other", code="checkpoint", where="root")
 
     def text(self) -> str:
         """Return the note text, three lines without extensions (C2SP tlog-checkpoint, Note text)."""

@@ -212,4 +212,3 @@ def _difference(own: Grant, logged: Grant | None) -> str:
         return "the grant is not the one that the decision entails"
     names = [name for name in Grant.__slots__ if getattr(own, name) != getattr(logged, name)]
     return f"the grant differs from what the decision entails in: {', '.join(names)}"
-

@@ -54,9 +54,7 @@ class Frontier:
 
     def __post_init__(self) -> None:
         if self.size < 0 or len(self.hashes) != self.size.bit_count():
-            raise Malformed(
-                f"a frontier of size {self.size} cannot have {len(self.hashes)} hashes", code="frontier"
-            )
+            raise Malformed(f"a frontier of size {self.size} cannot have {len(self.hashes)} hashes", code="frontier")
         if any(len(h) != HASH_BYTES for h in self.hashes):
             raise Malformed(f"a frontier's hashes have {HASH_BYTES} bytes each", code="frontier")
 
@@ -101,9 +99,7 @@ class Frontier:
             raise Malformed('a frontier is {"size": ..., "hashes": [...]}', code="frontier")
         size, texts = value["size"], value["hashes"]
         if type(size) is not int or not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
-            raise Malformed(
-                "a frontier has an integer size and a list of hexadecimal hashes", code="frontier"
-            )
+            raise Malformed("a frontier has an integer size and a list of hexadecimal hashes", code="frontier")
         try:
             hashes = tuple(bytes.fromhex(text) for text in texts)
         except ValueError as error:
@@ -219,9 +215,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         raise Tampered("the inclusion proof does not lead to the root", code=code)
 
 
-def verify_consistency(
-    old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]
-) -> None:
+def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]) -> None:
     """Verify that the old tree is a prefix of the new one (RFC 9162 section 2.1.4.2); size 0 is refused.
 
     Raises:

@@ -184,6 +184,4 @@ class State:
     def promises(self) -> dict[Promise, PromiseState]:
         """The state of every promise."""
         broken = {mismatch.promise for mismatch in self.mismatches}
-        return {
-            promise: "broken" if promise in broken else "unopened" if promise in self.missing else "ok" for promise in PROMISES
-        }
+        return {promise: "broken" if promise in broken else "unopened" if promise in self.missing else "ok" for promise in PROMISES}

@@ -22,7 +22,6 @@ from sandbox.cli.show import client_of, home_option, json_option, print_json, ta
 from sandbox.party.client import kept_agreement
 from sandbox.party.exporting import export_log
 
-
 INCOMPLETE = 1
 """Exit code of a replay that found no mismatch and could not open everything."""
 

@@ -54,7 +54,8 @@ def job_check(home_folder: Path, agreement_name: str, purpose: str, sql: str, ep
     """Decide without charging: the findings, and for an allowed job the noise of every statistic.
 
     \b
-    Example: sandbox job check --home ~/institute --agreement sha256:... --purpose health-economics --epsilon 1 --sql "SELECT COUNT(*) FROM clinic.care"
+    Example: sandbox job check --home ~/institute --agreement sha256:... --purpose health-economics --epsilon 1 \\
+      --sql "SELECT COUNT(*) FROM clinic.care"
     """
     client = client_of(home_folder)
     answer = client.check(_request(client.home.participant, agreement_name, purpose, sql, epsilon))
@@ -88,7 +89,8 @@ def job_submit(
     """Submit a signed request; it is decided and, if allowed, charged at once.
 
     \b
-    Example: sandbox job submit --home ~/institute --agreement sha256:... --purpose health-economics --epsilon 1 --sql "SELECT COUNT(*) FROM clinic.care"
+    Example: sandbox job submit --home ~/institute --agreement sha256:... --purpose health-economics --epsilon 1 \\
+      --sql "SELECT COUNT(*) FROM clinic.care"
     """
     client = client_of(home_folder)
     record = client.submit(_request(client.home.participant, agreement_name, purpose, sql, epsilon, request_id))

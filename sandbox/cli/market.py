@@ -156,4 +156,3 @@ def _terms_rows(terms: Any, parsed: Agreement) -> list[tuple[str, str]]:
     if "simulated" in terms.enclave_kinds:
         rows.append(("", "simulated evidence proves nothing about the machine: its operator is trusted with plaintext"))
     return rows + [(f"column {term.column}", ", ".join(term.operations)) for term in terms.columns]
-

@@ -23,9 +23,7 @@ def record_evidence(host: Host, job: Job, evidence: SignedEvidence, attested: At
         if held is None or held.state != "running":
             raise Conflict("the run was ended by somebody else", code="job-state")
         ids = {"job": job.id, "grant": grant_digest(job.grant), "evidence": attested.digest, "measurement": attested.evidence.measurement}
-        index = tx.append(
-            "attested", at=host.now(), ids=ids, body={"evidence": encode(evidence)}, agreement=job.request.agreement
-        )
+        index = tx.append("attested", at=host.now(), ids=ids, body={"evidence": encode(evidence)}, agreement=job.request.agreement)
         positions = replace(held.positions, attested=index)
         tx.set_evidence(held, evidence, positions)
         for request in tx.key_requests(job.id):

@@ -161,9 +161,7 @@ def _facts(host: Host, tx: Transaction, agreement: Agreement, plan: Plan, spent:
         now=host.now() // 1000,
         enclave_kind="simulated",
         measurement=host.measurement,
-        versions=tuple(
-            VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in versions if v is not None
-        ),
+        versions=tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in versions if v is not None),
         spent=tuple(
             SpentFact(provider=provider, id_space=id_space, spent=spent[provider, id_space])
             for provider, id_space in ledgers_charged(agreement, plan)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from enclaves.kit.envelope import document_digest, verify_document
-from enclaves.kit.envelope import Signed
+from enclaves.kit.envelope import Signed, document_digest, verify_document
 from enclaves.kit.signatures import fingerprint
 from policies.agreement import Agreement, LogIdentity, Party, Role
 from policies.codec import decode

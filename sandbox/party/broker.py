@@ -115,17 +115,14 @@ class Broker:
         attested = self._appraise(job, grant, agreement, nonce)
         keys = {
             read.dataset: {
-                name: key.hex()
-                for name, key in column_keys(home, read.dataset, read.version, read.file_digest, read.columns).items()
+                name: key.hex() for name, key in column_keys(home, read.dataset, read.version, read.file_digest, read.columns).items()
             }
             for read in grant.reads
             if read.provider == me
         }
         info = key_release_info(nonce.value, grant_digest(grant), attested.digest)
         sealed = seal(bytes.fromhex(attested.evidence.sealing_key), canonical(keys), info)
-        statement = KeyReleaseStatement(
-            job=grant.job, grant=grant_digest(grant), evidence=attested.digest, sealed=digest_bytes(sealed)
-        )
+        statement = KeyReleaseStatement(job=grant.job, grant=grant_digest(grant), evidence=attested.digest, sealed=digest_bytes(sealed))
         home.write(_release_file(grant.job), {"statement": encode(statement), "sealed": sealed.hex()})
         home.note("released", job=grant.job, grant=statement.grant, columns={d: sorted(k) for d, k in keys.items()})
         return statement, sealed

@@ -269,9 +269,7 @@ class Client:
     def _send(self, method: str, path: str, *, anonymous: bool = False, **arguments: Any) -> requests.Response:
         headers = {} if anonymous else {"Authorization": f"Bearer {self.home.credential}"}
         try:
-            response = self.session.request(
-                method, f"{self.home.url}/api/v1{path}", headers=headers, timeout=TIMEOUT_S, **arguments
-            )
+            response = self.session.request(method, f"{self.home.url}/api/v1{path}", headers=headers, timeout=TIMEOUT_S, **arguments)
         except requests.RequestException as error:
             raise Unavailable(f"{self.home.url} cannot be reached", code="unreachable") from error
         if response.status_code >= 400:

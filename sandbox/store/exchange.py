@@ -46,9 +46,7 @@ class ExchangeTables:
 
     def add_admission_code(self, code_digest: str, participant: str, expires_at: int) -> None:
         """Store the digest of a one-time code for one participant id."""
-        self.connection.execute(
-            insert(admission_codes).values(code_digest=code_digest, participant=participant, expires_at=expires_at)
-        )
+        self.connection.execute(insert(admission_codes).values(code_digest=code_digest, participant=participant, expires_at=expires_at))
 
     def use_admission_code(self, code_digest: str, participant: str, now: int) -> bool:
         """Mark a code used; False if it is unknown, for another participant, used or expired."""
@@ -114,9 +112,7 @@ class ExchangeTables:
 
     def add_dataset(self, declaration: Declaration, signed: Signed) -> None:
         """Store a declared dataset."""
-        self.connection.execute(
-            insert(datasets).values(dataset=declaration.dataset, provider=declaration.provider, signed=to_text(signed))
-        )
+        self.connection.execute(insert(datasets).values(dataset=declaration.dataset, provider=declaration.provider, signed=to_text(signed)))
 
     def dataset(self, name: str) -> Dataset | None:
         """The dataset of that name."""
@@ -128,9 +124,7 @@ class ExchangeTables:
 
     def _datasets(self, condition: Any) -> list[Dataset]:
         newest = func.coalesce(select(func.max(versions.c.version)).where(versions.c.dataset == datasets.c.dataset).scalar_subquery(), 0)
-        rows = self.connection.execute(
-            select(datasets.c.signed, newest.label("newest")).where(condition).order_by(datasets.c.dataset)
-        )
+        rows = self.connection.execute(select(datasets.c.signed, newest.label("newest")).where(condition).order_by(datasets.c.dataset))
         found = []
         for row in rows:
             signed = _signed(row.signed)
@@ -156,9 +150,7 @@ class ExchangeTables:
         ).one_or_none()
         if row is None:
             return None
-        return Version(
-            dataset=row.dataset, version=row.version, file_digest=row.file_digest, size=row.size, signed=_signed(row.signed)
-        )
+        return Version(dataset=row.dataset, version=row.version, file_digest=row.file_digest, size=row.size, signed=_signed(row.signed))
 
     def add_offer(self, digest: str, provider: str, signed: Signed) -> None:
         """Store an offer; again is the same."""
@@ -221,9 +213,7 @@ class ExchangeTables:
 
     def agreements_of(self, participant: str) -> list[str]:
         """Digests of the agreements that name a participant."""
-        rows = self.connection.execute(
-            select(agreement_parties.c.agreement).where(agreement_parties.c.participant == participant)
-        )
+        rows = self.connection.execute(select(agreement_parties.c.agreement).where(agreement_parties.c.participant == participant))
         return sorted(row.agreement for row in rows)
 
 

@@ -98,9 +98,7 @@ class JobTables:
         query = select(jobs).where(jobs.c.agreement.in_(list(agreements))).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit)
         return [_job(row) for row in self.connection.execute(query)]
 
-    def move_job(
-        self, job: Job, state: JobState, *, positions: Positions | None = None, code: str = ""
-    ) -> Job:
+    def move_job(self, job: Job, state: JobState, *, positions: Positions | None = None, code: str = "") -> Job:
         """Move a held job to `state`. Raises Conflict where the table of states forbids it or another process moved it first."""
         require_transition(job.state, state)
         moved = replace(job, state=state, positions=positions or job.positions, code=code)
@@ -139,19 +137,17 @@ class JobTables:
 
     def counts(self) -> dict[str, int]:
         """Number of jobs by state."""
-        return {row.state: int(row.n) for row in self.connection.execute(select(jobs.c.state, func.count().label("n")).group_by(jobs.c.state))}
+        return {
+            row.state: int(row.n) for row in self.connection.execute(select(jobs.c.state, func.count().label("n")).group_by(jobs.c.state))
+        }
 
     def set_evidence(self, job: Job, evidence: SignedEvidence, positions: Positions) -> None:
         """Store a running job's evidence."""
-        self.connection.execute(
-            update(jobs).where(jobs.c.id == job.id).values(evidence=to_text(evidence), positions=to_text(positions))
-        )
+        self.connection.execute(update(jobs).where(jobs.c.id == job.id).values(evidence=to_text(evidence), positions=to_text(positions)))
 
     def add_key_requests(self, job_id: str, providers: Iterable[str]) -> None:
         """Ask every provider for keys."""
-        rows = [
-            {"job": job_id, "provider": provider, "state": "wanted", "nonce": "", "sealed": "", "reason": ""} for provider in providers
-        ]
+        rows = [{"job": job_id, "provider": provider, "state": "wanted", "nonce": "", "sealed": "", "reason": ""} for provider in providers]
         self.connection.execute(insert(key_requests), rows)
 
     def key_requests(self, job_id: str) -> list[KeyRequest]:
@@ -162,9 +158,7 @@ class JobTables:
     def key_request(self, job_id: str, provider: str) -> KeyRequest | None:
         """One provider's key request, held until the transaction ends."""
         row = self.connection.execute(
-            select(key_requests)
-            .where(key_requests.c.job == job_id, key_requests.c.provider == provider)
-            .with_for_update()
+            select(key_requests).where(key_requests.c.job == job_id, key_requests.c.provider == provider).with_for_update()
         ).one_or_none()
         return None if row is None else _key_request(row)
 
@@ -188,9 +182,7 @@ class JobTables:
 
     def add_release(self, release: StoredRelease) -> None:
         """Store what a run ended with. A job has at most one."""
-        self.connection.execute(
-            insert(releases).values(job=release.job, statement=to_text(release.statement), sealed=release.sealed)
-        )
+        self.connection.execute(insert(releases).values(job=release.job, statement=to_text(release.statement), sealed=release.sealed))
 
     def release(self, job_id: str) -> StoredRelease | None:
         """What a run ended with."""
@@ -226,6 +218,4 @@ def _job(row: Any) -> Job:
 
 
 def _key_request(row: Any) -> KeyRequest:
-    return KeyRequest(
-        job=row.job, provider=row.provider, state=row.state, nonce=row.nonce, sealed=row.sealed, reason=row.reason
-    )
+    return KeyRequest(job=row.job, provider=row.provider, state=row.state, nonce=row.nonce, sealed=row.sealed, reason=row.reason)

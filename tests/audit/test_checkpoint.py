@@ -32,15 +32,12 @@ PUBLISHED_NOTES = {
     "c2sp": (
         "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k",
         "This is an example message.\n",
-        "\u2014 example.com/foo "
-        "Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=\n",
+        "\u2014 example.com/foo Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=\n",
     ),
     "sumdb": (
         "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW",
-        "If you think cryptography is the answer to your problem,\n"
-        "then you don't know what your problem is.\n",
-        "\u2014 PeterNeumann "
-        "x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n",
+        "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n",
+        "\u2014 PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n",
     ),
 }
 
@@ -65,9 +62,7 @@ def _note(text: str, key: SigningKey = KEY, name: str = ORIGIN) -> str:
 
 def _published_checkpoints() -> dict[int, Checkpoint]:
     key = LogKey.parse(LOG_VKEY)
-    return {
-        size: open_checkpoint((LOG / f"checkpoint.{size}").read_text(), key) for size in range(LOG_SIZE + 1)
-    }
+    return {size: open_checkpoint((LOG / f"checkpoint.{size}").read_text(), key) for size in range(LOG_SIZE + 1)}
 
 
 def _published_nodes() -> dict[tuple[int, int], bytes]:
@@ -321,9 +316,7 @@ def test_damaged_verifier_keys_are_malformed(vkey: str) -> None:
     assert caught.value.code == "log-key"
 
 
-@pytest.mark.parametrize(
-    "origin", ["", "two words", "plus+plus", "line\nline", "nul\x00", "\u2003", "\ud800"]
-)
+@pytest.mark.parametrize("origin", ["", "two words", "plus+plus", "line\nline", "nul\x00", "\u2003", "\ud800"])
 def test_names_that_could_be_mistaken_for_note_syntax_are_malformed(origin: str) -> None:
     with pytest.raises(Malformed):
         Checkpoint(origin=origin, size=42, root=ROOT)

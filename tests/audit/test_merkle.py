@@ -39,9 +39,7 @@ def _vectors(name: str) -> list[dict[str, Any]]:
 
 
 INCLUSION, CONSISTENCY = _vectors("inclusion.json"), _vectors("consistency.json")
-needs_vectors = pytest.mark.skipif(
-    not (INCLUSION and CONSISTENCY), reason="shared test vectors tlog/proofs are missing"
-)
+needs_vectors = pytest.mark.skipif(not (INCLUSION and CONSISTENCY), reason="shared test vectors tlog/proofs are missing")
 
 
 # RFC 6962 section 2.1, recursive and over whole lists of entries.
@@ -166,9 +164,7 @@ def test_a_leaf_cannot_pass_as_an_inner_node() -> None:
 
 @given(entry_lists, entry_lists)
 @settings(deadline=None)
-def test_frontier_has_the_root_of_the_naive_tree_after_every_append(
-    first: list[bytes], more: list[bytes]
-) -> None:
+def test_frontier_has_the_root_of_the_naive_tree_after_every_append(first: list[bytes], more: list[bytes]) -> None:
     frontier = Frontier().extend(leaf_hash(entry) for entry in first)
     for done, entry in enumerate(more):
         assert frontier.root() == mth(first + more[:done])

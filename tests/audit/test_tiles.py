@@ -130,9 +130,7 @@ def test_only_canonical_paths_are_parsed(path: str) -> None:
     assert caught.value.code == "tile-path"
 
 
-@pytest.mark.parametrize(
-    ("level", "index", "width"), [(64, 0, 1), (-1, 0, 1), (0, -1, 1), (0, 0, 0), (0, 0, 257)]
-)
+@pytest.mark.parametrize(("level", "index", "width"), [(64, 0, 1), (-1, 0, 1), (0, -1, 1), (0, 0, 0), (0, 0, 257)])
 def test_tiles_outside_the_format_have_no_path(level: int, index: int, width: int) -> None:
     with pytest.raises(Malformed):
         tile_path(level, index, width)

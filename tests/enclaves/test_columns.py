@@ -43,9 +43,7 @@ def encrypted(table: pa.Table = TABLE, keys: dict[str, bytes] = KEYS) -> bytes:
 
 
 def decrypted(file: Any, columns: list[str], **changed: Any) -> pa.Table:
-    return decrypt_columns(
-        file, columns=columns, **({"dataset": DATASET, "version": VERSION, "keys": KEYS} | changed)
-    )
+    return decrypt_columns(file, columns=columns, **({"dataset": DATASET, "version": VERSION, "keys": KEYS} | changed))
 
 
 def assert_unreadable(file: Any, columns: list[str] = TABLE.column_names, **changed: Any) -> None:
@@ -168,9 +166,7 @@ def test_an_unknown_or_repeated_column_is_refused(columns: list[str]) -> None:
     assert_unreadable(encrypted(), columns, keys=KEYS | {"absent": os.urandom(32)})
 
 
-@pytest.mark.parametrize(
-    "changed", [{"version": 4}, {"version": -1}, {"dataset": "shop-sale"}, {"dataset": ""}]
-)
+@pytest.mark.parametrize("changed", [{"version": 4}, {"version": -1}, {"dataset": "shop-sale"}, {"dataset": ""}])
 def test_a_file_presented_as_another_dataset_or_version_is_refused(changed: dict[str, Any]) -> None:
     assert_unreadable(encrypted(), **changed)
 
@@ -374,9 +370,7 @@ def test_a_table_needs_one_distinct_key_for_the_footer_and_each_column(keys: dic
         pa.table({"rate": [[1]]}),
         pa.table({"rate": pa.array(["x"]).dictionary_encode()}),
         pa.table({"rate": pa.nulls(1)}),
-        pa.table(
-            [pa.array([None], pa.int8())], schema=pa.schema([pa.field("rate", pa.int8(), nullable=False)])
-        ),
+        pa.table([pa.array([None], pa.int8())], schema=pa.schema([pa.field("rate", pa.int8(), nullable=False)])),
     ],
     ids=[
         "empty",

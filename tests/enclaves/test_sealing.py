@@ -34,9 +34,7 @@ key = SealingKey.from_bytes(bytes(range(32)))
 
 
 def test_rfc_7748_section_6_1_public_key_is_derived() -> None:
-    alice = SealingKey.from_bytes(
-        bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a")
-    )
+    alice = SealingKey.from_bytes(bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"))
     assert alice.public.hex() == "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
 
 

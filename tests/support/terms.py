@@ -161,9 +161,7 @@ def agreement(**overrides: Any) -> Agreement:
 
 def offer(**overrides: Any) -> Offer:
     """The insurer's offer of its dataset."""
-    offered = Offer(
-        uid="insurer-plans-2026", title="Plans and spend", declaration=declaration_insurer(), terms=terms_insurer()
-    )
+    offered = Offer(uid="insurer-plans-2026", title="Plans and spend", declaration=declaration_insurer(), terms=terms_insurer())
     return replace(offered, **overrides)
 
 
