@@ -1,7 +1,7 @@
 """The enclave process: limits first, then frames on standard input and output, then the end.
 
 Frames in: grant, agreement and nonces; later the sealed keys and paths of the encrypted files. Frames out: evidence; later the statement
-and the sealed release. Nothing else is written anywhere: the process may not create or grow a file, and standard error is not connected.
+and the sealed release. Nothing else is written anywhere: the process may not grow a file, and standard error is not connected.
 """
 
 from __future__ import annotations

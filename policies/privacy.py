@@ -124,13 +124,15 @@ class Statistic:
 
 
 def scale_for(sensitivity: int, amount: int) -> int:
-    """Return the smallest scale (2^-20 units) whose loss sensitivity/scale is strictly below `amount` nano-epsilon.
+    """Return a scale (2^-20 units) whose loss sensitivity/scale is below `amount` nano-epsilon by more than a mechanism rounds its own up.
 
-    Strictly, so that a mechanism that rounds its own loss up still stays within the amount.
+    Up to 2^50 units it is the smallest scale with a loss strictly below; beyond, a relative 2^-50 is added, since floating point rounds
+    by up to 2^-52.
     """
     if sensitivity <= 0 or amount <= 0:
         raise Malformed("the loss is too small to be split over this many statistics", code="loss-too-small")
-    return sensitivity * NANO * SCALE_UNIT // amount + 1
+    scale = sensitivity * NANO * SCALE_UNIT // amount
+    return scale + 1 + (scale >> 50)
 
 
 def split_loss(loss: Loss, wanted: list[tuple[str, str | None, int]], *, with_units: int | None) -> tuple[Statistic, ...]:

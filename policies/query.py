@@ -184,6 +184,8 @@ def _require_join(plan: Plan, declarations: dict[str, Declaration]) -> None:
             f"({', '.join(right.unique_key)}) of {right.dataset}",
             code="join-key",
         )
+    if any(left.column(name).type != right.column(name).type for name in plan.join):
+        raise Malformed(f"{left.dataset} and {right.dataset} declare different types for a join column", code="join-key")
     if left.id_space != right.id_space or left.unit != right.unit:
         raise Malformed(f"{left.dataset} and {right.dataset} do not identify the same privacy units", code="join-unit")
 
