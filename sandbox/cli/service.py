@@ -67,7 +67,7 @@ def _tls(cert: Path | None, key: Path | None) -> list[str]:
 def _wait(children: list[subprocess.Popen[bytes]]) -> int:
     """Wait for the first process, then stop the others; a signal stops all. Returns the first's exit code."""
 
-    def stop(number: int, frame: object) -> None:  # noqa: ARG001 - what a signal passes
+    def stop(number: int, frame: object) -> None:
         for child in children:
             child.terminate()
 
@@ -97,7 +97,7 @@ def worker(parallel: int, supervised: bool) -> None:
     write_logs(config.log)
     log = logging.getLogger("sandbox.worker")
 
-    def stop(number: int, frame: object) -> None:  # noqa: ARG001 - what a signal passes
+    def stop(number: int, frame: object) -> None:
         nonlocal stopping
         stopping = True
 

@@ -99,7 +99,7 @@ def _scripts() -> ScriptDirectory:
 def _run(connection: Connection, target: str, *, up: bool) -> None:
     scripts = _scripts()
 
-    def steps(revision: object, context: object) -> object:  # noqa: ARG001 - Alembic passes both
+    def steps(revision: object, context: object) -> object:
         return scripts._upgrade_revs(target, revision) if up else scripts._downgrade_revs(target, revision)  # type: ignore[arg-type]
 
     try:
