@@ -301,7 +301,7 @@ class Client:
         while True:
             page = self._answer("GET", path, params=query)
             found += page[member]
-            following = page["next"]
+            following = page.get("next")
             if following is None:
                 return found
             if following in cursors:

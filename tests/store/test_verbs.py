@@ -135,6 +135,8 @@ def test_agreements(tx: Transaction, story: Story) -> None:
     assert tx.agreements_of("insurer") == sorted([digest, "sha256:other"])
     assert tx.agreement("sha256:none") is None
     assert tx.has_agreement("insurer", digest)
+    assert [item.state for item in tx.agreements("insurer", ALL, "active").items].count("active") == 2
+    assert tx.agreements("stranger", ALL).items == ()
     assert not tx.has_agreement("stranger", digest)
 
 
