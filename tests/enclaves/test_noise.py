@@ -21,8 +21,8 @@ from tests.support import terms
 from tests.support.runs import care, grant_for, plans
 
 DRAWS = 20_000
-WIDEST = 2**46
-"""Scales up to here leave the map, which rounds up by as much as one part in 2^52, room below the amount."""
+WIDEST = 2**53 - 1
+"""The widest scale that a schedule may have; up to here the map, which rounds up by as much as one part in 2^52, has room."""
 
 
 def statistic(*, sensitivity: int, scale: float, amount: int) -> Statistic:
