@@ -124,15 +124,13 @@ class Statistic:
 
 
 def scale_for(sensitivity: int, amount: int) -> int:
-    """Return a scale (2^-20 units) whose loss sensitivity/scale is below `amount` nano-epsilon by more than a mechanism rounds its own up.
+    """Return the smallest scale (2^-20 units) whose loss sensitivity/scale, one part in 2^50 larger, is still below `amount` nano-epsilon.
 
-    Up to 2^50 units it is the smallest scale with a loss strictly below; beyond, a relative 2^-50 is added, since floating point rounds
-    by up to 2^-52.
+    The room is for a mechanism that rounds its own loss up in floating point, by at most one part in 2^52.
     """
     if sensitivity <= 0 or amount <= 0:
         raise Malformed("the loss is too small to be split over this many statistics", code="loss-too-small")
-    scale = sensitivity * NANO * SCALE_UNIT // amount
-    return scale + 1 + (scale >> 50)
+    return sensitivity * NANO * SCALE_UNIT * (2**50 + 1) // (amount * 2**50) + 1
 
 
 def split_loss(loss: Loss, wanted: list[tuple[str, str | None, int]], *, with_units: int | None) -> tuple[Statistic, ...]:
