@@ -12,6 +12,7 @@ from enclaves.evidence import Identity
 from enclaves.gate import pad, pass_gate
 from enclaves.kit.appraisal import STATEMENT_PURPOSE, key_release_info, release_info
 from enclaves.kit.columns import FOOTER, decrypt_columns
+from enclaves.kit.rotation import keys_in_force
 from enclaves.kit.sealing import seal
 from enclaves.kit.tables import OutOfMemory
 from policies.agreement import Agreement
@@ -78,7 +79,7 @@ def verify_grant(grant: Grant, agreement: Agreement) -> None:
             and all(read.provider == declarations[read.dataset].provider for read in grant.reads)
             and grant.minimum_group == minimum
             and grant.statistics == schedule(grant.plan, declarations, grant.loss, minimum)
-            and grant.recipient.sealing_key == agreement.party(grant.recipient.id).sealing_key
+            and grant.recipient.sealing_key == keys_in_force(agreement.party(grant.recipient.id), grant.recipient.rotations)[1]
         )
     except (SandboxError, KeyError) as error:
         raise Withhold("grant-mismatch") from error

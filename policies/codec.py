@@ -3,7 +3,8 @@
 `decode(cls, value)` reads a dataclass from a dict by its type hints: unknown and missing fields, wrong types, booleans for integers,
 over-long or control-character strings are `Malformed` with the path of the field. `encode` is its inverse. Field types are
 str, int, bool, enums with string values, Literal, ``X | None``, tuple[X, ...], dict[str, X], nested dataclasses, and a union of
-dataclasses told apart by their Literal field ``kind``. A field with a default may be left out.
+dataclasses told apart by their Literal field ``kind``. A field with a default may be left
+out; one that is `omitted` at its default must be.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ T = TypeVar("T")
 MAX_STRING = 100_000
 MAX_ITEMS = 10_000
 
+_OMITTED = "omitted"
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def omitted(default: T) -> T:
+    """A dataclass field that is not written out while it has its default, so that documents made before it existed keep their bytes."""
+    return dataclasses.field(default=default, metadata={_OMITTED: True})
 
 
 def decode(cls: type[T], value: Any, where: str = "") -> T:
@@ -38,7 +45,11 @@ def decode(cls: type[T], value: Any, where: str = "") -> T:
 def encode(value: Any) -> Any:
     """Return the plain JSON value of a decoded document."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: encode(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata and _OMITTED in f.metadata and getattr(value, f.name) == f.default)
+        }
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (tuple, list)):
@@ -140,7 +151,9 @@ def _decode_dataclass(hint: Any, value: Any, where: str) -> Any:
     for field in dataclasses.fields(hint):
         path = f"{where}.{field.name}" if where else field.name
         if field.name in value:
-            arguments[field.name] = _decode(hints[field.name], value[field.name], path)
+            found = arguments[field.name] = _decode(hints[field.name], value[field.name], path)
+            if _OMITTED in field.metadata and found == field.default:
+                raise Malformed("must be left out where it says nothing", where=path)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise Malformed("is missing", where=path)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,102 @@ class Admission:
             raise Malformed("signing and sealing key must differ", where="sealing_key")
         if self.code_digest == self.credential_digest:
             raise Malformed("the code cannot be the credential", where="credential_digest")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyRotation:
+    """What a participant signs, with its old and with its new signing key, to replace both its keys.
+
+    Attributes:
+        sequence: 1 for the first rotation of the keys that it was admitted with, then one more each time.
+        old_key: the signing key in force until now; `signing_key` and `sealing_key` are in force from the entry on.
+    """
+
+    kind: Literal["key-rotation/1"] = "key-rotation/1"
+    participant: str
+    sequence: int
+    old_key: str
+    signing_key: str
+    sealing_key: str
+
+    def __post_init__(self) -> None:
+        require_name(self.participant, "participant")
+        require_key(self.old_key, "old_key")
+        require_key(self.signing_key, "signing_key")
+        require_key(self.sealing_key, "sealing_key")
+        if not 1 <= self.sequence <= 10**9:
+            raise Malformed("must be at least 1", where="sequence")
+        if len({self.old_key, self.signing_key, self.sealing_key}) != 3:
+            raise Malformed("old and new keys must differ", where="signing_key")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SignedRotation:
+    """A rotation with the signatures of the old and of the new signing key (128 hex digits each), as the log's headers carry it."""
+
+    rotation: KeyRotation
+    old_signature: str
+    new_signature: str
+
+    def to_ids(self) -> dict[str, str]:
+        """The header of its `rotated` entry: whoever follows the bare log can verify it, and no opening can be kept back."""
+        rotation = self.rotation
+        return {
+            "participant": rotation.participant,
+            "sequence": str(rotation.sequence),
+            "old": rotation.old_key,
+            "signing": rotation.signing_key,
+            "sealing": rotation.sealing_key,
+            "old_signature": self.old_signature,
+            "new_signature": self.new_signature,
+        }
+
+    @classmethod
+    def from_ids(cls, ids: Mapping[str, str]) -> SignedRotation:
+        """The rotation that a `rotated` entry records. Raises Malformed."""
+        try:
+            rotation = KeyRotation(
+                participant=ids["participant"],
+                sequence=int(ids["sequence"]),
+                old_key=ids["old"],
+                signing_key=ids["signing"],
+                sealing_key=ids["sealing"],
+            )
+            found = cls(rotation=rotation, old_signature=ids["old_signature"], new_signature=ids["new_signature"])
+        except (KeyError, ValueError) as error:
+            raise Malformed("the entry of a rotation does not say all of it") from error
+        if found.to_ids() != dict(ids):
+            raise Malformed("the entry of a rotation says more than that")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyRevocation:
+    """What a participant signs to revoke its own keys: nothing that they sign counts from the entry on, and there is no way back."""
+
+    kind: Literal["key-revocation/1"] = "key-revocation/1"
+    participant: str
+    signing_key: str
+
+    def __post_init__(self) -> None:
+        require_name(self.participant, "participant")
+        require_key(self.signing_key, "signing_key")
+
+
+def follow_rotations(participant: str, keys: tuple[str, str], rotations: tuple[SignedRotation, ...]) -> tuple[str, str]:
+    """Return the (signing, sealing) keys to which `rotations` lead a participant from `keys`.
+
+    Who relies on it verifies the signatures too (`enclaves.kit.rotation`).
+
+    Raises:
+        Malformed: code `rotation-chain`, unless each begins with the key at which the one before ended.
+    """
+    before: int | None = None
+    for item in (signed.rotation for signed in rotations):
+        if item.participant != participant or item.old_key != keys[0] or before not in (None, item.sequence - 1):
+            raise Malformed("the rotations do not lead on from one another", code="rotation-chain")
+        keys, before = (item.signing_key, item.sealing_key), item.sequence
+    return keys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,9 @@ from typing import Literal
 
 from policies.agreement import Agreement, EnclaveKind
 from policies.canonical import digest
-from policies.codec import encode
+from policies.codec import encode, omitted
 from policies.decide import Decision
+from policies.documents import SignedRotation, follow_rotations
 from policies.errors import Malformed
 from policies.names import require_dataset, require_digest, require_key, require_name, require_slug
 from policies.privacy import Loss, Statistic
@@ -42,10 +43,11 @@ class Read:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipient:
-    """Who gets the release, with the sealing key from the agreement."""
+    """Who gets the release, with the sealing key from the agreement, or the one to which `rotations` lead from there."""
 
     id: str
     sealing_key: str
+    rotations: tuple[SignedRotation, ...] = omitted(())
 
     def __post_init__(self) -> None:
         require_name(self.id, "id")
@@ -87,10 +89,12 @@ def make_grant(
     """Return the grant that an allowed decision entails.
 
     Raises:
-        Malformed: if the decision does not allow, which is a fault of the caller.
+        Malformed: if the decision does not allow, which is a fault of the caller, or if the stated rotations do not begin in the agreement.
     """
     if not decision.allowed:
         raise Malformed("a denied request has no grant")
+    consumer = agreement.party(request.consumer)
+    _, sealing_key = follow_rotations(consumer.id, (consumer.signing_key, consumer.sealing_key), facts.rotations)
     columns = columns_read(plan, agreement.by_dataset)
     reads = []
     for dataset in plan.sources:
@@ -114,7 +118,7 @@ def make_grant(
         statistics=schedule(plan, agreement.by_dataset, request.loss, decision.minimum_group),
         loss=request.loss,
         minimum_group=decision.minimum_group,
-        recipient=Recipient(id=request.consumer, sealing_key=agreement.party(request.consumer).sealing_key),
+        recipient=Recipient(id=consumer.id, sealing_key=sealing_key, rotations=facts.rotations),
         enclave_kind=facts.enclave_kind,
         measurement=facts.measurement,
     )

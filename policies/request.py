@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from policies.agreement import EnclaveKind
+from policies.codec import omitted
+from policies.documents import SignedRotation
 from policies.errors import Malformed
 from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
 from policies.privacy import Loss
@@ -64,6 +66,7 @@ class Facts:
     Attributes:
         now: seconds since 1970.
         enclave_kind, measurement: of the enclave that the host would start.
+        rotations: those that lead from the consumer's keys in the agreement to its keys in force. Facts of the first logs name none.
     """
 
     now: int
@@ -71,6 +74,7 @@ class Facts:
     measurement: str
     versions: tuple[VersionFact, ...]
     spent: tuple[SpentFact, ...]
+    rotations: tuple[SignedRotation, ...] = omitted(())
 
     def __post_init__(self) -> None:
         datasets = [fact.dataset for fact in self.versions]

@@ -13,7 +13,8 @@ from policies.errors import Tampered
 from policies.names import require_name
 
 Purpose = Literal[
-    "admission", "declaration", "version", "offer", "agreement", "agreement-signature", "job-request", "key-release", "key-refusal"
+    "admission", "declaration", "version", "offer", "agreement", "agreement-signature", "job-request", "key-release", "key-refusal",
+    "key-rotation", "key-revocation",
 ]  # fmt: skip
 
 

@@ -35,6 +35,9 @@ def _rule(ids: str, judge: Callable[[State, Entry], None], promise: Promise, *re
 
 RULES: dict[EntryKind, Rule] = {
     "admitted": _rule("participant", judge_exchange.admitted, "signatures", "signatures"),
+    "rotated": _rule("participant sequence old signing sealing old_signature new_signature", judge_exchange.rotated, "signatures"),
+    "revoked": _rule("participant key by signature", judge_exchange.revoked, "signatures"),
+    "readmitted": _rule("participant", judge_exchange.readmitted, "signatures", "signatures"),
     "declared": _rule("dataset declaration", judge_exchange.declared, "signatures", "signatures"),
     "published": _rule("dataset version file", judge_exchange.published, "signatures", "signatures"),
     "offered": _rule("offer provider", judge_exchange.offered, "signatures", "signatures"),

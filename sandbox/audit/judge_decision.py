@@ -131,6 +131,7 @@ def _derive(state: State, entry: Entry, agreement: Agreement, body: DecidedBody)
     _check_plan(state, entry, agreement, request, body)
     ledgers = ledgers_charged(agreement, plan)
     _check_facts(state, entry, plan, facts, ledgers)
+    _check_keys(state, entry, agreement, request, plan, facts)
     if body.law not in LAWS:
         raise Malformed(f"decided under `{body.law[:40]}`, a law that this replay does not have")
     own = LAWS[body.law](request, agreement, plan, facts)
@@ -184,6 +185,15 @@ def _check_facts(state: State, entry: Entry, plan: Plan, facts: Facts, ledgers: 
         )
     distinct = len({(fact.provider, fact.id_space) for fact in facts.spent}) == len(facts.spent)
     state.require(entry, distinct, "budgets", "a ledger is stated twice")
+
+
+def _check_keys(state: State, entry: Entry, agreement: Agreement, request: JobRequest, plan: Plan, facts: Facts) -> None:
+    """The stated rotations are those before this entry, and nobody whose part is needed has lost its keys."""
+    chain = state.keyring.chain(agreement.party(request.consumer).signing_key)
+    state.require(entry, facts.rotations == chain, "decisions", "the stated rotations are not those of the consumer's keys")
+    for name in sorted({agreement.by_dataset[dataset].provider for dataset in plan.sources}):
+        held = state.keyring.signing_key(agreement.party(name).signing_key) is not None
+        state.require(entry, held, "signatures", f"decided although the keys of `{name}` were revoked before")
 
 
 def _totals(agreement: Agreement, plan: Plan) -> dict[tuple[str, str], int]:

@@ -8,7 +8,7 @@ from enclaves.kit.envelope import Signed, document_digest
 from policies.agreement import Agreement
 from policies.codec import decode
 from policies.declaration import Declaration
-from policies.documents import Admission, AgreementSignature, VersionManifest
+from policies.documents import Admission, AgreementSignature, SignedRotation, VersionManifest
 from policies.odrl import parse_agreement, parse_offer
 from policies.request import VersionFact
 from sandbox.audit.state import AgreementFold, Entry, Keys, State
@@ -38,6 +38,10 @@ def admitted(state: State, entry: Entry) -> None:
     name = entry.ids["participant"]
     if not state.require(entry, name not in state.participants, "signatures", f"`{name}` is admitted twice"):
         return
+    _admit(state, entry, name)
+
+
+def _admit(state: State, entry: Entry, name: str) -> None:
     state.participants[name] = None
     if entry.body is None:
         return
@@ -49,6 +53,50 @@ def admitted(state: State, entry: Entry) -> None:
     state.keys |= keys
     state.participants[name] = Keys(signing=admission.signing_key, sealing=admission.sealing_key)
     state.verify(entry, signed, "admission", name)
+
+
+def rotated(state: State, entry: Entry) -> None:
+    """New keys for an admitted participant, signed with the key that they replace and with the new one. The header says all of it."""
+    _require_empty(state, entry)
+    state.keyring.fold(entry.index, entry.header)
+    rotation = SignedRotation.from_ids(entry.ids).rotation
+    name, new = rotation.participant, {rotation.signing_key, rotation.sealing_key}
+    if not state.require(entry, name in state.participants, "signatures", f"`{name}` is not admitted"):
+        return
+    before = state.participants[name]
+    if before is None:
+        state.cannot("signatures")
+    else:
+        state.require(entry, before.signing == rotation.old_key, "signatures", f"the key replaced is not the one of `{name}` in force")
+    state.require(entry, not new & state.keys, "signatures", f"a new key of `{name}` was in use before")
+    state.keys |= new
+    state.participants[name] = Keys(signing=rotation.signing_key, sealing=rotation.sealing_key)
+
+
+def revoked(state: State, entry: Entry) -> None:
+    """The end of a participant's keys, by itself or by the operator. The header says all of it."""
+    _require_empty(state, entry)
+    state.keyring.fold(entry.index, entry.header)
+    name = entry.ids["participant"]
+    if not state.require(entry, name in state.participants, "signatures", f"`{name}` is not admitted"):
+        return
+    state.gone.add(name)
+    before = state.participants[name]
+    if before is None:
+        state.cannot("signatures")
+    else:
+        state.require(entry, before.signing == entry.ids["key"], "signatures", f"the key revoked is not the one of `{name}` in force")
+
+
+def readmitted(state: State, entry: Entry) -> None:
+    """A participant whose keys were revoked, with keys and a credential that nobody had before. Its agreements do not carry over."""
+    name = entry.ids["participant"]
+    if not state.require(entry, name in state.participants, "signatures", f"`{name}` was never admitted"):
+        return
+    if not state.require(entry, name in state.gone, "signatures", f"`{name}` is readmitted while its keys are in force"):
+        return
+    state.gone.discard(name)
+    _admit(state, entry, name)
 
 
 def declared(state: State, entry: Entry) -> None:
@@ -165,16 +213,22 @@ def agreed(state: State, entry: Entry) -> None:
         state.require(entry, same, "signatures", "the body names another agreement than the header")
 
 
+def _require_empty(state: State, entry: Entry) -> None:
+    if entry.body is not None:
+        state.require(entry, entry.body == {}, "signatures", f"the body of `{entry.header.kind}` says something")
+
+
 def _require_admitted(state: State, entry: Entry, agreement: Agreement) -> None:
     for party in agreement.parties:
         if not state.require(entry, party.id in state.participants, "signatures", f"party `{party.id}` is not admitted"):
             continue
+        state.require(entry, party.id not in state.gone, "signatures", f"the keys of `{party.id}` were revoked before")
         keys = state.participants[party.id]
         if keys is None:
             state.cannot("signatures")
             continue
         same = (keys.signing, keys.sealing) == (party.signing_key, party.sealing_key)
-        state.require(entry, same, "signatures", f"the keys of `{party.id}` are not those it was admitted with")
+        state.require(entry, same, "signatures", f"the keys of `{party.id}` are not those in force")
 
 
 def _require_declared(state: State, entry: Entry, declaration: Declaration) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from enclaves.kit.appraisal import Attested, appraise, verify_statement
+from enclaves.kit.rotation import keys_in_force
 from policies.agreement import Agreement
 from policies.canonical import digest, digest_bytes
 from policies.codec import encode
@@ -91,11 +92,11 @@ def _appraise(receipt: Receipt, agreement: Agreement) -> Attested:
     if grant.agreement != agreement_digest(agreement):
         raise Tampered("the receipt is under another agreement", code="receipt-agreement")
     try:
-        recipient = agreement.party(grant.recipient.id)
+        _, sealing_key = keys_in_force(agreement.party(grant.recipient.id), grant.recipient.rotations)
         terms = [agreement.terms_of(read.dataset) for read in grant.reads]
     except SandboxError as error:
         raise Tampered("the grant names what the agreement does not", code="receipt-grant") from error
-    if recipient.sealing_key != grant.recipient.sealing_key or not terms:
+    if sealing_key != grant.recipient.sealing_key or not terms:
         raise Tampered("the grant names another recipient key", code="receipt-grant")
     kinds = set.intersection(*(set(item.enclave_kinds) for item in terms))
     measurements = set.intersection(*(set(item.measurements) for item in terms))

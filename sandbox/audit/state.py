@@ -15,6 +15,7 @@ from policies.errors import Tampered
 from policies.grant import Grant
 from policies.request import JobRequest, VersionFact
 from sandbox.audit.checkpoint import LogKey
+from sandbox.audit.keyring import Keyring
 from sandbox.audit.verdict import PROMISES, Mismatch, Promise, PromiseState
 
 Ledger = tuple[str, str]
@@ -37,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keys:
-    """Public keys (hex) with which a participant was admitted."""
+    """Public keys (hex) of a participant that are in force."""
 
     signing: str
     sealing: str
@@ -110,7 +111,9 @@ class State:
     """The fold over all entries so far.
 
     Attributes:
-        participants: admitted ones; the keys are None where the admission was not opened.
+        participants: admitted ones with their keys in force; None where the admission was not opened.
+        keyring: rotations and revocations so far; `gone`: participants whose keys are revoked.
+        keys: every key and credential digest that was in use; none comes back.
         declarations: declared datasets; None where not opened.
         newest: newest published version by dataset.
         requests: digests of decided requests; `asked`: (consumer, request id) of those opened.
@@ -121,6 +124,8 @@ class State:
 
     log: LogKey
     participants: dict[str, Keys | None] = field(default_factory=dict)
+    keyring: Keyring = field(default_factory=Keyring)
+    gone: set[str] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
     declarations: dict[str, Declaration | None] = field(default_factory=dict)
     newest: dict[str, VersionFact] = field(default_factory=dict)
@@ -164,15 +169,19 @@ class State:
         """Whether `by` signed for `purpose`; reports it if not.
 
         Args:
-            public: the key (hex) to verify with; None for the one that the participant was admitted with.
+            public: the key (hex) that an agreement names, from which the one in force follows; None for the participant's key in force.
         """
         if by not in self.participants:
             self.report(entry, "signatures", f"`{by}` is not admitted")
             return False
         admitted = self.participants[by]
-        key = public or (admitted.signing if admitted else None)
-        if key is None:
+        named = public or (admitted.signing if admitted else None)
+        if named is None:
             self.cannot("signatures")
+            return False
+        key = self.keyring.signing_key(named)
+        if key is None:
+            self.report(entry, "signatures", f"the keys of `{by}` were revoked before")
             return False
         try:
             verify_document(signed, purpose, by, key)

@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from enclaves.kit.signatures import SigningKey
+from policies.codec import encode
 from policies.errors import Malformed
+from policies.names import require_name
 from sandbox.audit.checkpoint import LogKey
 from sandbox.cli.service import admin
 from sandbox.cli.show import json_option, print_json, table
@@ -142,6 +144,33 @@ def admin_restore(folder: Path, log_key: Path | None, newest_checkpoint: Path | 
         click.echo("warning: no newest checkpoint was given: whether the log had more entries than the backup is not known", err=True)
     click.echo(f"a restore is a rewind: brokers that saw more than {manifest.size} entries will release no keys", err=True)
     _show(manifest, folder, as_json)
+
+
+@admin.group("participant")
+def admin_participant() -> None:
+    """Participants whose keys were lost or stolen."""
+
+
+@admin_participant.command("revoke")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do it: there is no way back, and the agreements of this participant are over.")
+@json_option
+def admin_participant_revoke(name: str, yes: bool, as_json: bool) -> None:
+    """Revoke the keys of participant NAME. Ask the firm by another way than the service first.
+
+    Nothing that they sign counts from then on, its credential opens nothing, and its agreements start no new job. `sandbox admin admit
+    NAME` makes a code with which it can join again under new keys; the parties then sign new agreements.
+
+    \b
+    Example: sandbox admin participant revoke insurer --yes
+    """
+    from app import compose
+    from sandbox.exchange.rotation import revoke
+
+    if not yes:
+        raise Malformed(f"revoking cannot be undone and ends all agreements of `{name}`; give --yes", where="--yes")
+    revoked = revoke(compose(read_config()), require_name(name, "name"))
+    print_json(encode(revoked)) if as_json else click.echo(f"the keys of {revoked.id} are revoked")
 
 
 def _store() -> Store:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from policies.errors import Malformed
 from policies.names import require_name
 from sandbox.cli.preparing import infer, twin
 from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
@@ -49,6 +50,70 @@ def party_init(home_folder: Path, name: str, title: str, url: str, code: str, as
         print_json({"participant": name, "fingerprints": keys})
     else:
         table(("key", "fingerprint"), [(use, spoken(key)) for use, key in keys.items()], title=f"{name} is admitted")
+
+
+@party.command("rotate-keys")
+@home_option
+@json_option
+def party_rotate_keys(home_folder: Path, as_json: bool) -> None:
+    """Replace this participant's signing and sealing key. Agreements go on: the old key signs for the new one, in the log.
+
+    Published data stay usable, and former keys stay in the home to open earlier releases. If it is interrupted, run it again.
+
+    \b
+    Example: sandbox party rotate-keys --home ~/insurer
+    """
+    from enclaves.kit.signatures import fingerprint
+    from sandbox.party.rekeying import rotate_keys
+
+    rotation = rotate_keys(client_of(home_folder))
+    keys = {"signing": rotation.signing_key, "sealing": rotation.sealing_key}
+    shown = {use: fingerprint(bytes.fromhex(key)) for use, key in keys.items()}
+    if as_json:
+        print_json({"participant": rotation.participant, "rotation": rotation.sequence, "fingerprints": shown})
+    else:
+        rows = [(use, spoken(key)) for use, key in shown.items()]
+        table(("key", "fingerprint"), rows, title=f"{rotation.participant} has new keys (rotation {rotation.sequence})")
+
+
+@party.command("revoke-keys")
+@home_option
+@click.option("--yes", is_flag=True, help="Do it: there is no way back, and the agreements of this participant are over.")
+@json_option
+def party_revoke_keys(home_folder: Path, yes: bool, as_json: bool) -> None:
+    """Revoke this participant's keys, because somebody else may have them. Nothing that they sign counts from then on.
+
+    Its agreements start no new job. The operator can admit it anew; see `sandbox party rejoin`.
+
+    \b
+    Example: sandbox party revoke-keys --home ~/insurer --yes
+    """
+    if not yes:
+        raise Malformed("revoking cannot be undone and ends all agreements of this participant; give --yes", where="--yes")
+    revoked = client_of(home_folder).revoke_keys()
+    print_json(revoked) if as_json else click.echo(f"the keys of {revoked['id']} are revoked")
+
+
+@party.command("rejoin")
+@home_option
+@click.option("--code", required=True, help="One-time admission code from the operator.")
+@json_option
+def party_rejoin(home_folder: Path, code: str, as_json: bool) -> None:
+    """Be admitted anew, with fresh keys in the same home, after the keys were revoked. Agreements have to be signed anew.
+
+    \b
+    Example: sandbox party rejoin --home ~/insurer --code CODE
+    """
+    from enclaves.kit.signatures import fingerprint
+    from sandbox.party.rekeying import rejoin
+
+    client = client_of(home_folder)
+    rejoin(client, code)
+    keys = {"signing": fingerprint(client.home.signing.public), "sealing": fingerprint(client.home.sealing.public)}
+    if as_json:
+        print_json({"participant": client.home.participant, "fingerprints": keys})
+    else:
+        table(("key", "fingerprint"), [(use, spoken(key)) for use, key in keys.items()], title=f"{client.home.participant} is readmitted")
 
 
 @party.command("publish")

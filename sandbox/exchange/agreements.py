@@ -11,6 +11,7 @@ from policies.documents import AgreementSignature
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.odrl import parse_agreement
 from sandbox.exchange.records import Participant, StoredAgreement
+from sandbox.exchange.rotation import require_carried, require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
 
@@ -34,6 +35,7 @@ def propose(host: Host, caller: Participant, signed: Signed) -> StoredAgreement:
         known = tx.agreement(digest)
         if known is not None:
             return known
+        require_in_force(tx, caller)
         _require_known(host, tx, agreement)
         tx.add_agreement(digest, signed.body, [party.id for party in agreement.parties], caller.id)
         ids = {"agreement": digest, "participant": caller.id}
@@ -47,6 +49,7 @@ def sign(host: Host, caller: Participant, signed: Signed) -> StoredAgreement:
 
     Raises:
         NotFound: no such agreement, or the caller is no party.
+        Conflict: code `party-revoked`, if the keys that it names were revoked.
     """
     require_signed(signed, "agreement-signature", caller.id, caller.signing_key)
     digest = decode(AgreementSignature, signed.body).agreement
@@ -54,6 +57,9 @@ def sign(host: Host, caller: Participant, signed: Signed) -> StoredAgreement:
         tx.lock_agreement(digest)
         stored = _visible(tx.agreement(digest), caller)
         if caller.id in stored.waiting_for:
+            tx.hold_log()
+            require_in_force(tx, caller)
+            require_carried(tx, stored, [caller.id])
             tx.sign_agreement(digest, signed)
             ids = {"agreement": digest, "participant": caller.id}
             tx.append("signed", at=host.now(), ids=ids, body={"signed": encode(signed)}, agreement=digest)
@@ -85,7 +91,9 @@ def _require_known(host: Host, tx: Transaction, agreement: Agreement) -> None:
         if known is None:
             raise Conflict(f"`{party.id}` is not admitted", code="unknown-party")
         if (known.signing_key, known.sealing_key) != (party.signing_key, party.sealing_key):
-            raise Conflict(f"the keys of `{party.id}` are not those it was admitted with", code="other-keys")
+            raise Conflict(f"the keys of `{party.id}` are not those in force", code="other-keys")
+        if known.revoked:
+            raise Conflict(f"the keys of `{party.id}` were revoked", code="party-revoked")
     for declaration in agreement.declarations:
         dataset = tx.dataset(declaration.dataset)
         if dataset is None or dataset.declaration != declaration:

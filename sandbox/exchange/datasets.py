@@ -9,6 +9,7 @@ from policies.documents import VersionManifest
 from policies.errors import Conflict, Forbidden, NotFound
 from policies.odrl import parse_offer
 from sandbox.exchange.records import Dataset, Participant, StoredOffer, Version
+from sandbox.exchange.rotation import require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
 
@@ -26,6 +27,7 @@ def declare(host: Host, caller: Participant, signed: Signed) -> Dataset:
             if known.declaration != declaration:
                 raise Conflict(f"`{declaration.dataset}` is declared otherwise; use a new name")
             return known
+        require_in_force(tx, caller)
         tx.add_dataset(declaration, signed)
         ids = {"dataset": declaration.dataset, "declaration": document_digest(signed)}
         tx.append("declared", at=host.now(), ids=ids, body={"signed": encode(signed)})
@@ -59,6 +61,7 @@ def publish_version(host: Host, caller: Participant, signed: Signed) -> Version:
             raise Conflict("the encrypted columns are not the declared ones", code="version-columns")
         if tx.has_upload(manifest.file_digest, caller.id) != manifest.size:
             raise NotFound("no upload of yours has this digest and size")
+        require_in_force(tx, caller)
         version = Version(
             dataset=manifest.dataset,
             version=manifest.version,
@@ -85,6 +88,7 @@ def make_offer(host: Host, caller: Participant, signed: Signed) -> StoredOffer:
             dataset = tx.dataset(offer.declaration.dataset)
             if dataset is None or dataset.declaration != offer.declaration:
                 raise Conflict("the offer carries another declaration than the declared one", code="offer-declaration")
+            require_in_force(tx, caller)
             tx.add_offer(digest, caller.id, signed)
             ids = {"offer": digest, "provider": caller.id}
             tx.append("offered", at=host.now(), ids=ids, body={"signed": encode(signed)})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from enclaves.kit.envelope import Signed
 from policies.codec import decode, encode
 from policies.documents import Admission, secret_digest
+from policies.entries import EntryKind
 from policies.errors import Conflict, Forbidden, Malformed, Unauthenticated
 from policies.names import require_name
 from sandbox.exchange.records import Participant
@@ -21,11 +22,16 @@ CODE_LIFETIME_MS = 24 * 3600 * 1000
 
 
 def issue_code(host: Host, participant: str) -> str:
-    """Return a fresh one-time admission code for a participant id; it expires after 24 hours. Raises Malformed, Conflict."""
+    """Return a fresh one-time admission code for a participant id, new or revoked; it expires after 24 hours.
+
+    Raises:
+        Malformed. Conflict: the participant is admitted, and its keys are in force.
+    """
     require_name(participant, "participant")
     code = secrets.token_urlsafe(24)
     with host.store.transaction() as tx:
-        if tx.participant(participant) is not None:
+        known = tx.participant(participant)
+        if known is not None and not known.revoked:
             raise Conflict(f"`{participant}` is admitted already")
         tx.add_admission_code(secret_digest(code), participant, host.now() + CODE_LIFETIME_MS)
     return code
@@ -39,7 +45,7 @@ def admit(host: Host, signed: Signed, code: str) -> Participant:
     Raises:
         Forbidden: code `bad-signature`, if the document is not signed with the key it names.
         Forbidden: the code is unknown, used for another admission, expired or for another participant.
-        Conflict: the id, a key or the credential is taken.
+        Conflict: the id, a key or the credential is taken. The id of a participant whose keys were revoked is not: it is readmitted.
     """
     admission = decode(Admission, signed.body)
     require_signed(signed, "admission", admission.participant, admission.signing_key)
@@ -66,14 +72,19 @@ def _is_repeated(tx: Transaction, admission: Admission, credential: str, partici
 def _add(host: Host, tx: Transaction, credential: str, admission: Admission, participant: Participant, signed: Signed) -> None:
     if not tx.use_admission_code(admission.code_digest, participant.id, host.now()):
         raise Forbidden("the admission code is unknown, used, expired or for another participant", code="admission-code")
+    known = tx.participant(participant.id)
     if (
-        tx.participant(participant.id) is not None
+        (known is not None and not known.revoked)
         or tx.key_is_known(participant.signing_key, participant.sealing_key)
         or tx.participant_by_credential(credential) is not None
     ):
         raise Conflict("this participant, one of its keys or its credential is admitted already")
-    tx.add_participant(participant, credential, host.now())
-    tx.append("admitted", at=host.now(), ids={"participant": participant.id}, body={"signed": encode(signed)})
+    if known is None:
+        tx.add_participant(participant, credential, host.now())
+    else:
+        tx.readmit(participant, credential)
+    kind: EntryKind = "admitted" if known is None else "readmitted"
+    tx.append(kind, at=host.now(), ids={"participant": participant.id}, body={"signed": encode(signed)})
 
 
 def authenticate(host: Host, credential: str) -> Participant:
@@ -82,4 +93,6 @@ def authenticate(host: Host, credential: str) -> Participant:
         found = tx.participant_by_credential(secret_digest(credential))
     if found is None:
         raise Unauthenticated("the credential is unknown")
+    if found.revoked:
+        raise Unauthenticated("the keys of this participant were revoked; ask the operator for a new admission code", code="revoked")
     return found

@@ -12,12 +12,13 @@ from policies.declaration import Declaration
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Participant:
-    """An admitted organisation with the public keys that it was admitted with (hex)."""
+    """An admitted organisation with its public keys in force (hex); once they are revoked, with those, until it is admitted anew."""
 
     id: str
     title: str
     signing_key: str
     sealing_key: str
+    revoked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

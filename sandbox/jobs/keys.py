@@ -14,6 +14,7 @@ from policies.grant import grant_digest
 from policies.names import require_key
 from sandbox.exchange.paging import Listing, Page
 from sandbox.exchange.records import Participant
+from sandbox.exchange.rotation import require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
 from sandbox.jobs.states import Job, KeyRequest
@@ -77,6 +78,8 @@ def accept_keys(host: Host, caller: Participant, signed: Signed, sealed: bytes) 
             raise Conflict("this run does not wait for keys", code="key-state")
         if statement.grant != grant_digest(job.grant) or statement.evidence != evidence_digest(job.evidence):
             raise Conflict("the keys are for another grant or enclave", code="key-binding")
+        tx.hold_log()
+        require_in_force(tx, caller)
         request = replace(request, state="released", sealed=sealed.hex())
         tx.set_key_request(request)
         ids = {"job": job.id, "provider": caller.id, "grant": statement.grant, "evidence": statement.evidence}
@@ -100,6 +103,8 @@ def refuse_keys(host: Host, caller: Participant, signed: Signed) -> KeyRequest:
             raise Conflict("this run does not wait for keys", code="key-state")
         if statement.grant != grant_digest(job.grant):
             raise Conflict("the refusal is of another grant", code="key-binding")
+        tx.hold_log()
+        require_in_force(tx, caller)
         request = replace(request, state="refused", reason=statement.reason)
         tx.set_key_request(request)
         ids = {"job": job.id, "provider": caller.id, "reason": statement.reason}

@@ -19,6 +19,7 @@ from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact, VersionFact
 from sandbox.exchange.agreements import read_agreement
 from sandbox.exchange.records import Participant, StoredAgreement
+from sandbox.exchange.rotation import require_carried, require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
 from sandbox.jobs.states import Job, Positions
@@ -41,7 +42,8 @@ def check(host: Host, caller: Participant, request: JobRequest) -> Preview:
     """Decide without charging or logging. Raises Malformed, NotFound, Conflict like `submit`."""
     stored, plan = _prepare(host, caller, request)
     with host.store.reading() as tx:
-        facts = _facts(host, tx, stored.agreement, plan, tx.spent())
+        require_carried(tx, stored, _needed(stored.agreement, plan, request))
+        facts = _facts(host, tx, stored.agreement, plan, tx.spent(), request.consumer)
     decision = decide(request, stored.agreement, plan, facts)
     grant = _grant(stored, digest_of(encode(request)), request, plan, facts, decision)
     return Preview(plan=plan, facts=facts, decision=decision, grant=grant)
@@ -55,7 +57,8 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
     Raises:
         Malformed: the request or its SQL.
         Forbidden: code `bad-signature`.
-        NotFound: the agreement is not the caller's. Conflict: it is not active, or the request id was used for another request.
+        NotFound: the agreement is not the caller's. Conflict: it is not active, names revoked keys (code `party-revoked`), or the request
+            id was used for another request.
     """
     require_signed(signed, "job-request", caller.id, caller.signing_key)
     request = decode(JobRequest, signed.body)
@@ -73,7 +76,9 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
         raced = tx.job_by_request(request.consumer, request.request_id)
         if raced is not None:
             return _same_request(raced, digest)
-        facts = _facts(host, tx, stored.agreement, plan, spent)
+        require_in_force(tx, caller)
+        require_carried(tx, stored, _needed(stored.agreement, plan, request))
+        facts = _facts(host, tx, stored.agreement, plan, spent, request.consumer)
         decision = decide(request, stored.agreement, plan, facts)
         grant = _grant(stored, digest, request, plan, facts, decision)
         job = Job(
@@ -157,7 +162,13 @@ def _same_request(job: Job, digest: str) -> Job:
     return job
 
 
-def _facts(host: Host, tx: Transaction, agreement: Agreement, plan: Plan, spent: dict[tuple[str, str], Loss]) -> Facts:
+def _needed(agreement: Agreement, plan: Plan, request: JobRequest) -> list[str]:
+    """The parties without whose keys a job cannot run: the consumer and the providers that the plan reads."""
+    names = {request.consumer, *(agreement.by_dataset[dataset].provider for dataset in plan.sources)}
+    return sorted(name for name in names if agreement.has_party(name))
+
+
+def _facts(host: Host, tx: Transaction, agreement: Agreement, plan: Plan, spent: dict[tuple[str, str], Loss], consumer: str) -> Facts:
     versions = [tx.newest_version(dataset) for dataset in plan.sources]
     return Facts(
         now=host.now() // 1000,
@@ -169,6 +180,7 @@ def _facts(host: Host, tx: Transaction, agreement: Agreement, plan: Plan, spent:
             for provider, id_space in ledgers_charged(agreement, plan)
             if (provider, id_space) in spent
         ),
+        rotations=tx.rotations_from(agreement.party(consumer).signing_key) if agreement.has_party(consumer) else (),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from enclaves.kit.appraisal import Attested, appraise, key_release_info
 from enclaves.kit.envelope import Signed, document_digest, verify_document
 from enclaves.kit.sealing import seal
-from policies.agreement import Agreement
+from policies.agreement import Agreement, Party
 from policies.canonical import canonical, digest_bytes
 from policies.codec import decode, encode
 from policies.decide import decide
@@ -28,7 +28,7 @@ from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
 from policies.statement import Nonce, SignedEvidence
 from sandbox.party.client import Client
-from sandbox.party.following import Followed, Follower
+from sandbox.party.following import Followed
 from sandbox.party.publish import column_keys
 
 NONCE_LIFETIME_S = 60
@@ -107,9 +107,8 @@ class Broker:
     def _release(self, job: dict[str, Any], grant: Grant) -> tuple[KeyReleaseStatement, bytes]:
         """Check everything, keep what was decided, and return what may be sent."""
         home, me = self.client.home, self.client.home.participant
-        agreement = self.client.signed_agreement(grant.agreement)
+        agreement, followed = self.client.followed_agreement(grant.agreement)
         nonce = self._fresh_nonce(grant.job)
-        followed = Follower(home=home, fetch=self.client.log_text).follow(self.client.checkpoint(), agreement.log)
         self._require_logged(grant, followed)
         self._require_decided(job, grant, agreement, followed)
         attested = self._appraise(job, grant, agreement, nonce)
@@ -144,11 +143,13 @@ class Broker:
         """Decide again: own agreement, own parse of the signed SQL, own totals; the grant must be exactly what follows."""
         signed, stated = decode(Signed, job["signed"]), decode(Facts, job["facts"])
         consumer = agreement.party(signed.by)
-        request = decode(JobRequest, verify_document(signed, "job-request", consumer.id, consumer.signing_key))
+        request = decode(JobRequest, verify_document(signed, "job-request", consumer.id, followed.request_key(grant.job, consumer)))
         plan = parse_plan(request.sql, agreement.by_dataset)
+        for provider in sorted({read.provider for read in grant.reads}):
+            followed.request_key(grant.job, agreement.party(provider))
         if abs(stated.now - self.now()) > MAX_CLOCK_SKEW_S:
             raise PolicyRefused("the host decided at another time than now", code="clock")
-        facts = self._own_facts(grant, agreement, plan, stated, followed)
+        facts = self._own_facts(grant, agreement, plan, stated, followed, consumer)
         decision = decide(request, agreement, plan, facts)
         if not decision.allowed:
             failed = next(finding for finding in decision.findings if not finding.allowed)
@@ -158,7 +159,7 @@ class Broker:
             raise PolicyRefused("the grant is not the one that the agreement entails", code="grant-mismatch")
         self._require_charged(grant, agreement, followed)
 
-    def _own_facts(self, grant: Grant, agreement: Agreement, plan: Plan, stated: Facts, followed: Followed) -> Facts:
+    def _own_facts(self, grant: Grant, agreement: Agreement, plan: Plan, stated: Facts, followed: Followed, consumer: Party) -> Facts:
         """What the followed log says of charges and versions, and this clock of the time; the host only states the enclave."""
         versions = (followed.version_before(grant.job, dataset) for dataset in plan.sources)
         return Facts(
@@ -170,6 +171,7 @@ class Broker:
                 SpentFact(provider=provider, id_space=id_space, spent=followed.spent_before(grant.job, provider, id_space))
                 for provider, id_space in ledgers_charged(agreement, plan)
             ),
+            rotations=followed.rotations_before(grant.job, consumer),
         )
 
     def _require_charged(self, grant: Grant, agreement: Agreement, followed: Followed) -> None:

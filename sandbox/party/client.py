@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import requests
 
 from enclaves.kit.envelope import Purpose, Signed, document_digest, sign_document, verify_document
+from enclaves.kit.sealing import SealingKey
+from enclaves.kit.signatures import SigningKey
 from policies.agreement import Agreement, Offer
 from policies.canonical import digest, parse_json
 from policies.codec import decode, encode
 from policies.declaration import Declaration
-from policies.documents import Admission, AgreementSignature, secret_digest
+from policies.documents import Admission, AgreementSignature, KeyRevocation, SignedRotation, secret_digest
+from policies.entries import Opening, open_body, parse_header
 from policies.errors import (
     BudgetExhausted,
     Conflict,
@@ -37,7 +41,7 @@ from policies.odrl import agreement_document, offer_document, parse_agreement
 from policies.request import JobRequest
 from policies.statement import Release
 from sandbox.audit.receipt import Receipt
-from sandbox.party.following import Follower
+from sandbox.party.following import Followed, Follower
 from sandbox.party.home import Home
 from sandbox.party.inbox import mark_read
 from sandbox.party.verify import verify_release
@@ -71,17 +75,33 @@ class Client:
 
     def join(self, code: str) -> None:
         """Be admitted with a one-time code, under a credential that the home chose. After a lost answer, call it again."""
-        home, identity = self.home, self.home.read("identity.json")
+        self.admit(code, self.home.signing, self.home.sealing)
+        self.home.keep_credential()
+
+    def admit(self, code: str, signing: SigningKey, sealing: SealingKey) -> None:
+        """Ask to be admitted with these keys, under the credential that the home has drafted."""
+        home = self.home
         admission = Admission(
             participant=home.participant,
-            title=identity["title"],
-            signing_key=home.signing.public.hex(),
-            sealing_key=home.sealing.public.hex(),
+            title=home.read("identity.json")["title"],
+            signing_key=signing.public.hex(),
+            sealing_key=sealing.public.hex(),
             code_digest=secret_digest(code),
             credential_digest=secret_digest(home.drafted_credential()),
         )
-        self._post("/participants", {"signed": self._signed("admission", admission), "code": code}, anonymous=True)
-        home.keep_credential()
+        signed = sign_document("admission", home.participant, admission, signing)
+        self._post("/participants", {"signed": encode(signed), "code": code}, anonymous=True)
+
+    def announce_rotation(self, signed: SignedRotation) -> dict[str, Any]:
+        """Tell the service of new keys; `sandbox.party.rekeying` keeps them at home first."""
+        rotation = signed.rotation
+        document = Signed(purpose="key-rotation", by=rotation.participant, body=encode(rotation), signature=signed.old_signature)
+        return self._post("/participants/rotations", {"signed": encode(document), "countersignature": signed.new_signature})
+
+    def revoke_keys(self) -> dict[str, Any]:
+        """Revoke this participant's keys, for good: the operator has to admit it anew, and its agreements are over."""
+        revocation = KeyRevocation(participant=self.home.participant, signing_key=self.home.signing.public.hex())
+        return self._post("/participants/revocations", {"signed": self._signed("key-revocation", revocation)})
 
     def service(self) -> dict[str, Any]:
         """The service's log identity and enclave measurement, as it states them."""
@@ -149,11 +169,12 @@ class Client:
         """Sign an agreement by digest, and keep a copy at home: brokers and clients decide on that copy only.
 
         Raises:
-            Conflict: the agreement names other keys for this participant than its own.
+            Conflict: the agreement names other keys for this participant than its own, of now or before.
         """
         agreement, record = self.agreement(name)
-        me = agreement.party(self.home.participant)
-        if (me.signing_key, me.sealing_key) != (self.home.signing.public.hex(), self.home.sealing.public.hex()):
+        me, home = agreement.party(self.home.participant), self.home
+        own = [(home.signing, home.sealing), *home.former()]
+        if (me.signing_key, me.sealing_key) not in [(signing.public.hex(), sealing.public.hex()) for signing, sealing in own]:
             raise Conflict("the agreement names other keys for you than yours", code="other-keys")
         self.home.write(f"agreements/{name.removeprefix('sha256:')}.json", record["document"])
         return self._post("/agreements/signatures", {"signed": self._signed("agreement-signature", AgreementSignature(agreement=name))})
@@ -164,12 +185,40 @@ class Client:
         Raises:
             NotFound: never signed here. Conflict: not signed by all. Tampered: a signature is wrong.
         """
+        return self.followed_agreement(name)[0]
+
+    def followed_agreement(self, name: str, note: str | None = None) -> tuple[Agreement, Followed]:
+        """As `signed_agreement`, with the log followed to the checkpoint `note`, or to the newest.
+
+        A party whose keys have changed since may have signed with those before or after: the log's own record of its signature counts
+        then, under the key in force at its place, and not what the service shows of it.
+
+        Raises:
+            NotFound, Conflict, Tampered: as `signed_agreement`, and as `Follower.follow`.
+        """
         agreement = kept_agreement(self.home, name)
-        if name not in self._fully_signed:  # an agreement is immutable: once signed by all, it stays so
-            record = self._get(f"/agreements/{name}")
-            require_all_signatures(agreement, name, [decode(Signed, item) for item in record["signatures"]])
+        record = None if name in self._fully_signed else self._get(f"/agreements/{name}")
+        followed = Follower(home=self.home, fetch=self.log_text).follow(note or self.checkpoint(), agreement.log)
+        if record is not None:  # an agreement is immutable: once signed by all, it stays so
+            signatures = [decode(Signed, item) for item in record["signatures"]]
+            changed = [party.id for party in agreement.parties if not followed.keyring.is_as_agreed(party)]
+            signatures = [item for item in signatures if item.by not in changed]
+            signatures += [self._logged_signature(name, who, followed) for who in changed]
+            require_all_signatures(agreement, name, signatures, followed)
             self._fully_signed.add(name)
-        return agreement
+        return agreement, followed
+
+    def _logged_signature(self, name: str, who: str, followed: Followed) -> Signed:
+        """A party's signature on an agreement as the log's entry commits to it. Raises Conflict if there is none, Tampered."""
+        index = followed.signed_at(name, who)
+        if index is None:
+            raise Conflict(f"`{who}` has not signed", code="agreement-not-active")
+        header = parse_header(parse_json(self.log_bytes(f"entries?from={index}&to={index + 1}"), limit=1 << 20)["entries"][0].encode())
+        answer = parse_json(self.log_bytes(f"openings?from={index}&to={index + 1}"), limit=64 << 20)
+        opening = next(iter(decode(tuple[Opening, ...], answer["openings"])), None)
+        if opening is None or followed.signatures[name][who]["commitment"] != header.commitment:
+            raise Tampered(f"the log does not open the signature of `{who}`", code="bad-opening")
+        return decode(Signed, open_body(header, opening)["signed"])
 
     # --- asking
 
@@ -210,21 +259,28 @@ class Client:
         """
         answer = self._get(f"/jobs/{job_id}/release")
         receipt = decode(Receipt, answer["receipt"])
-        agreement = self.signed_agreement(receipt.grant.agreement)
+        agreement, _ = self.followed_agreement(receipt.grant.agreement, receipt.checkpoint)
         request = self._own_request(job_id, receipt.grant)
         sealed = bytes.fromhex(answer["sealed"])
-        release = verify_release(receipt, sealed, agreement, request, self.home.sealing)
-        Follower(home=self.home, fetch=self.log_text).follow(receipt.checkpoint, agreement.log)
+        release = verify_release(receipt, sealed, agreement, request, self.home.sealing_of)
         mark_read(self.home, job_id)
         return release, receipt
 
     def _own_request(self, job_id: str, grant: Grant) -> JobRequest:
         """The request that made a job: signed by this participant, and the job is the one that was asked for. Raises Tampered."""
         signed = decode(Signed, self.job(job_id)["signed"])
-        body = verify_document(signed, "job-request", self.home.participant, self.home.signing.public.hex())
+        body = self._verify_own(signed)
         if job_id != job_id_of(document_digest(signed)) or grant.job != job_id:
             raise Tampered("the service sent another job's release", code="receipt-request")
         return decode(JobRequest, body)
+
+    def _verify_own(self, signed: Signed) -> dict[str, Any]:
+        """The body of a request that this participant signed, with its key of now or one before. Raises Tampered."""
+        *earlier, first = reversed(self.home.signing_publics())
+        for key in earlier:
+            with suppress(Tampered):
+                return verify_document(signed, "job-request", self.home.participant, key)
+        return verify_document(signed, "job-request", self.home.participant, first)
 
     def ledgers(self) -> list[dict[str, Any]]:
         """What the ledgers of this participant's agreements have paid."""
@@ -355,13 +411,18 @@ def kept_agreement(home: Home, name: str) -> Agreement:
     return parse_agreement(document)
 
 
-def require_all_signatures(agreement: Agreement, name: str, signatures: list[Signed]) -> None:
-    """Raise unless every party signed the digest `name` with the key that the agreement gives it (Conflict, Tampered)."""
+def require_all_signatures(agreement: Agreement, name: str, signatures: list[Signed], followed: Followed | None = None) -> None:
+    """Raise unless every party signed the digest `name` with the key that the agreement gives it (Conflict, Tampered).
+
+    Args:
+        followed: the log, for parties whose keys have changed: the key that was in force when they signed counts.
+    """
     for party in agreement.parties:
         signed = next((item for item in signatures if item.by == party.id), None)
         if signed is None:
             raise Conflict(f"`{party.id}` has not signed", code="agreement-not-active")
-        body = verify_document(signed, "agreement-signature", party.id, party.signing_key)
+        key = party.signing_key if followed is None else followed.signature_key(name, party)
+        body = verify_document(signed, "agreement-signature", party.id, key)
         if decode(AgreementSignature, body).agreement != name:
             raise Tampered(f"`{party.id}` signed another agreement", code="bad-signature")
 

@@ -21,7 +21,25 @@ from enclaves.kit.signatures import SigningKey
 from policies.canonical import canonical, parse_json
 from policies.errors import Conflict, NotFound
 
+NEXT, FORMER, SEQUENCE = "next-keys.json", "former-keys.json", "rotations.json"
+"""Files of a home whose keys are being replaced, or were."""
+
 SECRET_FILES = ("signing.key", "sealing.key", "wrapping.key", "credential")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextKeys:
+    """Keys that are about to replace a participant's present ones.
+
+    Attributes:
+        sequence: of the rotation; 0 where the participant is admitted anew.
+        old: public signing key (hex) that they replace.
+    """
+
+    signing: SigningKey
+    sealing: SealingKey
+    sequence: int
+    old: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +89,66 @@ class Home:
         """The X25519 key that opens releases."""
         return SealingKey.from_bytes(self.read_bytes("sealing.key"))
 
+    def former(self) -> tuple[tuple[SigningKey, SealingKey], ...]:
+        """The keys that this participant had before, oldest first. The sealing keys still open what was sealed to them."""
+        kept = self.read_or(FORMER, {"keys": []})["keys"]
+        return tuple(
+            (SigningKey.from_bytes(bytes.fromhex(pair["signing"])), SealingKey.from_bytes(bytes.fromhex(pair["sealing"]))) for pair in kept
+        )
+
+    def sealing_of(self, public: str) -> SealingKey:
+        """The sealing key, of now or before, whose public part (hex) is this one. Raises NotFound."""
+        for key in (self.sealing, *(sealing for _, sealing in self.former())):
+            if key.public.hex() == public:
+                return key
+        raise NotFound("this was sealed to a key that is not in this home")
+
+    def signing_publics(self) -> tuple[str, ...]:
+        """The public signing keys (hex) of this participant: the one in force first, then those before it."""
+        return (self.signing.public.hex(), *(signing.public.hex() for signing, _ in self.former()))
+
+    def next_keys(self) -> NextKeys | None:
+        """The keys that are about to replace the present ones; None if there are none."""
+        kept = self.read_or(NEXT, None)
+        if kept is None:
+            return None
+        return NextKeys(
+            signing=SigningKey.from_bytes(bytes.fromhex(kept["signing"])),
+            sealing=SealingKey.from_bytes(bytes.fromhex(kept["sealing"])),
+            sequence=int(kept["sequence"]),
+            old=str(kept["old"]),
+        )
+
+    def draft_keys(self, sequence: int) -> NextKeys:
+        """Make the keys that are to replace the present ones; they are on disk before anybody is told of them."""
+        draft = NextKeys(signing=SigningKey.generate(), sealing=SealingKey.generate(), sequence=sequence, old=self.signing.public.hex())
+        pair = _pair(draft.signing, draft.sealing)
+        self.write(NEXT, {**pair, "sequence": sequence, "old": draft.old})
+        return draft
+
+    def adopt_keys(self, following: NextKeys) -> None:
+        """Make the next keys the present ones and keep the present among the former. Whatever it was interrupted at, again finishes it."""
+        if self.signing.public != following.signing.public:
+            self.keep_former(self.signing, self.sealing)
+            self.write(SEQUENCE, {"rotations": following.sequence})
+            self.write_bytes("sealing.key", following.sealing.to_bytes())
+            self.write_bytes("signing.key", following.signing.to_bytes())  # last: with it the change is made
+
+    def keep_former(self, signing: SigningKey, sealing: SealingKey) -> None:
+        """Keep a pair of keys among the former ones; a signing key that is there already keeps its sealing key."""
+        kept = self.read_or(FORMER, {"keys": []})["keys"]
+        if not any(pair["signing"] == signing.to_bytes().hex() for pair in kept):
+            self.write(FORMER, {"keys": [*kept, _pair(signing, sealing)]})
+
+    def forget_next(self) -> None:
+        """Remove the draft of keys that were adopted."""
+        (self.folder / NEXT).unlink(missing_ok=True)
+
+    @property
+    def rotations(self) -> int:
+        """How often the keys of this admission have been rotated."""
+        return int(self.read_or(SEQUENCE, {"rotations": 0})["rotations"])
+
     @property
     def wrapping(self) -> bytes:
         """The 32-byte key that wraps column keys."""
@@ -87,6 +165,10 @@ class Home:
         if not path.is_file():
             self.write_bytes(path.name, secrets.token_urlsafe(32).encode())
         return self.read_bytes(path.name).decode()
+
+    def has_drafted_credential(self) -> bool:
+        """Whether there is a credential that the service may have admitted and that does not count yet."""
+        return (self.folder / "credential.draft").is_file()
 
     def keep_credential(self) -> None:
         """Make the drafted credential the one that counts, once the service has admitted it."""
@@ -148,6 +230,10 @@ class Home:
         handle = os.open(self.folder / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(handle, "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def _pair(signing: SigningKey, sealing: SealingKey) -> dict[str, str]:
+    return {"signing": signing.to_bytes().hex(), "sealing": sealing.to_bytes().hex()}
 
 
 def _make_private(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from enclaves.kit.appraisal import release_info
 from enclaves.kit.sealing import SealingKey
 from policies.agreement import Agreement
@@ -15,11 +17,16 @@ from policies.statement import Release
 from sandbox.audit.receipt import Receipt, verify_receipt
 
 
-def verify_release(receipt: Receipt, sealed: bytes, agreement: Agreement, request: JobRequest, key: SealingKey) -> Release:
+def verify_release(
+    receipt: Receipt, sealed: bytes, agreement: Agreement, request: JobRequest, key_of: Callable[[str], SealingKey]
+) -> Release:
     """Return the opened release of one's own request.
 
     The receipt must hold, the grant must be for this very request and for the plan that its SQL means here, and the opened release must
     carry the granted statistics and loss.
+
+    Args:
+        key_of: the own sealing key of a public one (hex), also of keys before a rotation.
 
     Raises:
         ReleaseWithheld: the enclave stated that it withheld; `code` says why.
@@ -34,7 +41,7 @@ def verify_release(receipt: Receipt, sealed: bytes, agreement: Agreement, reques
     withheld = verified.receipt.statement.statement.withheld
     if withheld is not None:
         raise ReleaseWithheld(f"the gate withheld the release: {withheld}", code=withheld)
-    plain = key.open(sealed, release_info(grant_digest(grant)))
+    plain = key_of(grant.recipient.sealing_key).open(sealed, release_info(grant_digest(grant)))
     length = int.from_bytes(plain[:4], "big")
     release = decode(Release, parse_json(plain[4 : 4 + length], limit=16 << 20))
     if release.grant != grant_digest(grant) or release.statistics != grant.statistics or release.loss != grant.loss:

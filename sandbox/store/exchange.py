@@ -23,6 +23,8 @@ from sandbox.store.schema import (
     datasets,
     offers,
     participants,
+    revocations,
+    rotations,
     uploads,
     versions,
 )
@@ -141,11 +143,14 @@ class ExchangeTables:
         return None if row is None else participant_of(row)
 
     def key_is_known(self, *keys: str) -> bool:
-        """Whether one of these public keys belongs to a participant already."""
-        found = self.connection.execute(
-            select(func.count()).where(participants.c.signing_key.in_(keys) | participants.c.sealing_key.in_(keys))
+        """Whether one of these public keys is or was a participant's."""
+        columns = (
+            (participants.c.signing_key, participants.c.sealing_key),
+            (rotations.c.old_key, rotations.c.old_sealing_key),
+            (revocations.c.signing_key, revocations.c.sealing_key),
         )
-        return bool(found.scalar_one())
+        counts = (self.connection.execute(select(func.count()).where(one.in_(keys) | other.in_(keys))) for one, other in columns)
+        return any(found.scalar_one() for found in counts)
 
     def _one_participant(self, condition: Any) -> Participant | None:
         row = self.connection.execute(select(participants).where(condition)).one_or_none()
@@ -279,7 +284,9 @@ class ExchangeTables:
 
 def participant_of(row: Any) -> Participant:
     """The participant that a row holds."""
-    return Participant(id=row.id, title=row.title, signing_key=row.signing_key, sealing_key=row.sealing_key)
+    return Participant(
+        id=row.id, title=row.title, signing_key=row.signing_key, sealing_key=row.sealing_key, revoked=row.revoked_at is not None
+    )
 
 
 def offer_of(row: Any) -> StoredOffer:

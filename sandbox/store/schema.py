@@ -30,6 +30,7 @@ participants = Table(
     Column("sealing_key", String(64), nullable=False, unique=True),
     Column("credential_digest", String(71), nullable=False, unique=True),
     Column("admitted_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
 )
 
 admission_codes = Table(
@@ -39,6 +40,24 @@ admission_codes = Table(
     Column("participant", String(40), nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("used_at", BigInteger),
+)
+
+rotations = Table(
+    "rotations",
+    metadata,
+    Column("old_key", String(64), primary_key=True),
+    Column("old_sealing_key", String(64), nullable=False, unique=True),
+    Column("participant", String(40), ForeignKey("participants.id"), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("signed", Text, nullable=False),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("signing_key", String(64), primary_key=True),
+    Column("sealing_key", String(64), nullable=False, unique=True),
+    Column("participant", String(40), ForeignKey("participants.id"), nullable=False),
 )
 
 uploads = Table(

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from flask import Response, request
 
 from policies.errors import Malformed, NotFound, TooLarge
-from sandbox.exchange import agreements, datasets, participants
+from sandbox.exchange import agreements, datasets, participants, rotation
 from sandbox.web.auth import host
-from sandbox.web.models import AdmissionBody, AgreementsQuery, OfProvider, Paged, Query, SignedOnly, cursor_of, read_bytes
+from sandbox.web.models import AdmissionBody, AgreementsQuery, OfProvider, Paged, Query, RotationBody, SignedOnly, cursor_of, read_bytes
 from sandbox.web.operation import Call
 from sandbox.web.ops import within_quota
 from sandbox.web.views import (
@@ -48,6 +48,16 @@ def service(_call: Call[Query, None]) -> Response:
 def admit(call: Call[Query, AdmissionBody]) -> Response:
     """Admit a participant with a one-time code."""
     return reply(Admitted(participant=participants.admit(host(), call.body.signed.document(), call.body.code)), 201)
+
+
+def rotate(call: Call[Query, RotationBody]) -> Response:
+    """Replace the caller's keys."""
+    return reply(rotation.rotate(host(), call.who, call.body.signed.document(), call.body.countersignature))
+
+
+def revoke(call: Call[Query, SignedOnly]) -> Response:
+    """Revoke the caller's keys."""
+    return reply(rotation.revoke_own(host(), call.who, call.body.signed.document()))
 
 
 def list_participants(call: Call[Paged, None]) -> Response:

@@ -48,6 +48,13 @@ class AdmissionBody(Body):
     code: str = Field(min_length=8, max_length=200)
 
 
+class RotationBody(Body):
+    """A rotation of keys, signed with the old signing key; `countersignature` is the new one's on the same (128 hex digits)."""
+
+    signed: SignedBody
+    countersignature: str = Field(pattern="^[0-9a-f]{128}$")
+
+
 class SignedOnly(Body):
     """A request that is a signed document and nothing else."""
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from policies.declaration import Declaration
-from policies.documents import Admission, AgreementSignature, KeyRefusalStatement, KeyReleaseStatement, VersionManifest
+from policies.documents import (
+    Admission,
+    AgreementSignature,
+    KeyRefusalStatement,
+    KeyReleaseStatement,
+    KeyRevocation,
+    KeyRotation,
+    VersionManifest,
+)
 from policies.names import PATTERNS
 from policies.request import JobRequest
 from sandbox.audit.receipt import Receipt
@@ -19,6 +27,7 @@ from sandbox.web.models import (
     OfProvider,
     Paged,
     RangeQuery,
+    RotationBody,
     SignedOnly,
 )
 from sandbox.web.odrl_shapes import AGREEMENT, OFFER
@@ -78,6 +87,20 @@ EXCHANGE = (
     Operation(
         method="GET", path=f"{API}/participants", view=exchange_api.list_participants, tag="participants", query=Paged,
         answer=views.Participants, summary="Participants with their public keys, by id.", description=PAGES,
+    ),
+    Operation(
+        method="POST", path=f"{API}/participants/rotations", view=exchange_api.rotate, tag="participants", body=RotationBody,
+        document=Document(purpose="key-rotation", body=KeyRotation), answer=Participant, errors=(403, 409),
+        summary="Replace one's own signing and sealing key.",
+        description="Signed with the old signing key and countersigned with the new one. What is signed from then on is signed with the "
+        f"new one. {SAME_AGAIN}",
+    ),
+    Operation(
+        method="POST", path=f"{API}/participants/revocations", view=exchange_api.revoke, tag="participants", body=SignedOnly,
+        document=Document(purpose="key-revocation", body=KeyRevocation), answer=Participant, errors=(403, 409),
+        summary="Revoke one's own keys.",
+        description="There is no way back: nothing that they sign counts any more, agreements that name them start no new job, and the "
+        "credential opens nothing. The operator can admit the participant anew, with new keys.",
     ),
     Operation(
         method="GET", path=f"{API}/me", view=exchange_api.me, tag="participants", answer=Participant,

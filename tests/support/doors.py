@@ -11,10 +11,20 @@ from typing import Any
 import requests
 
 from enclaves.kit.envelope import Purpose, sign_document
+from enclaves.kit.sealing import SealingKey
 from enclaves.kit.signatures import SigningKey
 from policies.canonical import canonical, digest, digest_bytes
 from policies.codec import encode
-from policies.documents import Admission, AgreementSignature, KeyRefusalStatement, KeyReleaseStatement, VersionManifest, secret_digest
+from policies.documents import (
+    Admission,
+    AgreementSignature,
+    KeyRefusalStatement,
+    KeyReleaseStatement,
+    KeyRevocation,
+    KeyRotation,
+    VersionManifest,
+    secret_digest,
+)
 from policies.odrl import agreement_document, offer_document
 from sandbox.party.client import Client
 from sandbox.store.schema import key_requests, versions
@@ -158,6 +168,52 @@ def admission(market: Market) -> Door:
     )
 
 
+def rotation(market: Market) -> Door:
+    """New keys of a participant that nobody needs otherwise."""
+    client = newcomer(market)
+    signing, sealing = SigningKey.generate(), SealingKey.generate()
+    body = KeyRotation(
+        participant=client.home.participant,
+        sequence=1,
+        old_key=client.home.signing.public.hex(),
+        signing_key=signing.public.hex(),
+        sealing_key=sealing.public.hex(),
+    )
+    return Door(
+        path="/participants/rotations",
+        market=market,
+        caller=client,
+        signer=client,
+        purpose="key-rotation",
+        document=encode(body),
+        beside={"countersignature": sign_document("key-rotation", client.home.participant, body, signing).signature},
+        accepted=200,
+    )
+
+
+def revocation(market: Market) -> Door:
+    """The end of the keys of a participant that nobody needs otherwise."""
+    client = newcomer(market)
+    body = KeyRevocation(participant=client.home.participant, signing_key=client.home.signing.public.hex())
+    return Door(
+        path="/participants/revocations",
+        market=market,
+        caller=client,
+        signer=client,
+        purpose="key-revocation",
+        document=encode(body),
+        accepted=200,
+    )
+
+
+def newcomer(market: Market) -> Client:
+    """A participant that was just admitted."""
+    name = f"newcomer_{market.service.next_tag()}"
+    client = Client(home=fresh_home(market.service, name))
+    client.join(market.service.code(name))
+    return client
+
+
 def declaration(market: Market) -> Door:
     """A dataset of a fresh name."""
     provider = market.clients["insurer"]
@@ -281,6 +337,8 @@ def refusal(market: Market, job_id: str) -> Door:
 
 DOORS: dict[str, Callable[[Market], Door]] = {
     "participants": admission,
+    "rotations": rotation,
+    "revocations": revocation,
     "datasets": declaration,
     "versions": version,
     "offers": offer,
