@@ -14,7 +14,7 @@ from policies.codec import encode
 from policies.errors import Malformed
 from policies.names import require_name
 from sandbox.audit.checkpoint import LogKey
-from sandbox.cli.service import admin
+from sandbox.cli.service import admin, composed
 from sandbox.cli.show import json_option, print_json, table
 from sandbox.config import describe, read_config, read_settings
 from sandbox.store.backup import LOG_KEY, Manifest, make_backup, restore_backup, verify_backup
@@ -164,12 +164,11 @@ def admin_participant_revoke(name: str, yes: bool, as_json: bool) -> None:
     \b
     Example: sandbox admin participant revoke insurer --yes
     """
-    from app import compose
     from sandbox.exchange.rotation import revoke
 
     if not yes:
         raise Malformed(f"revoking cannot be undone and ends all agreements of `{name}`; give --yes", where="--yes")
-    revoked = revoke(compose(read_config()), require_name(name, "name"))
+    revoked = revoke(composed(), require_name(name, "name"))
     print_json(encode(revoked)) if as_json else click.echo(f"the keys of {revoked.id} are revoked")
 
 

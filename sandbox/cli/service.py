@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from policies.errors import Malformed
 from sandbox.cli.show import json_option, print_json
 from sandbox.config import CONFIG_FILE, read_config
 from sandbox.logs import write_logs
+
+if TYPE_CHECKING:
+    from sandbox.host import Host
 
 _file = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -160,6 +164,13 @@ def demo(report: Path | None, keep: Path | None) -> None:
     sys.exit(0 if tell(report=report, keep=keep) else 1)
 
 
+def composed() -> Host:
+    """The service as its settings say, for what is done on its machine."""
+    from app import compose
+
+    return compose(read_config())
+
+
 @click.group()
 def admin() -> None:
     """What the operator does, on the service's machine."""
@@ -174,10 +185,9 @@ def admin_admit(participant: str, as_json: bool) -> None:
     \b
     Example: SANDBOX_DATA=/var/lib/sandbox sandbox admin admit insurer
     """
-    from app import compose
     from sandbox.exchange.participants import issue_code
 
-    code = issue_code(compose(read_config()), participant)
+    code = issue_code(composed(), participant)
     if as_json:
         print_json({"participant": participant, "code": code})
     else:

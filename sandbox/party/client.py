@@ -20,44 +20,20 @@ from policies.codec import decode, encode
 from policies.declaration import Declaration
 from policies.documents import Admission, AgreementSignature, KeyRevocation, SignedRotation, secret_digest
 from policies.entries import Opening, open_body, parse_header
-from policies.errors import (
-    BudgetExhausted,
-    Conflict,
-    Forbidden,
-    Malformed,
-    NotFound,
-    PolicyRefused,
-    Refused,
-    ReleaseWithheld,
-    SandboxError,
-    Tampered,
-    TooMany,
-    Unauthenticated,
-    Unavailable,
-)
+from policies.errors import Conflict, Tampered, Unavailable
 from policies.grant import Grant
 from policies.grant import job_id as job_id_of
 from policies.odrl import agreement_document, offer_document, parse_agreement
 from policies.request import JobRequest
 from policies.statement import Release
 from sandbox.audit.receipt import Receipt
+from sandbox.party.answers import Sized, error_of
 from sandbox.party.following import Followed, Follower
 from sandbox.party.home import Home
 from sandbox.party.inbox import mark_read
 from sandbox.party.verify import verify_release
 
 TIMEOUT_S = 60.0
-_BY_STATUS: dict[int, type[SandboxError]] = {
-    400: Malformed,
-    401: Unauthenticated,
-    403: Forbidden,
-    404: NotFound,
-    409: Conflict,
-    413: Malformed,
-    429: TooMany,
-    503: Unavailable,
-}
-_BY_CODE: dict[str, type[Refused]] = {kind.code: kind for kind in (Refused, PolicyRefused, BudgetExhausted, ReleaseWithheld)}
 
 
 @dataclass
@@ -130,7 +106,7 @@ class Client:
                     yield chunk
                     progress(len(chunk))
 
-        return self._answer("POST", "/uploads", data=_Sized(chunks(), path.stat().st_size))
+        return self._answer("POST", "/uploads", data=Sized(chunks(), path.stat().st_size))
 
     def publish_version(self, manifest: Any) -> dict[str, Any]:
         """Make an upload the next version of a dataset."""
@@ -386,21 +362,8 @@ class Client:
         except requests.RequestException as error:
             raise Unavailable(f"{self.home.url} cannot be reached", code="unreachable") from error
         if response.status_code >= 400:
-            raise _error_of(response)
+            raise error_of(response.status_code, response.content)
         return response
-
-
-class _Sized:
-    """An iterable body of known length, so that the upload carries Content-Length and is not chunked."""
-
-    def __init__(self, chunks: Iterator[bytes], length: int) -> None:
-        self._chunks, self._length = chunks, length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._chunks
 
 
 def kept_agreement(home: Home, name: str) -> Agreement:
@@ -425,18 +388,3 @@ def require_all_signatures(agreement: Agreement, name: str, signatures: list[Sig
         body = verify_document(signed, "agreement-signature", party.id, key)
         if decode(AgreementSignature, body).agreement != name:
             raise Tampered(f"`{party.id}` signed another agreement", code="bad-signature")
-
-
-def _error_of(response: requests.Response) -> SandboxError:
-    try:
-        problem = response.json()
-        code, title, where = problem["code"], problem["title"], problem.get("where")
-        findings = tuple(problem.get("findings", ()))
-    except (ValueError, KeyError, TypeError):
-        kind = _BY_STATUS.get(response.status_code, SandboxError)
-        return kind(f"the service answered {response.status_code}")
-    if code in _BY_CODE:
-        return _BY_CODE[code](title, code=code, where=where, findings=findings)
-    if response.status_code >= 500 and response.status_code != 503:
-        return Tampered(title, code=code, where=where) if code != "internal" else Unavailable(title, code=code)
-    return _BY_STATUS.get(response.status_code, SandboxError)(title, code=code, where=where)
