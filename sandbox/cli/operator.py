@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from policies.codec import encode
 from policies.errors import Malformed
 from policies.names import require_name
 from sandbox.audit.checkpoint import LogKey
+from sandbox.audit.export import Export
 from sandbox.cli.service import admin, composed
 from sandbox.cli.show import json_option, print_json, table
 from sandbox.config import describe, read_config, read_settings
@@ -144,6 +147,39 @@ def admin_restore(folder: Path, log_key: Path | None, newest_checkpoint: Path | 
         click.echo("warning: no newest checkpoint was given: whether the log had more entries than the backup is not known", err=True)
     click.echo(f"a restore is a rewind: brokers that saw more than {manifest.size} entries will release no keys", err=True)
     _show(manifest, folder, as_json)
+
+
+@admin.command("recover")
+@click.option(
+    "--from",
+    "folders",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    required=True,
+    help="Folder of an export.",
+)
+@json_option
+def admin_recover(folders: tuple[Path, ...], as_json: bool) -> None:
+    """After a restore, bring back the entries that participants' exports hold and the backup does not. Stop the service first.
+
+    Give as many exports (--from, repeated) as there are: each holds the bodies that its participant may read. Ledgers are rebuilt from
+    the public headers whatever is opened; jobs that had not ended end `failed`, with their charge.
+
+    \b
+    Example: sandbox admin recover --from ./export-of-insurer --from ./export-of-auditor
+    """
+    from sandbox.jobs.recovery import recover
+
+    done = asdict(recover(composed(), [Export(read=_reader(folder)) for folder in folders]))
+    if as_json:
+        print_json(done)
+    else:
+        rows = [(name.replace("_", " "), ", ".join(value) or "none" if isinstance(value, list) else value) for name, value in done.items()]
+        table(("", ""), rows, title="Recovered")
+
+
+def _reader(folder: Path) -> Callable[[str], bytes]:
+    return lambda path: (folder / path).read_bytes()
 
 
 @admin.group("participant")

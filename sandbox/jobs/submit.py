@@ -11,7 +11,7 @@ from policies.canonical import digest as digest_of
 from policies.codec import decode, encode
 from policies.decide import LAW_VERSION, Decision, decide
 from policies.entries import LedgerCharge
-from policies.errors import Conflict, NotFound
+from policies.errors import Conflict, NotFound, Unavailable
 from policies.grant import Grant, grant_digest, job_id, ledgers_charged, make_grant
 from policies.plan import PARSER_VERSION, parse_plan
 from policies.privacy import Loss
@@ -76,6 +76,8 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
         raced = tx.job_by_request(request.consumer, request.request_id)
         if raced is not None:
             return _same_request(raced, digest)
+        if tx.job_is_lost(job_id(digest)):
+            raise Conflict("this request was decided before the service was restored; make a new one", code="request-lost")
         require_in_force(tx, caller)
         require_carried(tx, stored, _needed(stored.agreement, plan, request))
         facts = _facts(host, tx, stored.agreement, plan, spent, request.consumer)
@@ -170,6 +172,11 @@ def _needed(agreement: Agreement, plan: Plan, request: JobRequest) -> list[str]:
 
 def _facts(host: Host, tx: Transaction, agreement: Agreement, plan: Plan, spent: dict[tuple[str, str], Loss], consumer: str) -> Facts:
     versions = [tx.newest_version(dataset) for dataset in plan.sources]
+    for version in versions:
+        if version is not None and tx.upload_is_lost(version.file_digest):
+            raise Unavailable(
+                f"version {version.version} of `{version.dataset}` was lost; its provider publishes a new one", code="upload-lost"
+            )
     return Facts(
         now=host.now() // 1000,
         enclave_kind="simulated",

@@ -1,7 +1,7 @@
 """Backups: a consistent copy of database and uploads with a manifest of digests, its verification, and restoring it.
 
-Restoring is a rewind of the log. Brokers and clients that saw more entries refuse the restored log, and nothing here brings the missing
-entries back.
+Restoring is a rewind of the log. Brokers and clients that saw more entries refuse the restored log until the missing entries are brought
+back from participants' exports (`sandbox.jobs.recovery`) or a new epoch is signed (`sandbox.exchange.epochs`).
 """
 
 from __future__ import annotations
@@ -177,13 +177,14 @@ def _copy_uploads(blobs: Blobs, folder: Path) -> dict[str, str]:
     copied = {}
     published = {str(row["file_digest"]) for row in read_rows(folder / TABLES / "versions.jsonl")}
     uploaded = {str(row["digest"]) for row in read_rows(folder / TABLES / "uploads.jsonl")}
+    lost = _lost(folder)
     for digest in sorted(published | uploaded):
         name = digest.removeprefix("sha256:")
         target = folder / UPLOADS / name
         try:
             shutil.copyfile(blobs.folder / name, target)
         except FileNotFoundError as error:
-            if digest in published:
+            if digest in published - lost:
                 raise Tampered(f"the upload {digest} is missing", code="upload-missing") from error
             continue  # nothing names it, and it was removed meanwhile
         if _digest(target) != name:
@@ -193,9 +194,16 @@ def _copy_uploads(blobs: Blobs, folder: Path) -> dict[str, str]:
 
 
 def _require_complete(folder: Path) -> None:
+    lost = _lost(folder)
     for row in read_rows(folder / TABLES / "versions.jsonl"):
-        if not (folder / UPLOADS / str(row["file_digest"]).removeprefix("sha256:")).is_file():
+        if row["file_digest"] not in lost and not (folder / UPLOADS / str(row["file_digest"]).removeprefix("sha256:")).is_file():
             raise Tampered(f"the upload {row['file_digest']} is missing", code="upload-missing")
+
+
+def _lost(folder: Path) -> set[str]:
+    """Uploads that an earlier restore could not bring back."""
+    path = folder / TABLES / "lost_uploads.jsonl"
+    return {str(row["digest"]) for row in read_rows(path)} if path.is_file() else set()
 
 
 def _leaves(folder: Path) -> list[bytes]:

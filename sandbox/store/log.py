@@ -78,14 +78,22 @@ class LogTables:
         data = canonical(encode(header))
         if len(data) > MAX_ENTRY:
             raise Malformed("the log entry is larger than 64 KiB", code="too-large")
+        return self.append_bytes(data, (salt.hex(), canonical(body).decode(), agreement))
+
+    def append_bytes(self, data: bytes, opening: tuple[str, str, str | None] | None) -> int:
+        """Append the bytes of an entry as they are and return its index.
+
+        Args:
+            opening: salt (hex), body as canonical text, and the agreement whose parties may read it; None where the body is not known.
+        """
         size = self.connection.execute(
             update(log_state).where(log_state.c.id == 1).values(size=log_state.c.size + 1).returning(log_state.c.size)
         ).scalar_one()
         index = int(size) - 1
         self.connection.execute(insert(entries).values(position=index, data=data))
-        self.connection.execute(
-            insert(openings).values(position=index, agreement=agreement, salt=salt.hex(), body=canonical(body).decode())
-        )
+        if opening is not None:
+            salt, body, agreement = opening
+            self.connection.execute(insert(openings).values(position=index, agreement=agreement, salt=salt, body=body))
         nodes = merkle.completed_nodes(index, merkle.leaf_hash(data), self.node)
         self.connection.execute(
             insert(tree_nodes), [{"level": level, "position": position, "hash": value} for level, position, value in nodes]

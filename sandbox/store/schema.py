@@ -69,6 +69,10 @@ uploads = Table(
     PrimaryKeyConstraint("digest", "participant"),
 )
 
+lost_uploads = Table("lost_uploads", metadata, Column("digest", String(71), primary_key=True))
+
+lost_jobs = Table("lost_jobs", metadata, Column("id", String(60), primary_key=True))
+
 datasets = Table(
     "datasets",
     metadata,

@@ -79,6 +79,7 @@ def upload(call: Call[Query, None]) -> Response:
     digest, size = host().blobs.add(within_quota(host(), call.who, _chunks()))
     with host().store.transaction() as tx:
         tx.add_upload(digest, call.who.id, size, host().config.upload_quota_bytes)
+        tx.find_upload(digest)
     return reply(Uploaded(digest=digest, size=size), 201)
 
 

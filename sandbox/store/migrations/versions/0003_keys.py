@@ -1,4 +1,4 @@
-"""Keys of participants that were replaced or revoked."""
+"""Keys of participants that were replaced or revoked, and what a restore could not bring back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add `rotations`, `revocations` and when a participant was revoked."""
+    """Add `rotations`, `revocations`, `lost_uploads`, `lost_jobs` and when a participant was revoked."""
     op.add_column("participants", Column("revoked_at", BigInteger))
     op.create_table(
         "rotations",
@@ -26,12 +26,16 @@ def upgrade() -> None:
         Column("sealing_key", String(64), nullable=False, unique=True),
         Column("participant", String(40), ForeignKey("participants.id"), nullable=False),
     )
+    op.create_table("lost_uploads", Column("digest", String(71), primary_key=True))
+    op.create_table("lost_jobs", Column("id", String(60), primary_key=True))
     op.execute("UPDATE settings SET value = '3' WHERE name = 'schema'")
 
 
 def downgrade() -> None:
-    """Forget which keys were replaced or revoked."""
+    """Forget which keys were replaced or revoked and what was lost."""
     op.execute("UPDATE settings SET value = '2' WHERE name = 'schema'")
+    op.drop_table("lost_jobs")
+    op.drop_table("lost_uploads")
     op.drop_table("revocations")
     op.drop_table("rotations")
     op.execute("ALTER TABLE participants DROP COLUMN revoked_at")
