@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from flask import Flask
@@ -24,8 +25,11 @@ from sandbox.web.application import make_app
 LOG_KEY_FILE = "log.key"
 
 
-def compose(config: Config, on_step: Callable[[str], None] = lambda step: None) -> Host:
+def compose(config: Config, on_step: Callable[[str], None] = lambda step: None, *, lost_log_key: bool = False) -> Host:
     """Build the host from its configuration; creates the data folder, the database and the log's key where missing.
+
+    Args:
+        lost_log_key: build it with a key that is to be the next log's, in place of one that is lost.
 
     Raises:
         Tampered: the database belongs to another log, or the log's key is missing or another one.
@@ -36,7 +40,10 @@ def compose(config: Config, on_step: Callable[[str], None] = lambda step: None) 
     store = Store(config.database_url)
     store.prepare(config.origin)
     try:
-        log_key = _fixed_log_key(store, config.data / LOG_KEY_FILE)
+        path = config.data / LOG_KEY_FILE
+        log_key = _log_key(next_key_file(path)) if lost_log_key else _fixed_log_key(store, path)
+        with store.reading() as tx:  # a later epoch of the log has a name of its own
+            config = replace(config, origin=tx.setting("log_origin") or config.origin)
     except SandboxError:
         store.close()
         raise
@@ -61,7 +68,8 @@ def create_app(config: Config | None = None) -> Flask:
 
 
 def _fixed_log_key(store: Store, path: Path) -> SigningKey:
-    """The log's key, which never changes once the log has begun: a new one would sign a log that nobody accepts."""
+    """The log's key, which once the log has begun changes by `sandbox admin rotate-log-key` or a new epoch only."""
+    _finish_replacing(store, path)
     with store.reading() as tx:
         fixed, begun = tx.setting("log_key"), tx.newest_checkpoint() is not None
     if (fixed or begun) and not path.exists():
@@ -75,10 +83,37 @@ def _fixed_log_key(store: Store, path: Path) -> SigningKey:
     return key
 
 
+def next_key_file(path: Path) -> Path:
+    """Where the key is kept that is to replace the log's; on disk before the database names it."""
+    return path.with_name(f"{path.name}.next")
+
+
+def next_log_key(data: Path) -> SigningKey:
+    """The key that is to replace the log's, made where there is none."""
+    return _log_key(next_key_file(data / LOG_KEY_FILE))
+
+
+def _finish_replacing(store: Store, path: Path) -> None:
+    """Once the database names the next key as the log's, put its file in place; the file of the key before stays beside it."""
+    following = next_key_file(path)
+    with store.reading() as tx:
+        fixed = tx.setting("log_key")
+    try:
+        if fixed is None or SigningKey.from_bytes(following.read_bytes()).public.hex() != fixed:
+            return
+        if path.exists():
+            former = SigningKey.from_bytes(path.read_bytes()).public.hex()
+            if former != fixed:
+                os.replace(path, path.with_name(f"{path.name}.{former[:16]}"))
+        os.replace(following, path)
+    except FileNotFoundError:
+        return  # there is no next key, or another process was first
+
+
 def _log_key(path: Path) -> SigningKey:
     """The log's signing key; made at the first start, by exactly one of several processes."""
     if not path.exists():
-        draft = path.with_suffix(f".{os.getpid()}")
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as file:
             file.write(SigningKey.generate().to_bytes())

@@ -18,7 +18,7 @@ from policies.names import require_digest, require_key, require_name, require_sl
 EntryKind = Literal[
     "opened", "admitted", "declared", "published", "offered", "proposed", "signed", "agreed", "decided", "charged", "granted",
     "attested", "key_released", "key_refused", "running", "released", "withheld", "failed", "cancelled", "expired",
-    "rotated", "revoked", "readmitted",
+    "rotated", "revoked", "readmitted", "log_rotated", "epoch_opened", "epoch_signed",
 ]  # fmt: skip
 """Every kind of entry of version 1. Kinds are only ever added."""
 

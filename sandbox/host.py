@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from enclaves.kit.signatures import SigningKey
+from policies.errors import Unavailable
 from sandbox.audit.checkpoint import Checkpoint, LogKey, sign
 from sandbox.audit.merkle import root_from_nodes
 from sandbox.config import Config
@@ -43,7 +44,11 @@ class Host:
         return LogKey(name=self.config.origin, public=self.log_key.public)
 
     def publish(self) -> str:
-        """Sign and store a checkpoint over all entries, and return the note. Safe to repeat and to run in several processes at once."""
+        """Sign and store a checkpoint over all entries, and return the note. Safe to repeat and to run in several processes at once.
+
+        Raises:
+            Unavailable: code `log-key-replaced`, if the log has another key or is another one since this process started.
+        """
         with self.store.reading() as tx:
             newest = tx.newest_checkpoint()
             size = tx.log_size()
@@ -52,5 +57,7 @@ class Host:
             root = tx.over_nodes(lambda node: root_from_nodes(size, node))
         note = sign(Checkpoint(origin=self.config.origin, size=size, root=root), self.log_key)
         with self.store.transaction() as tx:
+            if tx.setting("log_key") != self.log_key.public.hex() or tx.setting("log_origin") not in (None, self.config.origin):
+                raise Unavailable("the log has another key by now; this process has to be started anew", code="log-key-replaced")
             tx.add_checkpoint(size, note)
         return note

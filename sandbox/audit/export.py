@@ -2,23 +2,27 @@
 
 Layout: `checkpoint` (signed note), `tile/...` (exactly the files of `tiles.layout`), `openings/NNNNNN.jsonl` (one JSON opening per line,
 ascending; file N holds the entries of bundle N; missing openings and missing files mean "not opened") and `log.vkey` (C2SP verifier key
-of the log as the exporting participant knows it, one line).
+of the log as the exporting participant knows it, one line); `lineage.json` only where the log has changed its key or is not the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
+from enclaves.kit.lineage import verify_log_rotation
 from policies.canonical import canonical, parse_json
 from policies.codec import decode, encode
 from policies.entries import Opening
 from policies.errors import Malformed, NotFound, Tampered
+from policies.lineage import SignedLogRotation
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.tiles import TILE_WIDTH, LogFile, layout, unpack_entries
 
 CHECKPOINT_PATH = "checkpoint"
 KEY_PATH = "log.vkey"
+LINEAGE_PATH = "lineage.json"
 MAX_OPENING = 16 << 20
 """Largest line of an openings file, bytes."""
 
@@ -84,6 +88,17 @@ class Export:
     def log_key(self) -> LogKey:
         """The log's key as the exporting participant knew it. Raises Tampered (code `log-file-missing`), Malformed."""
         return LogKey.parse(self._text(KEY_PATH).removesuffix("\n"))
+
+    def log_keys(self, key: LogKey) -> list[LogKey]:
+        """`key` and the keys of the same log that followed it, each signed for by the one before it. A missing or false file adds none."""
+        found = [key]
+        with suppress(*MISSING, Malformed, Tampered):
+            for item in parse_json(self.read(LINEAGE_PATH), limit=64 << 20)["links"]:
+                if item.get("kind") == "signed-log-rotation/1":
+                    rotation = verify_log_rotation(decode(SignedLogRotation, item))
+                    if (rotation.origin, rotation.old_key) == (key.name, found[-1].public.hex()):
+                        found.append(LogKey(name=key.name, public=bytes.fromhex(rotation.key)))
+        return found
 
     def bundles(self, size: int) -> Iterator[Bundle]:
         """Yield the bundles of a log of `size` entries in order; nothing in them is authenticated.

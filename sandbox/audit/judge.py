@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from policies.entries import EntryKind, Opening, open_body, parse_header
 from policies.errors import Malformed, SandboxError, Tampered
-from sandbox.audit import judge_decision, judge_exchange, judge_run
+from sandbox.audit import judge_decision, judge_exchange, judge_lineage, judge_run
 from sandbox.audit.state import Entry, State
 from sandbox.audit.verdict import Promise
 
@@ -38,6 +38,9 @@ RULES: dict[EntryKind, Rule] = {
     "rotated": _rule("participant sequence old signing sealing old_signature new_signature", judge_exchange.rotated, "signatures"),
     "revoked": _rule("participant key by signature", judge_exchange.revoked, "signatures"),
     "readmitted": _rule("participant", judge_exchange.readmitted, "signatures", "signatures"),
+    "log_rotated": _rule("origin old key old_signature new_signature", judge_lineage.log_rotated, "log"),
+    "epoch_opened": _rule("epoch number origin key", judge_lineage.epoch_opened, "log", "log", "budgets"),
+    "epoch_signed": _rule("epoch participant", judge_lineage.epoch_signed, "signatures", "signatures"),
     "declared": _rule("dataset declaration", judge_exchange.declared, "signatures", "signatures"),
     "published": _rule("dataset version file", judge_exchange.published, "signatures", "signatures"),
     "offered": _rule("offer provider", judge_exchange.offered, "signatures", "signatures"),
@@ -72,7 +75,7 @@ def judge_entry(state: State, index: int, data: bytes, opening: Opening | None) 
     if header.ids.keys() != rule.ids:
         state.report(entry, "log", f"the header must name {', '.join(sorted(rule.ids))} and nothing else")
         return
-    if header.losses and header.kind != "charged":
+    if header.losses and header.kind not in ("charged", "epoch_opened"):
         state.report(entry, "budgets", "only a charge has losses")
     if opening is not None:
         try:

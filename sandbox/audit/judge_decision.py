@@ -59,6 +59,8 @@ def decided(state: State, entry: Entry) -> None:
     fold = state.agreements.get(entry.ids["agreement"])
     active = fold is not None and fold.agreed
     state.require(entry, active, "order", "decided under an agreement that was not agreed before")
+    if state.waiting:
+        state.report(entry, "order", f"decided before {', '.join(sorted(state.waiting))} signed the epoch")
     job = follow(state, entry)
     if job is None:
         return

@@ -165,9 +165,7 @@ def proposed(state: State, entry: Entry) -> None:
         return
     fold.agreement = parse_agreement(signed.body)
     state.require(entry, fold.agreement.has_party(by), "signatures", f"`{by}` is no party of the agreement")
-    log = fold.agreement.log
-    own = (log.origin, log.key) == (state.log.name, state.log.public.hex())
-    state.require(entry, own, "log", f"the agreement names another log, `{log.origin}`, or another key of it")
+    state.named.append((entry, fold.agreement.log))
     _require_admitted(state, entry, fold.agreement)
     for declaration in fold.agreement.declarations:
         _require_declared(state, entry, declaration)

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from enclaves.kit.appraisal import Attested, appraise, verify_statement
+from enclaves.kit.lineage import follow_lineage
 from enclaves.kit.rotation import keys_in_force
-from policies.agreement import Agreement
+from policies.agreement import Agreement, LogIdentity
 from policies.canonical import digest, digest_bytes
-from policies.codec import encode
+from policies.codec import encode, omitted
 from policies.entries import parse_header
 from policies.errors import Malformed, SandboxError, Tampered
 from policies.grant import Grant, grant_digest
+from policies.lineage import LogLink
 from policies.odrl import agreement_digest
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
@@ -26,6 +28,7 @@ class Receipt:
     Attributes:
         entry: the log entry that recorded the outcome, as canonical JSON.
         index, proof, checkpoint: its place in the log, RFC 6962 inclusion proof (hex) and the signed note.
+        lineage: what leads from the log that the agreement names to the one that signed; nothing where that is the same.
     """
 
     kind: Literal["receipt/1"] = "receipt/1"
@@ -36,6 +39,7 @@ class Receipt:
     index: int
     proof: tuple[str, ...]
     checkpoint: str
+    lineage: tuple[LogLink, ...] = omitted(())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +51,9 @@ class Verified:
     checkpoint: Checkpoint
 
 
-def log_key(agreement: Agreement) -> LogKey:
-    """The log that an agreement names."""
-    return LogKey(name=agreement.log.origin, public=bytes.fromhex(agreement.log.key))
+def log_key(log: LogIdentity) -> LogKey:
+    """The verifier key of a log as agreements name it."""
+    return LogKey(name=log.origin, public=bytes.fromhex(log.key))
 
 
 def verify_receipt(receipt: Receipt, agreement: Agreement, sealed: bytes | None = None) -> Verified:
@@ -62,7 +66,7 @@ def verify_receipt(receipt: Receipt, agreement: Agreement, sealed: bytes | None 
     Raises:
         Tampered, EvidenceRejected, Malformed: what failed.
     """
-    checkpoint = open_checkpoint(receipt.checkpoint, log_key(agreement))
+    checkpoint = open_checkpoint(receipt.checkpoint, log_key(follow_lineage(agreement, receipt.lineage).log))
     try:
         proof = [bytes.fromhex(item) for item in receipt.proof]
     except ValueError as error:

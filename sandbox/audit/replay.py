@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
+from policies.agreement import LogIdentity
 from policies.errors import Malformed, Tampered
 from policies.privacy import units_to_decimal
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
@@ -34,14 +36,37 @@ def replay(
     """
     export, state = Export(read=read), State(log=key)
     try:
-        checkpoint = open_checkpoint(export.checkpoint(), key)
+        checkpoint, signer = _opened(export, key)
     except (Malformed, Tampered) as error:
         state.report_at(None, "checkpoint", "log", str(error))
         state.cannot(*PROMISES)
         return _verdict(state, 0, 0, since)
     _require_not_rewound(state, checkpoint, since)
     done = _replay_entries(export, state, checkpoint, since, progress)
+    _judge_log(state, signer)
     return _verdict(state, checkpoint.size, done, since)
+
+
+def _opened(export: Export, key: LogKey) -> tuple[Checkpoint, LogKey]:
+    """The checkpoint and the key that signed it: `key`, or one that followed it."""
+    *earlier, first = export.log_keys(key)[::-1]
+    for found in earlier:
+        with suppress(Tampered):
+            return open_checkpoint(export.checkpoint(), found), found
+    return open_checkpoint(export.checkpoint(), first), first
+
+
+def _judge_log(state: State, signer: LogKey) -> None:
+    """Once all keys of the log are known: its newest signed the checkpoint, the one given is among them, and agreements name them."""
+    keys = state.log_keys or [state.log.public.hex()]
+    if state.log.public.hex() not in keys:
+        state.report_at(None, "checkpoint", "log", "the key given is not among those of the log")
+    if signer.public.hex() != keys[-1]:
+        state.report_at(None, "checkpoint", "log", "the checkpoint is not signed with the log's key in force")
+    names = state.log_names | {LogIdentity(origin=state.log.name, key=key) for key in keys}
+    for entry, log in state.named:
+        what = f"the agreement names another log, `{log.origin}`, or another key of it"
+        state.require(entry, log in names, "log", what)
 
 
 def _replay_entries(

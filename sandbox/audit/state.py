@@ -8,7 +8,7 @@ from typing import Any
 
 from enclaves.kit.appraisal import Attested
 from enclaves.kit.envelope import Purpose, Signed, verify_document
-from policies.agreement import Agreement
+from policies.agreement import Agreement, LogIdentity
 from policies.declaration import Declaration
 from policies.entries import Header
 from policies.errors import Tampered
@@ -118,6 +118,10 @@ class State:
         newest: newest published version by dataset.
         requests: digests of decided requests; `asked`: (consumer, request id) of those opened.
         ledgers: sums of all charges in nano-epsilon.
+        log_keys: keys of this log in the order of its `log_rotated` entries, the first one before them; empty without such entries.
+        log_names: logs that agreements may name besides this one, from the epoch that opens it.
+        named: agreements' logs, to be judged once all keys of the log are known.
+        epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
         missing: promises for which some body was not opened.
         simulated: whether a release rests on `simulated` evidence.
     """
@@ -135,6 +139,11 @@ class State:
     requests: set[str] = field(default_factory=set)
     asked: set[tuple[str, str]] = field(default_factory=set)
     ledgers: defaultdict[Ledger, int] = field(default_factory=lambda: defaultdict(int))
+    log_keys: list[str] = field(default_factory=list)
+    log_names: set[LogIdentity] = field(default_factory=set)
+    named: list[tuple[Entry, LogIdentity]] = field(default_factory=list)
+    epoch_id: str = ""
+    waiting: set[str] | None = field(default_factory=set)
     mismatches: list[Mismatch] = field(default_factory=list)
     missing: set[Promise] = field(default_factory=set)
     unopened: int = 0

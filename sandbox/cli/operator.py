@@ -14,10 +14,11 @@ import click
 from enclaves.kit.signatures import SigningKey
 from policies.codec import encode
 from policies.errors import Malformed
-from policies.names import require_name
+from policies.names import require_name, require_slug
+from policies.privacy import parse_epsilon
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.export import Export
-from sandbox.cli.service import admin, composed
+from sandbox.cli.service import admin, composed, next_key
 from sandbox.cli.show import json_option, print_json, table
 from sandbox.config import describe, read_config, read_settings
 from sandbox.store.backup import LOG_KEY, Manifest, make_backup, restore_backup, verify_backup
@@ -96,8 +97,10 @@ def admin_backup(folder: Path, with_log_key: bool, as_json: bool) -> None:
     """
     config = read_config()
     signing = _signing_key(config.data / LOG_KEY)
-    identity = LogKey(name=config.origin, public=signing.public)
-    store, blobs = Store(config.database_url), Blobs(folder=config.data / "uploads", limit=config.upload_bytes)
+    store = Store(config.database_url)
+    with store.reading() as tx:
+        origin = tx.setting("log_origin") or config.origin
+    identity, blobs = LogKey(name=origin, public=signing.public), Blobs(folder=config.data / "uploads", limit=config.upload_bytes)
     now = time.time_ns() // 1_000_000
     manifest = make_backup(store, blobs, signing, identity, folder, now=now, with_log_key=with_log_key)
     if with_log_key:
@@ -180,6 +183,61 @@ def admin_recover(folders: tuple[Path, ...], as_json: bool) -> None:
 
 def _reader(folder: Path) -> Callable[[str], bytes]:
     return lambda path: (folder / path).read_bytes()
+
+
+@admin.command("rotate-log-key")
+@json_option
+def admin_rotate_log_key(as_json: bool) -> None:
+    """Replace the log's signing key: the old one signs for the new one, in the log. Stop the service first, and start it afterwards.
+
+    The former key's file stays beside the new one, for as long as you may have to restore a backup from before. If it is interrupted, run
+    it again.
+
+    \b
+    Example: sandbox admin rotate-log-key
+    """
+    from sandbox.exchange.epochs import rotate_log_key
+
+    host = composed()
+    changed = rotate_log_key(host, next_key(host))
+    composed().store.close()  # puts the key's file in place
+    vkey = changed.log_identity.vkey
+    print_json({"vkey": vkey}) if as_json else click.echo(f"the log's verifier key is now {vkey}; copy {LOG_KEY} to a safe place")
+
+
+@admin.group("epoch")
+def admin_epoch() -> None:
+    """A new log, where entries or the log's key are lost for good."""
+
+
+@admin_epoch.command("open")
+@click.option("--new-key", is_flag=True, help="Begin under a new key, because the old one is lost or stolen.")
+@click.option("--total", "totals", multiple=True, help="provider/id-space=epsilon that a ledger has paid at least; repeat for several.")
+@click.option("--yes", is_flag=True, help="Do it: the log ends, and jobs that had not ended fail with their charge.")
+@json_option
+def admin_epoch_open(new_key: bool, totals: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """End the log and begin a new one that opens with every ledger's total. Recover entries from exports first. Stop the service first.
+
+    Every provider of a live agreement then signs with `sandbox party epoch sign`; until then no job is accepted. A provider refuses a total
+    below what it saw: ask for it (`sandbox party epoch show`), and open again with --total. No ledger is ever lowered.
+
+    \b
+    Example: sandbox admin epoch open --total insurer/study-person=1.25 --yes
+    """
+    from sandbox.exchange.epochs import open_epoch
+
+    if not yes:
+        raise Malformed("this ends the log; recover what exports hold first, and give --yes", where="--yes")
+    begun, epoch = open_epoch(composed(lost_log_key=new_key), dict(_total(text) for text in totals))
+    composed().store.close()
+    shown = {"epoch": epoch.number, "origin": epoch.log.origin, "vkey": begun.log_identity.vkey, "waits_for": list(epoch.providers)}
+    print_json(shown) if as_json else table(("", ""), shown.items(), title="A new log has begun")
+
+
+def _total(text: str) -> tuple[tuple[str, str], int]:
+    name, _, epsilon = text.partition("=")
+    provider, _, id_space = name.partition("/")
+    return (require_name(provider, "--total"), require_slug(id_space, "--total")), parse_epsilon(epsilon).amount
 
 
 @admin.group("participant")

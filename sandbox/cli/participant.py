@@ -94,6 +94,56 @@ def party_revoke_keys(home_folder: Path, yes: bool, as_json: bool) -> None:
     print_json(revoked) if as_json else click.echo(f"the keys of {revoked['id']} are revoked")
 
 
+@party.group("epoch")
+def party_epoch() -> None:
+    """A new log that the operator has begun, because entries or the log's key were lost for good."""
+
+
+@party_epoch.command("show")
+@home_option
+@json_option
+def party_epoch_show(home_folder: Path, as_json: bool) -> None:
+    """Show the totals with which the new log opens, beside those that this home saw, and who has not signed.
+
+    \b
+    Example: sandbox party epoch show --home ~/insurer
+    """
+    from dataclasses import asdict
+
+    from policies.codec import decode
+    from policies.lineage import Epoch
+    from policies.privacy import units_to_decimal
+    from sandbox.party.epochs import compare
+
+    client = client_of(home_folder)
+    state = client.epoch()
+    totals = compare(client, decode(Epoch, state["epoch"]))
+    if as_json:
+        print_json(state | {"totals": [asdict(total) for total in totals]})
+        return
+    rows = [
+        (f"{t.provider}/{t.id_space}", units_to_decimal(t.seen, 9), units_to_decimal(t.opens, 9), "TOO LOW" if t.opens < t.seen else "")
+        for t in totals
+    ]
+    waiting = ", ".join(state["waiting_for"]) or "nobody"
+    table(("ledger", "seen here (epsilon)", "opens with", ""), rows, title=f"Epoch {state['epoch']['number']}; waits for {waiting}")
+
+
+@party_epoch.command("sign")
+@home_option
+@json_option
+def party_epoch_sign(home_folder: Path, as_json: bool) -> None:
+    """Sign the new log as a provider, if no ledger opens below what this home saw charged.
+
+    \b
+    Example: sandbox party epoch sign --home ~/insurer
+    """
+    from sandbox.party.epochs import sign_epoch
+
+    epoch = sign_epoch(client_of(home_folder))
+    print_json({"epoch": epoch.number, "origin": epoch.log.origin}) if as_json else click.echo(f"signed epoch {epoch.number}")
+
+
 @party.command("rejoin")
 @home_option
 @click.option("--code", required=True, help="One-time admission code from the operator.")

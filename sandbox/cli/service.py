@@ -22,6 +22,7 @@ from sandbox.config import CONFIG_FILE, read_config
 from sandbox.logs import write_logs
 
 if TYPE_CHECKING:
+    from enclaves.kit.signatures import SigningKey
     from sandbox.host import Host
 
 _file = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -164,11 +165,18 @@ def demo(report: Path | None, keep: Path | None) -> None:
     sys.exit(0 if tell(report=report, keep=keep) else 1)
 
 
-def composed() -> Host:
+def composed(*, lost_log_key: bool = False) -> Host:
     """The service as its settings say, for what is done on its machine."""
     from app import compose
 
-    return compose(read_config())
+    return compose(read_config(), lost_log_key=lost_log_key)
+
+
+def next_key(host: Host) -> SigningKey:
+    """The key that is to replace the log's; on disk before it is used."""
+    from app import next_log_key
+
+    return next_log_key(host.config.data)
 
 
 @click.group()

@@ -49,7 +49,7 @@ def sign(host: Host, caller: Participant, signed: Signed) -> StoredAgreement:
 
     Raises:
         NotFound: no such agreement, or the caller is no party.
-        Conflict: code `party-revoked`, if the keys that it names were revoked.
+        Conflict: code `party-revoked`, if the keys that it names were revoked; code `other-log`, if its log has ended.
     """
     require_signed(signed, "agreement-signature", caller.id, caller.signing_key)
     digest = decode(AgreementSignature, signed.body).agreement
@@ -58,6 +58,8 @@ def sign(host: Host, caller: Participant, signed: Signed) -> StoredAgreement:
         stored = _visible(tx.agreement(digest), caller)
         if caller.id in stored.waiting_for:
             tx.hold_log()
+            if stored.agreement.log.origin != host.log_identity.name:
+                raise Conflict("the agreement names a log that has ended; propose it anew", code="other-log")
             require_in_force(tx, caller)
             require_carried(tx, stored, [caller.id])
             tx.sign_agreement(digest, signed)

@@ -8,6 +8,7 @@ from typing import Literal
 from enclaves.kit.envelope import Signed
 from policies.agreement import Agreement, Offer
 from policies.declaration import Declaration
+from policies.lineage import Epoch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +20,15 @@ class Participant:
     signing_key: str
     sealing_key: str
     revoked: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochState:
+    """The newest epoch of the log; `complete` once every provider of a live agreement has signed it."""
+
+    epoch: Epoch
+    complete: bool
+    waiting_for: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

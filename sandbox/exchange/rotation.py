@@ -53,7 +53,7 @@ def _replace(host: Host, tx: Transaction, name: str, statement: SignedRotation) 
     rotation, before = statement.rotation, tx.participant(name)
     if before is None or before.revoked or before.signing_key != rotation.old_key:
         raise Conflict("the key to be replaced is not in force", code="key-not-in-force")
-    if rotation.sequence != tx.sequence_of(name, before.signing_key) + 1:
+    if rotation.sequence != len(tx.rotations_to(name, before.signing_key)) + 1:
         raise Conflict("this is not the number of the next rotation", code="rotation-sequence")
     if tx.key_is_known(rotation.signing_key, rotation.sealing_key):
         raise Conflict("a new key is or was in use", code="key-known")

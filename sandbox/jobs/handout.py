@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from policies.agreement import Agreement
 from policies.codec import encode
 from policies.errors import NotFound, Tampered, Unavailable
+from policies.lineage import links_from
 from policies.odrl import agreement_digest
 from sandbox.audit import merkle
 from sandbox.audit.receipt import Receipt
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 def receipt(host: Host, job: Job) -> dict[str, Any]:
     """Return the receipt of a released or withheld job as JSON. Raises NotFound for a job that ended otherwise."""
     with host.store.reading() as tx:
-        return dict(encode(_receipt(tx, job, _stored(tx, job))))
+        return tx.former_receipt(job.id) or dict(encode(_receipt(tx, job, _stored(tx, job))))
 
 
 def release(host: Host, job: Job) -> dict[str, Any]:
     """Return `{"receipt", "sealed"}` (sealed in hex) of a released or withheld job."""
     with host.store.reading() as tx:
         stored = _stored(tx, job)
-        return {"receipt": encode(_receipt(tx, job, stored)), "sealed": stored.sealed.hex()}
+        return {"receipt": tx.former_receipt(job.id) or encode(_receipt(tx, job, stored)), "sealed": stored.sealed.hex()}
 
 
 @lru_cache(maxsize=256)
@@ -60,4 +61,5 @@ def _receipt(tx: Transaction, job: Job, stored: StoredRelease) -> Receipt:
         index=index,
         proof=tuple(item.hex() for item in proof),
         checkpoint=newest[1],
+        lineage=links_from(agreement.agreement.log, tx.log_links()),
     )

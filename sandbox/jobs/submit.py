@@ -18,6 +18,7 @@ from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact, VersionFact
 from sandbox.exchange.agreements import read_agreement
+from sandbox.exchange.epochs import require_signed_epoch
 from sandbox.exchange.records import Participant, StoredAgreement
 from sandbox.exchange.rotation import require_carried, require_in_force
 from sandbox.exchange.signed import require_signed
@@ -58,7 +59,7 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
         Malformed: the request or its SQL.
         Forbidden: code `bad-signature`.
         NotFound: the agreement is not the caller's. Conflict: it is not active, names revoked keys (code `party-revoked`), or the request
-            id was used for another request.
+            id was used for another request. Unavailable: code `epoch-unsigned` or `upload-lost`.
     """
     require_signed(signed, "job-request", caller.id, caller.signing_key)
     request = decode(JobRequest, signed.body)
@@ -78,6 +79,7 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
             return _same_request(raced, digest)
         if tx.job_is_lost(job_id(digest)):
             raise Conflict("this request was decided before the service was restored; make a new one", code="request-lost")
+        require_signed_epoch(tx)
         require_in_force(tx, caller)
         require_carried(tx, stored, _needed(stored.agreement, plan, request))
         facts = _facts(host, tx, stored.agreement, plan, spent, request.consumer)
@@ -146,6 +148,8 @@ def _record(
 
 
 def _prepare(host: Host, caller: Participant, request: JobRequest) -> tuple[StoredAgreement, Plan]:
+    with host.store.reading() as tx:
+        require_signed_epoch(tx)
     stored = read_agreement(host, caller, request.agreement)
     if stored.state != "active":
         raise Conflict(f"the agreement waits for {', '.join(stored.waiting_for)}", code="agreement-not-active")

@@ -23,6 +23,7 @@ from policies.entries import Opening, open_body, parse_header
 from policies.errors import Conflict, Tampered, Unavailable
 from policies.grant import Grant
 from policies.grant import job_id as job_id_of
+from policies.lineage import Epoch
 from policies.odrl import agreement_document, offer_document, parse_agreement
 from policies.request import JobRequest
 from policies.statement import Release
@@ -174,7 +175,7 @@ class Client:
         """
         agreement = kept_agreement(self.home, name)
         record = None if name in self._fully_signed else self._get(f"/agreements/{name}")
-        followed = Follower(home=self.home, fetch=self.log_text).follow(note or self.checkpoint(), agreement.log)
+        followed = Follower(home=self.home, fetch=self.log_text).follow_agreed(note or self.checkpoint(), agreement)
         if record is not None:  # an agreement is immutable: once signed by all, it stays so
             signatures = [decode(Signed, item) for item in record["signatures"]]
             changed = [party.id for party in agreement.parties if not followed.keyring.is_as_agreed(party)]
@@ -257,6 +258,14 @@ class Client:
             with suppress(Tampered):
                 return verify_document(signed, "job-request", self.home.participant, key)
         return verify_document(signed, "job-request", self.home.participant, first)
+
+    def epoch(self) -> dict[str, Any]:
+        """The newest epoch of the log, whether it is complete and for whom it waits. Raises NotFound if there is none."""
+        return self._get("/epoch")
+
+    def send_epoch_signature(self, epoch: Epoch) -> dict[str, Any]:
+        """Sign an epoch; `sandbox.party.epochs` compares it with what this home saw first."""
+        return self._post("/epoch/signatures", {"signed": self._signed("epoch", epoch)})
 
     def ledgers(self) -> list[dict[str, Any]]:
         """What the ledgers of this participant's agreements have paid."""

@@ -10,10 +10,10 @@ from policies.canonical import parse_json
 from policies.codec import decode
 from policies.entries import Opening
 from sandbox.audit.checkpoint import LogKey, open_checkpoint
-from sandbox.audit.export import openings_path, render_openings
+from sandbox.audit.export import LINEAGE_PATH, openings_path, render_openings
 from sandbox.audit.tiles import TILE_WIDTH, layout
 from sandbox.party.client import Client
-from sandbox.party.following import Follower
+from sandbox.party.following import Follower, decode_links
 
 
 def export_log(client: Client, folder: Path, log: LogIdentity, progress: Callable[[int, int], None] = lambda done, of: None) -> int:
@@ -27,7 +27,9 @@ def export_log(client: Client, folder: Path, log: LogIdentity, progress: Callabl
     key = LogKey(name=log.origin, public=bytes.fromhex(log.key))
     note = client.checkpoint()
     size = open_checkpoint(note, key).size
-    Follower(home=client.home, fetch=client.log_text).follow(note, log)
+    lineage = client.log_bytes("lineage")
+    links = decode_links(parse_json(lineage, limit=64 << 20)["links"])
+    Follower(home=client.home, fetch=client.log_text).follow_stated(note, log, links)
     files = list(layout(size))
     bundles = range(0, size, TILE_WIDTH)
     total = len(files) + len(bundles)
@@ -39,6 +41,8 @@ def export_log(client: Client, folder: Path, log: LogIdentity, progress: Callabl
         openings = decode(tuple[Opening, ...], answer["openings"])
         _write(folder / openings_path(first // TILE_WIDTH), render_openings(list(openings)))
         progress(len(files) + done + 1, total)
+    if links:
+        _write(folder / LINEAGE_PATH, lineage)
     _write(folder / "log.vkey", key.vkey.encode() + b"\n")
     _write(folder / "checkpoint", note.encode())
     return size

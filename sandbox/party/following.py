@@ -6,21 +6,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
-from policies.agreement import LogIdentity, Party
-from policies.canonical import parse_json
+from enclaves.kit.lineage import Lineage, follow_lineage, verify_log_rotation
+from policies.agreement import Agreement, LogIdentity, Party
+from policies.canonical import digest, parse_json
+from policies.codec import decode, encode
 from policies.documents import SignedRotation
 from policies.entries import Header, parse_header
-from policies.errors import PolicyRefused, Tampered
+from policies.errors import Malformed, PolicyRefused, Tampered
+from policies.lineage import LogLink, SignedLogRotation, links_from
 from policies.privacy import Loss
 from policies.request import VersionFact
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
 from sandbox.audit.keyring import Keyring
 from sandbox.audit.merkle import Frontier, leaf_hash
+from sandbox.audit.receipt import log_key
 from sandbox.party.home import Home
 
 PAGE = 500
+EPOCH = "epoch"
+"""Under which the totals stand with which a log opens; no job has such an id."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +39,8 @@ class Followed:
         versions: by dataset, (index, version, file digest) of every published version, oldest first.
         signatures: by agreement and party, index and commitment of the entry of its signature.
         keyring: rotations and revocations of participants' keys.
+        log_key: the log's key (hex) after its `log_rotated` entries; empty as long as there is none.
+        epoch: digest of the epoch with which the log opens; empty for one that opens with none.
     """
 
     frontier: Frontier = field(default_factory=Frontier)
@@ -41,6 +49,8 @@ class Followed:
     versions: dict[str, Any] = field(default_factory=dict)
     signatures: dict[str, Any] = field(default_factory=dict)
     keyring: Keyring = field(default_factory=Keyring)
+    log_key: str = ""
+    epoch: str = ""
 
     def spent_before(self, job: str, provider: str, id_space: str) -> Loss:
         """Own total of the charges on one ledger that stand before the charge of `job`."""
@@ -85,10 +95,18 @@ class Followed:
             raise Tampered(f"`{party.id}` signed with keys that were revoked", code="bad-signature")
         return key
 
+    def total(self, provider: str, id_space: str) -> int:
+        """Own total of all charges on one ledger, nano-epsilon."""
+        return self.spent_before("", provider, id_space).amount
+
+    def ledgers(self) -> set[tuple[str, str]]:
+        """Every ledger that was charged."""
+        return {(loss["provider"], loss["id_space"]) for charge in self.charges.values() for loss in charge["losses"]}
+
     def copy(self) -> Followed:
         """A copy that `note` may change."""
-        return Followed(
-            frontier=self.frontier,
+        return replace(
+            self,
             charges=dict(self.charges),
             grants=dict(self.grants),
             versions={dataset: list(rows) for dataset, rows in self.versions.items()},
@@ -96,14 +114,27 @@ class Followed:
             keyring=self.keyring.copy(),
         )
 
-    def note(self, header: Header, index: int) -> None:
-        """Fold one entry. Raises Tampered (code `charged-twice`, `bad-rotation` or `bad-revocation`)."""
+    def noted(self, header: Header, index: int) -> Followed:
+        """Fold one entry, which changes the tables of this copy; returns the fold.
+
+        Raises:
+            Tampered: code `charged-twice`, `bad-rotation`, `bad-revocation`, `bad-log-rotation` or `bad-epoch`.
+        """
         ids, job = header.ids, header.ids.get("job", "")
+        if header.kind == "log_rotated":
+            rotation = verify_log_rotation(SignedLogRotation.from_ids(ids))
+            if self.log_key not in ("", rotation.old_key):
+                raise Tampered("a key of the log is replaced that is not in force", code="bad-log-rotation")
+            return replace(self, log_key=rotation.key)
+        if header.kind == "epoch_opened":
+            if index != 0:
+                raise Tampered("an epoch opens within a log", code="bad-epoch")
+            self.charges[EPOCH] = {"index": 0, "losses": _losses(header)}
+            return replace(self, epoch=ids["epoch"])
         if header.kind == "charged":
             if job in self.charges:
                 raise Tampered(f"{job} is charged twice", code="charged-twice")
-            losses = [{"provider": c.provider, "id_space": c.id_space, "amount": c.amount} for c in header.losses]
-            self.charges[job] = {"index": index, "losses": losses}
+            self.charges[job] = {"index": index, "losses": _losses(header)}
         elif header.kind == "granted":
             self.grants[job] = {"index": index, "grant": ids["grant"]}
         elif header.kind == "published":
@@ -115,6 +146,7 @@ class Followed:
                 ids["participant"], {"index": index, "commitment": header.commitment}
             )
         self.keyring.fold(index, header)
+        return self
 
     def _charged_at(self, job: str) -> int:
         return int(self.charges[job]["index"]) if job in self.charges else self.frontier.size
@@ -128,26 +160,104 @@ class Follower:
     fetch: Callable[[str], str]
 
     def follow(self, note: str, log: LogIdentity) -> Followed:
-        """Extend what is kept at home to the checkpoint `note` and return it.
+        """Extend what is kept at home to the checkpoint `note` of exactly this log and return it.
 
         Raises:
             Tampered: code `rolled-back` if the checkpoint is older than one seen before, `rewritten` if the entries do not lead from
                 there to its root, or `checkpoint-signature`.
         """
-        key = LogKey(name=log.origin, public=bytes.fromhex(log.key))
-        checkpoint = open_checkpoint(note, key)
-        with self.home.locked():
-            return self._follow(key, checkpoint, note)
+        return self._follow_checked(note, Lineage(log=log, start=log, epoch=None))
 
-    def _follow(self, key: LogKey, checkpoint: Checkpoint, note: str) -> Followed:
+    def follow_agreed(self, note: str, agreement: Agreement) -> Followed:
+        """As `follow`, for the log that an agreement names or one that follows from it: by keys of the log that the keys before them
+        signed for, and by epochs that every provider of the agreement signed, this participant itself here at home if it is one.
+
+        Raises:
+            Tampered: also code `lineage`, `bad-log-rotation` or `bad-epoch`.
+        """
+        try:
+            return self.follow(note, agreement.log)
+        except (Tampered, Malformed) as error:
+            if error.code not in ("checkpoint-signature", "checkpoint-origin", "log-key"):
+                raise
+            answer = parse_json(self.fetch("lineage").encode(), limit=64 << 20)
+            links = links_from(agreement.log, decode_links(answer["links"]))
+            if not links:
+                raise
+        lineage = follow_lineage(agreement, links)
+        self._require_consented(agreement, links)
+        return self._follow_checked(note, lineage)
+
+    def follow_stated(self, note: str, log: LogIdentity, links: tuple[LogLink, ...]) -> Followed:
+        """As `follow`, for a log that no agreement named: what is kept goes on through its former keys."""
+        start = log
+        for link in reversed(links):
+            if isinstance(link, SignedLogRotation) and link.rotation.log == start:
+                start = verify_log_rotation(link).old
+        return self._follow_checked(note, Lineage(log=log, start=start, epoch=None))
+
+    def kept(self, log: LogIdentity) -> Followed:
+        """What this home has followed of a log so far."""
+        return self._load(log_key(log))[0]
+
+    def has(self, log: LogIdentity) -> bool:
+        """Whether this home has followed a log of that identity."""
+        return (self.home.folder / _file(log_key(log))).is_file()
+
+    def has_any(self) -> bool:
+        """Whether this home has followed any log."""
+        return (self.home.folder / "logs").is_dir()
+
+    def _require_consented(self, agreement: Agreement, links: tuple[LogLink, ...]) -> None:
+        """Hold an epoch against what this home knows: what it signed itself, and keys that were replaced or revoked in the log before."""
+        me = self.home.participant
+        before = agreement.log
+        for link in links:
+            if isinstance(link, SignedLogRotation):
+                continue
+            name = digest(encode(link.epoch))
+            if any(declaration.provider == me for declaration in agreement.declarations) and not was_signed(self.home, name):
+                raise Tampered("this participant did not sign the epoch", code="bad-epoch")
+            kept, _ = self._load(log_key(before))
+            for consent in link.consents:
+                party = next((item for item in agreement.parties if item.id == consent.provider), None)
+                if party is None:
+                    continue
+                made = {signed.rotation.signing_key for signed in consent.rotations}
+                if any(signed.rotation.signing_key not in made for signed in kept.keyring.chain(party.signing_key)):
+                    raise Tampered(f"`{consent.provider}` signed the epoch with keys that it had replaced", code="bad-epoch")
+                if kept.keyring.signing_key(party.signing_key) is None:
+                    raise Tampered(f"`{consent.provider}` signed the epoch with keys that were revoked", code="bad-epoch")
+            before = link.epoch.log
+
+    def _follow_checked(self, note: str, lineage: Lineage) -> Followed:
+        checkpoint = open_checkpoint(note, log_key(lineage.log))
+        with self.home.locked():
+            return self._follow(log_key(lineage.start), checkpoint, note, lineage)
+
+    def _follow(self, key: LogKey, checkpoint: Checkpoint, note: str, lineage: Lineage) -> Followed:
         kept, seen = self._load(key)
         if checkpoint.size < seen.size:
             raise Tampered(f"the log has {checkpoint.size} entries, and had {seen.size} before: it was rewound", code="rolled-back")
         followed = self._extend(kept, checkpoint, seen)
         if followed.frontier.root() != checkpoint.root:
             raise Tampered("the log's entries do not lead to its checkpoint: it was rewritten", code="rewritten")
+        self._require_lineage(followed, lineage)
         self._save(key, followed, note)
         return followed
+
+    def _require_lineage(self, followed: Followed, lineage: Lineage) -> None:
+        """The entries must tell of the same keys and the same epoch as the lineage under which the checkpoint was accepted."""
+        if (followed.log_key or lineage.start.key) != lineage.log.key:
+            raise Tampered("the checkpoint is not signed with the log's key in force", code="log-key")
+        epoch = "" if lineage.epoch is None else digest(encode(lineage.epoch))
+        if lineage.epoch is not None and followed.epoch != epoch:
+            raise Tampered("the log does not open with the signed epoch", code="bad-epoch")
+        for total in lineage.epoch.totals if lineage.epoch is not None else ():
+            opened = followed.charges.get(EPOCH, {"losses": []})["losses"]
+            row = {"provider": total.provider, "id_space": total.id_space, "amount": total.amount}
+            if row not in opened:
+                raise Tampered("the log opens with other totals than were signed", code="bad-epoch")
 
     def _extend(self, kept: Followed, checkpoint: Checkpoint, seen: Frontier) -> Followed:
         """Take every entry up to the checkpoint; on the way, the tree must pass through the one `seen` before."""
@@ -160,7 +270,7 @@ class Follower:
                 raise Tampered("the log does not have the entries of its own checkpoint", code="rewritten")
             for offset, text in enumerate(page):
                 frontier = frontier.append(leaf_hash(text.encode()))
-                fold.note(parse_header(text.encode()), first + offset)
+                fold = fold.noted(parse_header(text.encode()), first + offset)
             if frontier.size == seen.size and frontier.root() != seen.root():
                 raise Tampered("the log's entries are not those seen before: it was rewritten", code="rewritten")
         return replace(fold, frontier=frontier)
@@ -180,6 +290,8 @@ class Follower:
             versions=kept["versions"],
             signatures=kept["signatures"],
             keyring=Keyring.from_json(kept["keyring"]),
+            log_key=kept["log_key"],
+            epoch=kept["epoch"],
         )
         return followed, seen
 
@@ -191,6 +303,8 @@ class Follower:
             "versions": followed.versions,
             "signatures": followed.signatures,
             "keyring": followed.keyring.to_json(),
+            "log_key": followed.log_key,
+            "epoch": followed.epoch,
             "checkpoint": note,
         }
         self.home.write(_file(key), value)
@@ -198,3 +312,22 @@ class Follower:
 
 def _file(key: LogKey) -> str:
     return f"logs/{key.key_id.hex()}.json"
+
+
+def decode_links(value: Any) -> tuple[LogLink, ...]:
+    """The links of a lineage from plain JSON. Raises Malformed."""
+    return cast(tuple[LogLink, ...], decode(cast(Any, tuple[LogLink, ...]), value))
+
+
+def signed_file(epoch: str) -> str:
+    """Where an epoch is kept that this participant signed, by digest."""
+    return f"epochs/{epoch.removeprefix('sha256:')}.json"
+
+
+def was_signed(home: Home, epoch: str) -> bool:
+    """Whether this participant signed the epoch of that digest, here at home."""
+    return (home.folder / signed_file(epoch)).is_file()
+
+
+def _losses(header: Header) -> list[dict[str, Any]]:
+    return [{"provider": c.provider, "id_space": c.id_space, "amount": c.amount} for c in header.losses]

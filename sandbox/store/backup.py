@@ -151,7 +151,7 @@ def restore_backup(
     require_empty_data(data)
     manifest = verify_backup(folder)
     key = LogKey.parse(manifest.vkey)
-    if key.name != origin:
+    if key.name != origin and not key.name.startswith(f"{origin}/epoch-"):
         raise Malformed(f"the backup is of the log `{key.name}`, the configuration names `{origin}`", where="origin")
     if newest_checkpoint is not None:
         _require_no_rewind(manifest, _leaves(folder), newest_checkpoint, key, accept_rewind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -56,6 +56,13 @@ class JobTables:
                 .where(ledgers.c.provider == charge.provider, ledgers.c.id_space == charge.id_space)
                 .values(amount=ledgers.c.amount + charge.amount, delta0=ledgers.c.delta0 + charge.delta0)
             )
+
+    def raise_ledgers(self, totals: Mapping[tuple[str, str], int]) -> None:
+        """Raise ledgers to totals in nano-epsilon by provider and id space; one that has paid as much is left alone."""
+        for (provider, id_space), loss in self.lock_ledgers(sorted(totals)).items():
+            more = totals[provider, id_space] - loss.amount
+            if more > 0:
+                self.charge([LedgerCharge(provider=provider, id_space=id_space, amount=more)])
 
     def spent(self) -> dict[tuple[str, str], Loss]:
         """What every ledger has paid."""

@@ -31,6 +31,16 @@ class KeyTables:
             signing_key = signed.rotation.signing_key
         return tuple(found)
 
+    def rotations_to(self, participant: str, signing_key: str) -> tuple[SignedRotation, ...]:
+        """All rotations that led a participant to a signing key, from the key that it was admitted with."""
+        rows = self.connection.execute(select(rotations.c.signed).where(rotations.c.participant == participant))
+        made = {signed.rotation.signing_key: signed for signed in (decode(SignedRotation, from_text(row.signed)) for row in rows)}
+        found: list[SignedRotation] = []
+        while signing_key in made:
+            found.insert(0, made[signing_key])
+            signing_key = made[signing_key].rotation.old_key
+        return tuple(found)
+
     def replace_keys(self, before: Participant, signed: SignedRotation) -> None:
         """Store a rotation and give the participant its new keys."""
         rotation = signed.rotation
@@ -48,12 +58,6 @@ class KeyTables:
             .where(participants.c.id == before.id)
             .values(signing_key=rotation.signing_key, sealing_key=rotation.sealing_key)
         )
-
-    def sequence_of(self, participant: str, signing_key: str) -> int:
-        """Sequence number of the rotation that made a participant's signing key; 0 for one that it was admitted with."""
-        rows = self.connection.execute(select(rotations.c.signed).where(rotations.c.participant == participant))
-        made = (decode(SignedRotation, from_text(row.signed)).rotation for row in rows)
-        return next((rotation.sequence for rotation in made if rotation.signing_key == signing_key), 0)
 
     def revoke_keys(self, participant: Participant, revoked_at: int) -> None:
         """Store that a participant's keys count no more (`revoked_at` in milliseconds since 1970)."""

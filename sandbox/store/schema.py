@@ -205,4 +205,47 @@ checkpoints = Table(
     Column("note", Text, nullable=False),
 )
 
+log_links = Table(
+    "log_links",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("link", Text, nullable=False),
+)
+
+epochs = Table(
+    "epochs",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("document", Text, nullable=False),
+    Column("complete", Integer, nullable=False),
+)
+
+epoch_signatures = Table(
+    "epoch_signatures",
+    metadata,
+    Column("number", Integer, ForeignKey("epochs.number"), nullable=False),
+    Column("participant", String(40), ForeignKey("participants.id"), nullable=False),
+    Column("signature", String(128), nullable=False),
+    Column("key", String(64), nullable=False),
+    PrimaryKeyConstraint("number", "participant"),
+)
+
+former_entries = Table(
+    "former_entries",
+    metadata,
+    Column("epoch", Integer, ForeignKey("epochs.number"), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("salt", String(64)),
+    Column("body", Text),
+    PrimaryKeyConstraint("epoch", "position"),
+)
+
+former_receipts = Table(
+    "former_receipts",
+    metadata,
+    Column("job", String(60), ForeignKey("jobs.id"), primary_key=True),
+    Column("receipt", Text, nullable=False),
+)
+
 workers = Table("workers", metadata, Column("name", String(80), primary_key=True), Column("seen_at", BigInteger, nullable=False))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from flask import Response, request
 
 from policies.errors import Malformed, NotFound, TooLarge
-from sandbox.exchange import agreements, datasets, participants, rotation
+from sandbox.exchange import agreements, datasets, epochs, participants, rotation
 from sandbox.web.auth import host
 from sandbox.web.models import AdmissionBody, AgreementsQuery, OfProvider, Paged, Query, RotationBody, SignedOnly, cursor_of, read_bytes
 from sandbox.web.operation import Call
@@ -58,6 +58,16 @@ def rotate(call: Call[Query, RotationBody]) -> Response:
 def revoke(call: Call[Query, SignedOnly]) -> Response:
     """Revoke the caller's keys."""
     return reply(rotation.revoke_own(host(), call.who, call.body.signed.document()))
+
+
+def epoch(_call: Call[Query, None]) -> Response:
+    """The newest epoch and who has not signed it."""
+    return reply(epochs.epoch_state(host()))
+
+
+def sign_epoch(call: Call[Query, SignedOnly]) -> Response:
+    """Add a provider's signature to the newest epoch."""
+    return reply(epochs.sign_epoch(host(), call.who, call.body.signed.document()))
 
 
 def list_participants(call: Call[Paged, None]) -> Response:

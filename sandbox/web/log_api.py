@@ -10,7 +10,7 @@ from sandbox.audit.tiles import TILE_HEIGHT, TILE_WIDTH, pack_entries, parse_til
 from sandbox.web.auth import host
 from sandbox.web.models import Query, RangeQuery
 from sandbox.web.operation import Call
-from sandbox.web.views import ConsistencyProof, Entries, Health, Openings, reply
+from sandbox.web.views import ConsistencyProof, Entries, Health, LineageView, Openings, reply
 
 MAX_PAGE = 1000
 
@@ -56,6 +56,12 @@ def openings(call: Call[RangeQuery, None]) -> Response:
     first, end = _range(call.query, MAX_PAGE)
     with host().store.reading() as tx:
         return reply(Openings(openings=tuple(tx.openings(first, end, tx.agreements_of(call.who.id)))))
+
+
+def lineage(_call: Call[Query, None]) -> Response:
+    """What leads from the first log to the one in force."""
+    with host().store.reading() as tx:
+        return reply(LineageView(links=tx.log_links()))
 
 
 def consistency(call: Call[RangeQuery, None]) -> Response:

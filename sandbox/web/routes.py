@@ -12,10 +12,11 @@ from policies.documents import (
     KeyRotation,
     VersionManifest,
 )
+from policies.lineage import Epoch
 from policies.names import PATTERNS
 from policies.request import JobRequest
 from sandbox.audit.receipt import Receipt
-from sandbox.exchange.records import Participant
+from sandbox.exchange.records import EpochState, Participant
 from sandbox.web import documentation, events, exchange_api, jobs_api, log_api, views
 from sandbox.web.models import (
     AdmissionBody,
@@ -158,6 +159,17 @@ EXCHANGE = (
         summary="Sign an agreement; the last signature makes it active.", description=SAME_AGAIN,
     ),
     Operation(
+        method="GET", path=f"{API}/epoch", view=exchange_api.epoch, tag="log", answer=EpochState, errors=(404,),
+        summary="The newest epoch of the log and who has not signed it.",
+        description="While somebody has not, no job is accepted (503, `epoch-unsigned`). A log that never began anew has none (404).",
+    ),
+    Operation(
+        method="POST", path=f"{API}/epoch/signatures", view=exchange_api.sign_epoch, tag="log", body=SignedOnly,
+        document=Document(purpose="epoch", body=Epoch), answer=EpochState, errors=(403, 404, 409),
+        summary="Sign the newest epoch as a provider.",
+        description=f"Compare its totals with your own first: nothing is charged below them again. {SAME_AGAIN}",
+    ),
+    Operation(
         method="GET", path=f"{API}/ledgers", view=exchange_api.ledgers, tag="agreements", answer=views.Ledgers,
         summary="What the ledgers of the caller's agreements have paid.",
     ),
@@ -233,6 +245,11 @@ LOG = (
     Operation(
         method="GET", path=f"{API}/log/openings", view=log_api.openings, tag="log", query=RangeQuery, answer=views.Openings,
         summary="Openings of a range that the caller may read, at most 1000 entries.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/log/lineage", view=log_api.lineage, tag="log", answer=views.LineageView,
+        summary="What leads from the first log of the service to the one in force.",
+        description="Keys of the log, each signed by the one before it, and epochs that all providers signed.",
     ),
     Operation(
         method="GET", path=f"{API}/log/consistency", view=log_api.consistency, tag="log", query=RangeQuery, errors=(404,),

@@ -16,6 +16,7 @@ from policies.declaration import Declaration
 from policies.documents import AgreementSignature, VersionManifest
 from policies.entries import Opening
 from policies.grant import Grant, grant_digest
+from policies.lineage import LogLink
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
@@ -269,6 +270,13 @@ class Openings:
     """Openings of log entries."""
 
     openings: tuple[Opening, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineageView:
+    """Every step from the first log of this service to the one in force: new keys, each signed by the one before, and signed epochs."""
+
+    links: tuple[LogLink, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

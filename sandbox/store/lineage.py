@@ -1,0 +1,118 @@
+"""Stored lineage of the log: its links, its epochs, and what is kept of logs that ended."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from policies.codec import decode
+from policies.entries import EntryKind, parse_header
+from policies.lineage import Epoch, LogLink
+from sandbox.store.exchange import from_text, to_text
+from sandbox.store.once import insert_once
+from sandbox.store.schema import (
+    agreements,
+    checkpoints,
+    entries,
+    epoch_signatures,
+    epochs,
+    former_entries,
+    former_receipts,
+    jobs,
+    log_links,
+    log_state,
+    openings,
+    releases,
+    settings,
+    tree_nodes,
+)
+
+
+class LineageTables:
+    """Verbs inside one transaction that holds the log wherever it writes."""
+
+    connection: Connection
+
+    def log_links(self) -> tuple[LogLink, ...]:
+        """Every step from the first log to the one in force, in order; an epoch counts once it is complete."""
+        rows = self.connection.execute(select(log_links.c.link).order_by(log_links.c.number))
+        return tuple(_link(from_text(row.link)) for row in rows)
+
+    def add_log_link(self, link: LogLink) -> None:
+        """Store the next step."""
+        number = self.connection.execute(select(func.count()).select_from(log_links)).scalar_one()
+        self.connection.execute(insert(log_links).values(number=number, link=to_text(link)))
+
+    def replace_setting(self, name: str, value: str) -> None:
+        """Store a setting, whatever it was."""
+        insert_once(self.connection, settings, name=name, value=value)
+        self.connection.execute(update(settings).where(settings.c.name == name).values(value=value))
+
+    def newest_epoch(self) -> tuple[Epoch, bool] | None:
+        """The newest epoch and whether all its providers have signed it."""
+        row = self.connection.execute(select(epochs).order_by(epochs.c.number.desc()).limit(1)).one_or_none()
+        return None if row is None else (decode(Epoch, from_text(row.document)), bool(row.complete))
+
+    def epoch_signatures(self, number: int) -> dict[str, tuple[str, str]]:
+        """Signatures on an epoch, and the keys that made them, by provider."""
+        rows = self.connection.execute(
+            select(epoch_signatures).where(epoch_signatures.c.number == number).order_by(epoch_signatures.c.participant)
+        )
+        return {row.participant: (row.signature, row.key) for row in rows}
+
+    def sign_epoch(self, number: int, provider: str, signature: str, key: str) -> None:
+        """Store a provider's signature on an epoch, and the key that made it."""
+        self.connection.execute(insert(epoch_signatures).values(number=number, participant=provider, signature=signature, key=key))
+
+    def complete_epoch(self, number: int) -> None:
+        """All providers have signed."""
+        self.connection.execute(update(epochs).where(epochs.c.number == number).values(complete=1))
+
+    def live_agreements(self) -> list[str]:
+        """Digests of agreements that all parties signed."""
+        return [str(row.digest) for row in self.connection.execute(select(agreements.c.digest).where(agreements.c.state == "active"))]
+
+    def ended_jobs(self) -> list[str]:
+        """Ids of jobs that have a statement and no receipt of a former log."""
+        kept = select(former_receipts.c.job)
+        return [str(row.job) for row in self.connection.execute(select(releases.c.job).where(releases.c.job.not_in(kept)))]
+
+    def keep_receipt(self, job_id: str, receipt: Any) -> None:
+        """Keep the receipt of a job that ended in a log that ends now."""
+        self.connection.execute(insert(former_receipts).values(job=job_id, receipt=to_text(receipt)))
+
+    def former_receipt(self, job_id: str) -> dict[str, Any] | None:
+        """The receipt of a job that ended in a former log."""
+        found = self.connection.execute(select(former_receipts.c.receipt).where(former_receipts.c.job == job_id)).scalar_one_or_none()
+        return None if found is None else dict(from_text(found))
+
+    def begin_epoch(self, epoch: Epoch, kinds: frozenset[EntryKind]) -> list[tuple[bytes, tuple[str, str, str | None] | None]]:
+        """End the log: move its entries to the former ones, and begin an empty one under the epoch's identity.
+
+        Returns the ended log's entries of these kinds, as bytes and openings, in order.
+        """
+        self.connection.execute(insert(epochs).values(number=epoch.number, document=to_text(epoch), complete=0))
+        carried = []
+        rows = self.connection.execute(
+            select(entries.c.position, entries.c.data, openings.c.salt, openings.c.body, openings.c.agreement)
+            .join(openings, openings.c.position == entries.c.position, isouter=True)
+            .order_by(entries.c.position)
+        ).all()
+        for row in rows:
+            data = bytes(row.data)
+            values = {"epoch": epoch.number, "position": row.position, "data": data, "salt": row.salt, "body": row.body}
+            self.connection.execute(insert(former_entries).values(**values))
+            if parse_header(data).kind in kinds:
+                carried.append((data, None if row.salt is None else (row.salt, row.body, row.agreement)))
+        for table in (openings, entries, tree_nodes, checkpoints):
+            self.connection.execute(delete(table))
+        self.connection.execute(update(log_state).where(log_state.c.id == 1).values(size=0))
+        self.connection.execute(update(jobs).where(jobs.c.state.in_(("charged", "running"))).values(state="failed", code="worker-died"))
+        self.replace_setting("log_origin", epoch.log.origin)
+        self.replace_setting("log_key", epoch.log.key)
+        return carried
+
+
+def _link(value: Any) -> LogLink:
+    return cast(LogLink, decode(cast(Any, LogLink), value))
