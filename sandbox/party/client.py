@@ -236,7 +236,11 @@ class Client:
         """
         answer = self._get(f"/jobs/{job_id}/release")
         receipt = decode(Receipt, answer["receipt"])
-        agreement, _ = self.followed_agreement(receipt.grant.agreement, receipt.checkpoint)
+        agreement = kept_agreement(self.home, receipt.grant.agreement)
+        in_force = Follower(home=self.home, fetch=self.log_text).in_force(agreement)
+        # What a log that has ended recorded stands under its own checkpoints; otherwise the one of the receipt must extend what was seen.
+        note = receipt.checkpoint if receipt.checkpoint.startswith(f"{in_force.origin}\n") else None
+        self.followed_agreement(receipt.grant.agreement, note)
         request = self._own_request(job_id, receipt.grant)
         sealed = bytes.fromhex(answer["sealed"])
         release = verify_release(receipt, sealed, agreement, request, self.home.sealing_of)

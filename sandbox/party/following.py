@@ -180,13 +180,20 @@ class Follower:
         except (Tampered, Malformed) as error:
             if error.code not in ("checkpoint-signature", "checkpoint-origin", "log-key"):
                 raise
-            answer = parse_json(self.fetch("lineage").encode(), limit=64 << 20)
-            links = links_from(agreement.log, decode_links(answer["links"]))
+            links = self._links(agreement)
             if not links:
                 raise
         lineage = follow_lineage(agreement, links)
         self._require_consented(agreement, links)
         return self._follow_checked(note, lineage)
+
+    def in_force(self, agreement: Agreement) -> LogIdentity:
+        """The log to which the service's lineage leads from the one that an agreement names. Raises Tampered as `follow_agreed`."""
+        return follow_lineage(agreement, self._links(agreement)).log
+
+    def _links(self, agreement: Agreement) -> tuple[LogLink, ...]:
+        answer = parse_json(self.fetch("lineage").encode(), limit=64 << 20)
+        return links_from(agreement.log, decode_links(answer["links"]))
 
     def follow_stated(self, note: str, log: LogIdentity, links: tuple[LogLink, ...]) -> Followed:
         """As `follow`, for a log that no agreement named: what is kept goes on through its former keys."""

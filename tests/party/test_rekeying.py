@@ -144,7 +144,7 @@ def test_a_home_folded_by_older_code_is_folded_again_and_still_notices_a_rewind(
 
 
 @pytest.mark.parametrize("broken", ["never sent", "answer lost", "former", "sequence", "sealing", "signing", "draft"])
-@pytest.mark.parametrize("again", ["", "answer lost", "sealing", "signing"])
+@pytest.mark.parametrize("again", ["", "signing"])
 def test_a_rotation_interrupted_anywhere_and_again_is_finished_by_the_next_call(
     town: Town, broken: str, again: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
