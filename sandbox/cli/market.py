@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,12 +12,15 @@ from enclaves.kit.measure import checkout_root, measurement
 from policies.agreement import Agreement
 from policies.codec import decode
 from policies.declaration import Declaration
-from policies.errors import Conflict
+from policies.errors import Conflict, Tampered
 from policies.odrl import agreement_digest, parse_offer, timestamp
 from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
-from sandbox.party.agreeing import compose, fingerprints
+from sandbox.party.agreeing import compose, fingerprints, key_states
 from sandbox.party.drafting import draft_offer
 from sandbox.party.forms import declaration_of, offer_of, read_form
+
+if TYPE_CHECKING:
+    from sandbox.party.client import Client
 
 
 @click.group()
@@ -82,6 +85,9 @@ def offer_list(home_folder: Path, as_json: bool) -> None:
     table(("offer", "dataset", "title", "may ask"), rows)
 
 
+_REVOKED = ": this agreement starts no new job"
+
+
 @click.group()
 def agreement() -> None:
     """Terms that all parties sign."""
@@ -132,11 +138,16 @@ def agreement_show(home_folder: Path, name: str, as_json: bool) -> None:
     \b
     Example: sandbox agreement show --home ~/insurer sha256:...
     """
-    parsed, record = client_of(home_folder).agreement(name)
+    client = client_of(home_folder)
+    parsed, record = client.agreement(name)
+    states = _key_states(client, parsed)
     if as_json:
-        print_json(record | {"fingerprints": fingerprints(parsed)})
+        print_json(record | {"fingerprints": fingerprints(parsed), "keys": states})
         return
     show_agreement(parsed)
+    for party, state in states.items():
+        if state:
+            click.echo(f"note: the keys of {party} were {state} since{_REVOKED if state == 'revoked' else ''}")
 
 
 @agreement.command("sign")
@@ -149,12 +160,25 @@ def agreement_sign(home_folder: Path, name: str, as_json: bool) -> None:
     \b
     Example: sandbox agreement sign --home ~/insurer sha256:...
     """
-    record = client_of(home_folder).sign_agreement(name)
+    client = client_of(home_folder)
+    revoked = sorted(party for party, state in _key_states(client, client.agreement(name)[0]).items() if state == "revoked")
+    if revoked:
+        raise Conflict(f"the keys of {', '.join(revoked)} in this agreement were revoked; have it proposed anew", code="party-revoked")
+    record = client.sign_agreement(name)
     waiting = ", ".join(record["waiting_for"])
     if as_json:
         print_json({"digest": name, "state": record["state"], "waiting_for": record["waiting_for"]})
     else:
         click.echo(f"signed; {'waiting for ' + waiting if waiting else 'the agreement is active'}")
+
+
+def _key_states(client: Client, parsed: Agreement) -> dict[str, str]:
+    """What has become of the parties' keys; where the log cannot be followed, that is said and nothing is known."""
+    try:
+        return key_states(client, parsed)
+    except Tampered as error:
+        click.echo(f"warning: the log does not follow from the one of this agreement: {error.message}", err=True)
+        return {}
 
 
 def show_agreement(parsed: Agreement) -> None:

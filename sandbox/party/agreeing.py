@@ -11,6 +11,7 @@ from policies.codec import decode
 from policies.errors import NotFound, Tampered
 from policies.odrl import parse_offer
 from sandbox.party.client import Client
+from sandbox.party.following import Follower
 
 
 def compose(client: Client, uid: str, title: str, offers: list[str], auditors: list[str]) -> Agreement:
@@ -59,6 +60,23 @@ def compose(client: Client, uid: str, title: str, offers: list[str], auditors: l
         declarations=tuple(offer.declaration for offer in taken),
         terms=tuple(offer.terms for offer in taken),
     )
+
+
+def key_states(client: Client, agreement: Agreement) -> dict[str, str]:
+    """Return, per party, what has become of the keys that the agreement gives it, by the log that this participant follows.
+
+    Each is empty where nothing has, `replaced` with how often, or `revoked`.
+
+    Raises:
+        Tampered: the log is not one that follows from the agreement's.
+    """
+    ring = Follower(home=client.home, fetch=client.log_text).follow_agreed(client.checkpoint(), agreement).keyring
+    found = {}
+    for party in agreement.parties:
+        times = len(ring.chain(party.signing_key))
+        revoked = ring.signing_key(party.signing_key) is None
+        found[party.id] = "revoked" if revoked else f"replaced {times} x" if times else ""
+    return found
 
 
 def fingerprints(agreement: Agreement) -> list[dict[str, str]]:
