@@ -23,10 +23,10 @@ class Total:
 
 
 def compare(client: Client, epoch: Epoch) -> tuple[Total, ...]:
-    """Return every ledger of the epoch and of the logs before it as far as this home followed them."""
+    """Return every ledger of the epoch and of all logs that this home has followed, whichever the epoch says were before it."""
     follower = Follower(home=client.home, fetch=client.log_text)
     seen: dict[tuple[str, str], int] = {}
-    for kept in (follower.kept(log) for log in epoch.before):
+    for kept in follower.all_kept():
         for ledger in kept.ledgers():
             seen[ledger] = max(seen.get(ledger, 0), kept.total(*ledger))
     ledgers = sorted({*seen, *((total.provider, total.id_space) for total in epoch.totals)})
@@ -45,10 +45,10 @@ def sign_epoch(client: Client) -> Epoch:
     """
     epoch = decode(Epoch, client.epoch()["epoch"])
     follower = Follower(home=client.home, fetch=client.log_text)
-    if not any(follower.has(log) for log in epoch.before) and follower.has_any():
+    if follower.all_kept() and not any(follower.kept(log.origin) for log in epoch.before):
         raise Tampered("the epoch ends other logs than this participant followed", code="bad-epoch")
-    kept = follower.kept(epoch.before[-1]).frontier
-    if kept.size == epoch.size and kept.root().hex() != epoch.root:
+    kept = follower.kept(epoch.before[-1].origin)
+    if kept is not None and kept.frontier.size == epoch.size and kept.frontier.root().hex() != epoch.root:
         raise Tampered("the epoch ends another history of the log than this participant followed", code="bad-epoch")
     short = [total for total in compare(client, epoch) if total.opens < total.seen]
     if short:
@@ -56,6 +56,7 @@ def sign_epoch(client: Client) -> Epoch:
         raise Refused(f"the epoch opens below what was charged: {shown}", code="epoch-totals")
     # At home before it is sent: a broker accepts the new log only through what stands here.
     client.home.write(signed_file(digest(encode(epoch))), encode(epoch))
+    follower.end_before(epoch.number, digest(encode(epoch)))
     client.send_epoch_signature(epoch)
     client.home.note("epoch-signed", number=epoch.number, epoch=digest(encode(epoch)))
     return epoch

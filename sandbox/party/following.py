@@ -18,13 +18,16 @@ from policies.errors import Malformed, PolicyRefused, Tampered
 from policies.lineage import LogLink, SignedLogRotation, links_from
 from policies.privacy import Loss
 from policies.request import VersionFact
-from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
+from sandbox.audit.checkpoint import Checkpoint, open_checkpoint
 from sandbox.audit.keyring import Keyring
 from sandbox.audit.merkle import Frontier, leaf_hash
 from sandbox.audit.receipt import log_key
 from sandbox.party.home import Home
 
 PAGE = 500
+ENDED = "ended.json"
+"""Number and digest of the newest epoch that this participant signed or accepted."""
+
 EPOCH = "epoch"
 """Under which the totals stand with which a log opens; no job has such an id."""
 
@@ -39,8 +42,8 @@ class Followed:
         versions: by dataset, (index, version, file digest) of every published version, oldest first.
         signatures: by agreement and party, index and commitment of the entry of its signature.
         keyring: rotations and revocations of participants' keys.
-        log_key: the log's key (hex) after its `log_rotated` entries; empty as long as there is none.
-        epoch: digest of the epoch with which the log opens; empty for one that opens with none.
+        log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
+        epoch: digest of the epoch with which the log opens, and `number` of it; empty and 0 for one that opens with none.
     """
 
     frontier: Frontier = field(default_factory=Frontier)
@@ -49,8 +52,9 @@ class Followed:
     versions: dict[str, Any] = field(default_factory=dict)
     signatures: dict[str, Any] = field(default_factory=dict)
     keyring: Keyring = field(default_factory=Keyring)
-    log_key: str = ""
+    log_keys: tuple[str, ...] = ()
     epoch: str = ""
+    number: int = 0
 
     def spent_before(self, job: str, provider: str, id_space: str) -> Loss:
         """Own total of the charges on one ledger that stand before the charge of `job`."""
@@ -123,14 +127,15 @@ class Followed:
         ids, job = header.ids, header.ids.get("job", "")
         if header.kind == "log_rotated":
             rotation = verify_log_rotation(SignedLogRotation.from_ids(ids))
-            if self.log_key not in ("", rotation.old_key):
+            keys = self.log_keys or (rotation.old_key,)
+            if keys[-1] != rotation.old_key or rotation.key in keys:
                 raise Tampered("a key of the log is replaced that is not in force", code="bad-log-rotation")
-            return replace(self, log_key=rotation.key)
+            return replace(self, log_keys=(*keys, rotation.key))
         if header.kind == "epoch_opened":
             if index != 0:
                 raise Tampered("an epoch opens within a log", code="bad-epoch")
             self.charges[EPOCH] = {"index": 0, "losses": _losses(header)}
-            return replace(self, epoch=ids["epoch"])
+            return replace(self, epoch=ids["epoch"], number=int(ids["number"]))
         if header.kind == "charged":
             if job in self.charges:
                 raise Tampered(f"{job} is charged twice", code="charged-twice")
@@ -203,17 +208,29 @@ class Follower:
                 start = verify_log_rotation(link).old
         return self._follow_checked(note, Lineage(log=log, start=start, epoch=None))
 
-    def kept(self, log: LogIdentity) -> Followed:
-        """What this home has followed of a log so far."""
-        return self._load(log_key(log))[0]
+    def kept(self, origin: str) -> Followed | None:
+        """What this home has followed of the log of that origin; None if nothing."""
+        stem = self._stem(origin)
+        return None if stem is None else self._load(stem)[0]
 
-    def has(self, log: LogIdentity) -> bool:
-        """Whether this home has followed a log of that identity."""
-        return (self.home.folder / _file(log_key(log))).is_file()
+    def all_kept(self) -> list[Followed]:
+        """What this home has followed of every log."""
+        return [self._load(path.stem)[0] for path in sorted((self.home.folder / "logs").glob("*.json"))]
 
-    def has_any(self) -> bool:
-        """Whether this home has followed any log."""
-        return (self.home.folder / "logs").is_dir()
+    def end_before(self, number: int, epoch: str) -> None:
+        """Accept no log of an earlier epoch any more, and no other of this number: a ledger is not paid from twice."""
+        if number > self._ended()["number"]:
+            self.home.write(ENDED, {"number": number, "epoch": epoch})
+
+    def _ended(self) -> dict[str, Any]:
+        return dict(self.home.read_or(ENDED, {"number": 0, "epoch": ""}))
+
+    def _stem(self, origin: str) -> str | None:
+        """Name of the file of the one log of that origin: a second tree under the same name would have totals of its own."""
+        for path in sorted((self.home.folder / "logs").glob("*.json")):
+            if self.home.read(f"logs/{path.name}")["checkpoint"].startswith(f"{origin}\n"):
+                return path.stem
+        return None
 
     def _require_consented(self, agreement: Agreement, links: tuple[LogLink, ...]) -> None:
         """Hold an epoch against what this home knows: what it signed itself, and keys that were replaced or revoked in the log before."""
@@ -225,7 +242,7 @@ class Follower:
             name = digest(encode(link.epoch))
             if any(declaration.provider == me for declaration in agreement.declarations) and not was_signed(self.home, name):
                 raise Tampered("this participant did not sign the epoch", code="bad-epoch")
-            kept, _ = self._load(log_key(before))
+            kept = self.kept(before.origin) or Followed()
             for consent in link.consents:
                 party = next((item for item in agreement.parties if item.id == consent.provider), None)
                 if party is None:
@@ -240,23 +257,32 @@ class Follower:
     def _follow_checked(self, note: str, lineage: Lineage) -> Followed:
         checkpoint = open_checkpoint(note, log_key(lineage.log))
         with self.home.locked():
-            return self._follow(log_key(lineage.start), checkpoint, note, lineage)
+            return self._follow(checkpoint, note, lineage)
 
-    def _follow(self, key: LogKey, checkpoint: Checkpoint, note: str, lineage: Lineage) -> Followed:
-        kept, seen = self._load(key)
+    def _follow(self, checkpoint: Checkpoint, note: str, lineage: Lineage) -> Followed:
+        own = log_key(lineage.start).key_id.hex()
+        stem = own if (self.home.folder / _file(own)).is_file() else self._stem(lineage.start.origin) or own
+        kept, seen = self._load(stem)
         if checkpoint.size < seen.size:
             raise Tampered(f"the log has {checkpoint.size} entries, and had {seen.size} before: it was rewound", code="rolled-back")
         followed = self._extend(kept, checkpoint, seen)
         if followed.frontier.root() != checkpoint.root:
             raise Tampered("the log's entries do not lead to its checkpoint: it was rewritten", code="rewritten")
-        self._require_lineage(followed, lineage)
-        self._save(key, followed, note)
+        self._require_lineage(followed, lineage, stem)
+        self._save(stem, followed, note)
+        if lineage.epoch is not None:
+            self.end_before(followed.number, followed.epoch)
         return followed
 
-    def _require_lineage(self, followed: Followed, lineage: Lineage) -> None:
+    def _require_lineage(self, followed: Followed, lineage: Lineage, stem: str) -> None:
         """The entries must tell of the same keys and the same epoch as the lineage under which the checkpoint was accepted."""
-        if (followed.log_key or lineage.start.key) != lineage.log.key:
-            raise Tampered("the checkpoint is not signed with the log's key in force", code="log-key")
+        keys, origin = followed.log_keys or (lineage.log.key,), lineage.log.origin
+        ids = [log_key(LogIdentity(origin=origin, key=key)).key_id.hex() for key in keys]
+        if keys[-1] != lineage.log.key or lineage.start.key not in keys or stem not in ids:
+            raise Tampered("the checkpoint is not signed with the key in force of the log followed before", code="log-key")
+        ended = self._ended()
+        if followed.number < ended["number"] or (followed.number == ended["number"] and followed.epoch != ended["epoch"]):
+            raise Tampered("this log has ended: a later epoch was signed", code="rolled-back")
         epoch = "" if lineage.epoch is None else digest(encode(lineage.epoch))
         if lineage.epoch is not None and followed.epoch != epoch:
             raise Tampered("the log does not open with the signed epoch", code="bad-epoch")
@@ -282,9 +308,9 @@ class Follower:
                 raise Tampered("the log's entries are not those seen before: it was rewritten", code="rewritten")
         return replace(fold, frontier=frontier)
 
-    def _load(self, key: LogKey) -> tuple[Followed, Frontier]:
+    def _load(self, stem: str) -> tuple[Followed, Frontier]:
         """What was folded before, and the tree that was seen. What older code folded lacks some, and is folded again from the beginning."""
-        kept = self.home.read_or(_file(key), None)
+        kept = self.home.read_or(_file(stem), None)
         if kept is None:
             return Followed(), Frontier()
         seen = Frontier.from_json(kept["frontier"])
@@ -297,12 +323,13 @@ class Follower:
             versions=kept["versions"],
             signatures=kept["signatures"],
             keyring=Keyring.from_json(kept["keyring"]),
-            log_key=kept["log_key"],
+            log_keys=tuple(kept["log_keys"]),
             epoch=kept["epoch"],
+            number=kept["number"],
         )
         return followed, seen
 
-    def _save(self, key: LogKey, followed: Followed, note: str) -> None:
+    def _save(self, stem: str, followed: Followed, note: str) -> None:
         value = {
             "frontier": followed.frontier.to_json(),
             "charges": followed.charges,
@@ -310,15 +337,16 @@ class Follower:
             "versions": followed.versions,
             "signatures": followed.signatures,
             "keyring": followed.keyring.to_json(),
-            "log_key": followed.log_key,
+            "log_keys": list(followed.log_keys),
             "epoch": followed.epoch,
+            "number": followed.number,
             "checkpoint": note,
         }
-        self.home.write(_file(key), value)
+        self.home.write(_file(stem), value)
 
 
-def _file(key: LogKey) -> str:
-    return f"logs/{key.key_id.hex()}.json"
+def _file(stem: str) -> str:
+    return f"logs/{stem}.json"
 
 
 def decode_links(value: Any) -> tuple[LogLink, ...]:

@@ -520,3 +520,19 @@ def test_nobody_else_joins_under_a_home_that_followed_another_log(town: Town, tm
     newcomer.join(issue_code(town.host, "late"))
     assert newcomer.epoch()["waiting_for"] == ["clinic", "insurer"]
     assert [item["id"] for item in newcomer.participants()] == sorted([*market.ROLES, "late"])
+
+
+def test_who_signed_an_epoch_pays_from_no_ledger_of_the_log_before_it_any_more(town: Town) -> None:
+    """The host goes on with the log that it said had ended, where the budget is spent a second time."""
+    insurer, old = town.clients["insurer"], town.host
+    insurer.followed_agreement(town.agreement)
+    data, key, origin = [draft.data for draft in drafts(old)], old.log_key, old.config.origin
+    root = Frontier().extend([leaf_hash(entry) for entry in data]).root()
+    note = sign(Checkpoint(origin=origin, size=len(data), root=root), key)
+    begin(town)
+    sign_epoch(town.clients["insurer"])
+    insurer = town.clients["insurer"]
+    town.session("insurer").doctor = lambda method, path, answer: Answer(200, note.encode()) if path == "/log/checkpoint" else answer
+    with pytest.raises(Tampered) as caught:
+        insurer.followed_agreement(town.agreement)
+    assert caught.value.code == "rolled-back"

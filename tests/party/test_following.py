@@ -143,10 +143,19 @@ def test_a_page_that_is_too_short_or_too_long_is_noticed(home: Home, log: Log) -
         assert caught.value.code == "rewritten"
 
 
-def test_logs_of_two_keys_are_followed_apart(home: Home, log: Log) -> None:
-    other = Log(entries=[charge("job-1", 5)])
+def test_logs_of_two_origins_are_followed_apart(home: Home, log: Log) -> None:
+    other = Log(entries=[charge("job-1", 5)], origin="log.test/two")
     assert log.follow(home).frontier.size == 5
     assert other.follow(home).spent_before("none", "insurer", "people").amount == 5
+    assert log.follow(home).spent_before("none", "insurer", "people").amount == 140
+
+
+def test_a_second_tree_under_the_same_origin_and_another_key_is_refused(home: Home, log: Log) -> None:
+    log.follow(home)
+    longer = Log(entries=[*log.entries, charge("job-9", 5)])  # its totals would be paid from a second time
+    for other in (Log(entries=[charge("job-1", 5)]), Log(entries=list(log.entries)), longer):
+        with pytest.raises(Tampered):
+            other.follow(home)
     assert log.follow(home).spent_before("none", "insurer", "people").amount == 140
 
 
