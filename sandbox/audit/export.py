@@ -16,7 +16,7 @@ from policies.canonical import canonical, parse_json
 from policies.codec import decode, encode
 from policies.entries import Opening
 from policies.errors import Malformed, NotFound, Tampered
-from policies.lineage import SignedLogRotation
+from policies.lineage import LogRotation, SignedLogRotation
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.tiles import TILE_WIDTH, LogFile, layout, unpack_entries
 
@@ -92,13 +92,26 @@ class Export:
     def log_keys(self, key: LogKey) -> list[LogKey]:
         """`key` and the keys of the same log that followed it, each signed for by the one before it. A missing or false file adds none."""
         found = [key]
-        with suppress(*MISSING, Malformed, Tampered):
-            for item in parse_json(self.read(LINEAGE_PATH), limit=64 << 20)["links"]:
-                if item.get("kind") == "signed-log-rotation/1":
-                    rotation = verify_log_rotation(decode(SignedLogRotation, item))
-                    if (rotation.origin, rotation.old_key) == (key.name, found[-1].public.hex()):
-                        found.append(LogKey(name=key.name, public=bytes.fromhex(rotation.key)))
+        for rotation in self._log_rotations():
+            if (rotation.origin, rotation.old_key) == (key.name, found[-1].public.hex()):
+                found.append(LogKey(name=key.name, public=bytes.fromhex(rotation.key)))
         return found
+
+    def former_keys(self, key: LogKey) -> list[LogKey]:
+        """The keys of the same log before `key`, oldest first, each of which signed for the one after it."""
+        found: list[LogKey] = []
+        for rotation in reversed(self._log_rotations()):
+            if (rotation.origin, rotation.key) == (key.name, (found[0] if found else key).public.hex()):
+                found.insert(0, LogKey(name=key.name, public=bytes.fromhex(rotation.old_key)))
+        return found
+
+    def _log_rotations(self) -> list[LogRotation]:
+        """The verified new keys that the export tells of, in order; none where the file is missing or false."""
+        with suppress(*MISSING, Malformed, Tampered, AttributeError, KeyError, TypeError):
+            links = parse_json(self.read(LINEAGE_PATH), limit=64 << 20)["links"]
+            rotations = [item for item in links if item.get("kind") == "signed-log-rotation/1"]
+            return [verify_log_rotation(decode(SignedLogRotation, item)) for item in rotations]
+        return []
 
     def bundles(self, size: int) -> Iterator[Bundle]:
         """Yield the bundles of a log of `size` entries in order; nothing in them is authenticated.

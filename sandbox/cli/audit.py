@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from rich.progress import Progress
 from policies.agreement import LogIdentity
 from policies.canonical import parse_json
 from policies.codec import decode
-from policies.errors import Malformed
+from policies.errors import Malformed, Tampered
 from policies.odrl import parse_agreement
-from sandbox.audit.checkpoint import LogKey, open_checkpoint
+from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
+from sandbox.audit.export import Export
 from sandbox.audit.receipt import Receipt, verify_receipt
 from sandbox.audit.replay import Verdict, replay
 from sandbox.cli.show import client_of, home_option, json_option, print_json, table
@@ -74,7 +76,9 @@ def audit_replay(folder: Path, vkey: str | None, since: Path | None, as_json: bo
     Example: sandbox audit replay ./log --since ./last-month/checkpoint
     """
     key = LogKey.parse((vkey or read_text(folder / "log.vkey")).strip())
-    earlier = None if since is None else open_checkpoint(since.read_text(encoding="utf-8"), key)
+    earlier = (
+        None if since is None else _earlier(since.read_text(encoding="utf-8"), Export(read=lambda path: (folder / path).read_bytes()), key)
+    )
     with Progress(console=Console(stderr=True), disable=as_json) as progress:
         task = progress.add_task("replaying")
         verdict = replay(
@@ -85,6 +89,14 @@ def audit_replay(folder: Path, vkey: str | None, since: Path | None, as_json: bo
         )
     print_json(asdict(verdict)) if as_json else show_verdict(verdict)
     sys.exit(0 if verdict.ok else 5 if verdict.mismatches else INCOMPLETE)
+
+
+def _earlier(note: str, export: Export, key: LogKey) -> Checkpoint:
+    """A checkpoint kept from earlier, signed with the log's key or with one before or after it."""
+    for other in (*export.former_keys(key), *export.log_keys(key)[1:]):
+        with suppress(Tampered):
+            return open_checkpoint(note, other)
+    return open_checkpoint(note, key)
 
 
 def show_verdict(verdict: Verdict) -> None:

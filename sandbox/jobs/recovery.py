@@ -18,9 +18,11 @@ from policies.documents import Admission, SignedRotation, VersionManifest
 from policies.entries import EntryKind, Header
 from policies.errors import NotFound
 from policies.grant import make_grant
+from policies.lineage import SignedLogRotation
 from policies.odrl import parse_agreement
 from policies.request import JobRequest
 from sandbox.audit import merkle
+from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.export import Export
 from sandbox.audit.judge_decision import DecidedBody
 from sandbox.audit.judge_exchange import SignedBody
@@ -73,13 +75,20 @@ def recover(host: Host, exports: Sequence[Export]) -> Recovery:
     with host.store.transaction() as tx:
         tx.hold_log()
         size = tx.log_size()
-        found = merge_exports(exports, [host.log_identity], size, merkle.root_from_nodes(size, tx.node))
+        found = merge_exports(exports, _keys(host, tx), size, merkle.root_from_nodes(size, tx.node))
         if found.entries:
             _Rebuilding(host=host, tx=tx, found=found, report=report).all()
             tx.add_checkpoint(found.size, found.note)
     host.on_step("recovered")
     host.publish()
     return report
+
+
+def _keys(host: Host, tx: Transaction) -> list[LogKey]:
+    """Every key that this log has had: an export may be older than the newest."""
+    own = host.log_identity
+    former = [link.rotation.old_key for link in tx.log_links() if isinstance(link, SignedLogRotation) and link.rotation.origin == own.name]
+    return [*(LogKey(name=own.name, public=bytes.fromhex(key)) for key in former), own]
 
 
 @dataclass(kw_only=True)

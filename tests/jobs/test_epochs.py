@@ -23,7 +23,7 @@ from policies.entries import LedgerCharge
 from policies.errors import Conflict, Forbidden, Malformed, NotFound, Refused, SandboxError, Tampered, Unavailable
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch, links_from
 from sandbox.audit.checkpoint import Checkpoint, LogKey, sign
-from sandbox.audit.export import LINEAGE_PATH
+from sandbox.audit.export import LINEAGE_PATH, Export
 from sandbox.audit.merkle import Frontier, leaf_hash
 from sandbox.audit.receipt import Receipt, verify_receipt
 from sandbox.audit.replay import replay
@@ -134,7 +134,10 @@ def test_the_log_changes_its_key_and_everybody_follows(town: Town, tmp_path: Pat
     assert not replayed(town, LogKey(name=before.name, public=SigningKey.generate().public)).ok
     size = export_log(town.clients["auditor"], tmp_path / "out", log_of(town.host))
     assert size == len(drafts(town.host))
-    assert replay(lambda path: (tmp_path / "out" / path).read_bytes(), before).ok
+    exported = Export(read=lambda path: (tmp_path / "out" / path).read_bytes())
+    assert replay(exported.read, before).ok
+    assert exported.former_keys(town.host.log_identity)[0] == before == exported.log_keys(before)[0]
+    assert exported.log_keys(before)[-1] == town.host.log_identity
 
 
 def log_of(host: Host) -> LogIdentity:
