@@ -1,4 +1,4 @@
-"""A TCP proxy that loses one message: `lost` before it reaches the server, `applied` after the server answered and before the answer arrives.
+"""A TCP proxy that loses one message: `lost` before it reaches the server, `applied` after the server answered, before the answer arrives.
 
 A turn is what a client sends until the server says something. Real sockets, real resets; everything before and after the cut passes.
 """
