@@ -58,7 +58,7 @@ class Line:
         for broker in self.brokers:
             try:
                 broker.step()
-            except SandboxError:
+            except (SandboxError, KeyError):
                 continue
 
     def until(self, ended: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
