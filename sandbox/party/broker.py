@@ -33,6 +33,11 @@ from sandbox.party.publish import column_keys
 
 NONCE_LIFETIME_S = 60
 MAX_CLOCK_SKEW_S = 300
+"""How far a decision may lie in this clock's future."""
+
+MAX_WAIT_S = 24 * 3600
+"""How long ago a decision may have been made: jobs wait for a worker. Whether it still holds is decided again, by this clock."""
+
 RETRY_S = 1.0
 """How long a broker rests after something went wrong."""
 
@@ -174,7 +179,7 @@ class Broker:
         plan = parse_plan(request.sql, agreement.by_dataset)
         for provider in sorted({read.provider for read in grant.reads}):
             followed.request_key(grant.job, agreement.party(provider))
-        if abs(stated.now - self.now()) > MAX_CLOCK_SKEW_S:
+        if not -MAX_CLOCK_SKEW_S <= self.now() - stated.now <= MAX_WAIT_S:
             raise PolicyRefused("the host decided at another time than now", code="clock")
         facts = self._own_facts(grant, agreement, plan, stated, followed, consumer)
         decision = decide(request, agreement, plan, facts)

@@ -12,23 +12,23 @@ from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
-HEAD_S = 15.0
-"""A request's head must be there so long after its first byte."""
-
-BODY_S = 60.0
-"""So long after its head, a request's body must be there; what comes later is not read."""
-
-UPLOAD_S = 3600.0
-"""The same for an encrypted file."""
-
-STALL_S = 30
-"""A client that sends nothing, or takes nothing of its answer, for so long is gone."""
-
 _UPLOADS = "/uploads"
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's threaded worker; its main loop ends what takes too long."""
+    """gunicorn's threaded worker; its main loop ends what takes too long.
+
+    Attributes:
+        head_s: a request's head must be there so long after its first byte.
+        body_s: so long after its head, a request's body must be there; what comes later is not read.
+        upload_s: the same for an encrypted file.
+        stall_s: a client that sends nothing, or takes nothing of its answer, for so long is gone.
+    """
+
+    head_s = 15.0
+    body_s = 60.0
+    upload_s = 3600.0
+    stall_s = 30
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -37,14 +37,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle(self, connection: Any) -> Any:
         """Read and answer one request."""
         # In the kernel, since gunicorn resets the timeouts of Python's sockets.
-        stall = struct.pack("ll", STALL_S, 0)
+        stall = struct.pack("ll", self.stall_s, 0)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             connection.sock.setsockopt(socket.SOL_SOCKET, option, stall)
         if connection.initialized or connection.data_ready:
-            self._until[connection] = time.monotonic() + HEAD_S
+            self._until[connection] = time.monotonic() + self.head_s
         else:
             # It waits up to 5 s for the first byte without holding a thread for longer.
-            self._until[connection] = time.monotonic() + HEAD_S + 5.0
+            self._until[connection] = time.monotonic() + self.head_s + 5.0
         try:
             return super().handle(connection)
         finally:
@@ -52,7 +52,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_request(self, request: Any, connection: Any) -> Any:
         """Answer a request whose head is there."""
-        self._until[connection] = time.monotonic() + (UPLOAD_S if request.path.endswith(_UPLOADS) else BODY_S)
+        self._until[connection] = time.monotonic() + (self.upload_s if request.path.endswith(_UPLOADS) else self.body_s)
         return super().handle_request(request, connection)
 
     def murder_pending(self) -> None:
