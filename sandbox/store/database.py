@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError, ResourceClosedError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from policies.errors import Conflict, SandboxError, Tampered, Unavailable
@@ -127,8 +127,8 @@ class Store:
         self._engine.dispose()
 
 
-_LOST = (DBAPIError, NoConnection, PendingRollbackError, ResourceClosedError)
-"""What a lost, full or busy database raises; the last two where a connection broke inside a savepoint."""
+_LOST = (DBAPIError, NoConnection)
+"""What a lost, full or busy database raises."""
 
 
 @contextmanager

@@ -9,9 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-import requests
-
-from enclaves.evidence import Identity
 from policies.canonical import parse_json
 from policies.errors import SandboxError, Unavailable
 from sandbox.audit.replay import replay
@@ -47,11 +44,10 @@ class Line:
     host: Host
     brokers: list[Broker]
     between: Callable[[], None] = lambda: None
-    identities: list[Identity] = field(default_factory=list)
     worker: Worker = field(init=False)
 
     def __post_init__(self) -> None:
-        self.worker = Worker(host=self.host, launch=lambda: cast(EnclaveProcess, EnclaveHere(self.host.measurement, self.identities)))
+        self.worker = Worker(host=self.host, launch=lambda: cast(EnclaveProcess, EnclaveHere(self.host.measurement, [])))
 
     def ask_brokers(self) -> None:
         """Let every broker look once; what it cannot reach it tries next time, as `Broker.serve` does."""
@@ -125,10 +121,3 @@ def require_sound(host: Host, participant: str = "auditor") -> None:
     files = export(host, participant)
     verdict = replay(lambda path: io.BytesIO(files[path]).read(), host.log_identity)
     assert verdict.mismatches == ()
-
-
-def kept(session: requests.Session | None = None) -> Any:
-    """A session that keeps no connection: every message is on one of its own."""
-    found = session or requests.Session()
-    found.headers["Connection"] = "close"
-    return found
