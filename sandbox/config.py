@@ -42,6 +42,9 @@ class Config:
     keys_timeout_s: float = _setting(60.0, "how long a run waits for its brokers, once for nonces and once for keys", low=0.01, high=86_400)
     run_timeout_s: float = _setting(600.0, "how long an enclave may compute", low=0.01, high=7 * 86_400)
     lease_s: float = _setting(30.0, "a worker that has not renewed its lease for so long counts as dead", low=0.01, high=86_400)
+    runs: int = _setting(
+        16, "most runs that one worker begins while their brokers keep it waiting; 1: one after the other", low=1, high=1000
+    )
     poll_s: float = _setting(0.1, "how often a worker looks for work while no queue hints reach it, seconds", low=0.001, high=60)
     queue: str = _setting(
         "sqlite", "where hints that wake workers go: `sqlite` (a file inside `data`), `redis://...`, `postgresql://...` or `off`"

@@ -67,8 +67,9 @@ def open_local(path: Path, *, memory: int | None = None) -> LocalTable:
         with path.open("rb") as file:
             head = file.read(8)
         kind = _format_of(head, path)
-        _require_room(path, kind, _available() if memory is None else memory)
-        table = _read_csv(path) if kind == "csv" else _plain(_read_binary(path, kind, head))
+        room = _available() if memory is None else memory
+        _require_room(path, kind, room)
+        table = _read_csv(path) if kind == "csv" else _plain(_read_binary(path, kind, head), path, room)
         table.validate(full=True)
     except (pa.ArrowMemoryError, MemoryError) as error:
         raise Malformed(f"{path.name} does not fit in memory; split it or use a larger machine", code="too-large") from error
@@ -129,19 +130,35 @@ def _format_of(head: bytes, path: Path) -> Format:
 
 def _read_binary(path: Path, kind: Format, head: bytes) -> pa.Table:
     if kind == "parquet":
-        return pq.read_table(path, partitioning=None)
+        schema = pq.read_schema(path)
+        texts = [name for name, held in zip(schema.names, schema.types, strict=True) if _is_text(held)]
+        # As dictionaries: one long text that stands in every row takes room once until it is known that all of it fits.
+        return pq.read_table(path, partitioning=None, read_dictionary=texts)
     with pa.OSFile(os.fspath(path), "rb") as file:
         return (ipc.open_file(file) if head.startswith(b"ARROW1") else ipc.open_stream(file)).read_all()
 
 
-def _plain(table: pa.Table) -> pa.Table:
-    """`table` with dictionaries (pandas categories) and string views as their plain values."""
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _plain(table: pa.Table, path: Path, room: int) -> pa.Table:
+    """`table` with dictionaries (pandas categories) and string views as their plain values. Raises Malformed without room for them."""
+    _require(table.nbytes + sum(map(_spelled_out, table.columns)), room, path)
     for index, field in enumerate(table.schema):
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         kind = pa.large_string() if pa.types.is_string_view(kind) else kind
         if kind != field.type:
             table = table.set_column(index, field.name, table.column(index).cast(kind))
     return table
+
+
+def _spelled_out(column: pa.ChunkedArray) -> int:
+    """Bytes of a dictionary column's texts once each row has its own; 0 for another column."""
+    if not pa.types.is_dictionary(column.type) or not _is_text(column.type.value_type):
+        return 0
+    sizes = (pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0 for chunk in column.chunks)
+    return int(sum(sizes))
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -204,8 +221,27 @@ def _lines(file: Iterator[bytes], path: Path) -> Iterator[str]:
 def _require_room(path: Path, kind: Format, memory: int) -> None:
     needed = path.stat().st_size * (_CSV_GROWTH if kind == "csv" else 1)
     if kind == "parquet":
-        parts = pq.read_metadata(path)
-        needed = sum(parts.row_group(index).total_byte_size for index in range(parts.num_row_groups))
+        needed = _decoded_size(pq.read_metadata(path))
+    _require(needed, memory, path)
+
+
+def _decoded_size(parts: pq.FileMetaData) -> int:
+    """Bytes that a Parquet file takes at least once it is read: run lengths and dictionaries make a file far smaller than its rows."""
+    encoded = sum(parts.row_group(index).total_byte_size for index in range(parts.num_row_groups))
+    widths = [_WIDTHS.get(held.physical_type, max(4, held.length)) for held in map(parts.schema.column, range(parts.num_columns))]
+    decoded = sum(
+        parts.row_group(group).column(index).num_values * width
+        for group in range(parts.num_row_groups)
+        for index, width in enumerate(widths)
+    )
+    return int(max(encoded, decoded))
+
+
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
+"""Bytes of a value by physical type; of a text, those of its place among the others."""
+
+
+def _require(needed: int, memory: int, path: Path) -> None:
     if needed > memory:
         sizes = f"{needed / (1 << 20):.1f} MiB in memory, and {memory / (1 << 20):.1f} MiB are available"
         raise Malformed(f"{path.name} takes about {sizes}; split it or use a larger machine", code="too-large")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import queue
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,9 @@ T = TypeVar("T")
 _START = "import sys; sys.path.insert(0, {root!r}); from enclaves.main import main; main()"
 
 
+_PREFIX = "enclave-"
+
+
 class EnclaveDied(Exception):
     """The enclave process ended, ran out of time or said something that is no frame of the protocol."""
 
@@ -37,19 +43,26 @@ class EnclaveProcess:
     """
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="enclave-")
-        self._process = subprocess.Popen(
+        self._folder, self._held = _own_folder()
+        try:
+            self._process = self._start()
+        except BaseException:
+            _remove(self._folder, self._held)
+            raise
+        self._frames: queue.Queue[bytes | None] = queue.Queue()
+        threading.Thread(target=self._collect, daemon=True).start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             [sys.executable, "-I", "-B", "-c", _START.format(root=str(checkout_root()))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            cwd=self._folder.name,
+            cwd=self._folder,
             env={},
             close_fds=True,
             start_new_session=True,
         )
-        self._frames: queue.Queue[bytes | None] = queue.Queue()
-        threading.Thread(target=self._collect, daemon=True).start()
 
     def __enter__(self) -> EnclaveProcess:
         return self
@@ -67,7 +80,7 @@ class EnclaveProcess:
                     stream.close()
                 except OSError:
                     pass  # the other end is gone, which is what closing is for
-        self._folder.cleanup()
+        _remove(self._folder, self._held)
 
     @property
     def alive(self) -> bool:
@@ -121,6 +134,47 @@ class EnclaveProcess:
                 self._frames.put(read_frame(self._process.stdout))
         except (EOFError, OSError, ValueError, Malformed, Tampered):
             self._frames.put(None)
+
+
+def remove_leftovers(folder: Path | None = None) -> int:
+    """Remove the empty folders that enclaves of killed workers left in the folder for temporary files. Returns how many.
+
+    Whoever starts an enclave holds a lock on its folder, which ends with its process however that ends.
+    """
+    removed = 0
+    for path in (folder or Path(tempfile.gettempdir())).glob(f"{_PREFIX}*"):
+        try:
+            held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # gone meanwhile, or somebody else's
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.rmdir()
+            removed += 1
+        except OSError:
+            pass  # an enclave is in it, or it is not an enclave's: an enclave writes nothing
+        finally:
+            os.close(held)
+    return removed
+
+
+def _own_folder() -> tuple[str, int]:
+    """A new empty folder and the descriptor whose lock says that it is in use. Raises OSError."""
+    while True:
+        path = tempfile.mkdtemp(prefix=_PREFIX)
+        try:
+            held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue  # removed as a leftover before it was locked
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if os.path.isdir(path):
+            return path, held
+        os.close(held)
+
+
+def _remove(path: str, held: int) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    os.close(held)
 
 
 def _typed(kind: type[T], frame: bytes) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from enclaves.kit.appraisal import Attested, verify_statement
 from policies.canonical import digest, digest_bytes
@@ -12,28 +13,37 @@ from policies.errors import Conflict, Tampered
 from policies.grant import FailureCode, grant_digest
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.host import Host
-from sandbox.jobs.states import Job, JobState, StoredRelease
+from sandbox.jobs.states import Job, JobState, Positions, StoredRelease
+
+if TYPE_CHECKING:
+    from sandbox.store.database import Transaction
 
 
 def record_evidence(host: Host, job: Job, evidence: SignedEvidence, attested: Attested) -> Job:
-    """Store and log the evidence of a running job, open it to the brokers, and publish."""
+    """Store and log the evidence of a running job, open it to the brokers, and publish. The same again is the same."""
     assert job.grant is not None
     with host.store.transaction() as tx:
         held = tx.lock_job(job.id)
         if held is None or held.state != "running":
             raise Conflict("the run was ended by somebody else", code="job-state")
-        ids = {"job": job.id, "grant": grant_digest(job.grant), "evidence": attested.digest, "measurement": attested.evidence.measurement}
-        index = tx.append("attested", at=host.now(), ids=ids, body={"evidence": encode(evidence)}, agreement=job.request.agreement)
-        positions = replace(held.positions, attested=index)
-        tx.set_evidence(held, evidence, positions)
-        for request in tx.key_requests(job.id):
-            tx.set_key_request(replace(request, state="attested"))
+        positions = held.positions if held.evidence == evidence else _log_evidence(host, tx, held, evidence, attested)
     host.publish()
     return replace(held, evidence=evidence, positions=positions)
 
 
+def _log_evidence(host: Host, tx: Transaction, held: Job, evidence: SignedEvidence, attested: Attested) -> Positions:
+    assert held.grant is not None
+    ids = {"job": held.id, "grant": grant_digest(held.grant), "evidence": attested.digest, "measurement": attested.evidence.measurement}
+    index = tx.append("attested", at=host.now(), ids=ids, body={"evidence": encode(evidence)}, agreement=held.request.agreement)
+    positions = replace(held.positions, attested=index)
+    tx.set_evidence(held, evidence, positions)
+    for request in tx.key_requests(held.id):
+        tx.set_key_request(replace(request, state="attested"))
+    return positions
+
+
 def record_outcome(host: Host, job: Job, attested: Attested, signed: SignedStatement, sealed: bytes) -> Job:
-    """Store what the enclave stated and sealed, if it keeps to the grant; log it; publish.
+    """Store what the enclave stated and sealed, if it keeps to the grant; log it; publish. The same again is the same.
 
     Raises:
         Tampered: mechanism, scale, loss or digest differ from the grant or from the sealed bytes; nothing is stored.
@@ -43,26 +53,35 @@ def record_outcome(host: Host, job: Job, attested: Attested, signed: SignedState
     statement = verify_statement(signed, attested, job.grant)
     if statement.sealed != (digest_bytes(sealed) if sealed else None):
         raise Tampered("the sealed release is not the stated one", code="statement-mismatch")
-    state: JobState = "released" if sealed else "withheld"
-    kind: EntryKind = "released" if sealed else "withheld"
     with host.store.transaction() as tx:
         held = tx.lock_job(job.id)
         if held is None:
             raise Conflict("the job is gone", code="job-state")
-        ids = {
-            "job": job.id,
-            "agreement": job.request.agreement,
-            "grant": statement.grant,
-            "evidence": statement.evidence,
-            "statement": digest(encode(signed)),
-        }
-        ids |= {"sealed": statement.sealed} if statement.sealed else {"code": str(statement.withheld)}
-        index = tx.append(kind, at=host.now(), ids=ids, body={"statement": encode(signed)}, agreement=job.request.agreement)
-        ended = tx.move_job(held, state, positions=replace(held.positions, ended=index), code=statement.withheld or "")
-        tx.add_release(StoredRelease(job=job.id, statement=signed, sealed=sealed))
+        if tx.release(job.id) == StoredRelease(job=job.id, statement=signed, sealed=sealed):
+            ended = held  # stored before, by an attempt whose answer was lost
+        else:
+            ended = _store_outcome(host, tx, held, signed, sealed)
     host.on_step("stored")
     host.publish()
     host.on_step("stored-published")
+    return ended
+
+
+def _store_outcome(host: Host, tx: Transaction, held: Job, signed: SignedStatement, sealed: bytes) -> Job:
+    statement = signed.statement
+    state: JobState = "released" if sealed else "withheld"
+    kind: EntryKind = "released" if sealed else "withheld"
+    ids = {
+        "job": held.id,
+        "agreement": held.request.agreement,
+        "grant": statement.grant,
+        "evidence": statement.evidence,
+        "statement": digest(encode(signed)),
+    }
+    ids |= {"sealed": statement.sealed} if statement.sealed else {"code": str(statement.withheld)}
+    index = tx.append(kind, at=host.now(), ids=ids, body={"statement": encode(signed)}, agreement=held.request.agreement)
+    ended = tx.move_job(held, state, positions=replace(held.positions, ended=index), code=statement.withheld or "")
+    tx.add_release(StoredRelease(job=held.id, statement=signed, sealed=sealed))
     return ended
 
 

@@ -44,7 +44,7 @@ def check(host: Host, caller: Participant, request: JobRequest) -> Preview:
     stored, plan = _prepare(host, caller, request)
     with host.store.reading() as tx:
         require_carried(tx, stored, _needed(stored.agreement, plan, request))
-        facts = _facts(host, tx, stored.agreement, plan, tx.spent(), request.consumer)
+        facts = _facts(host, tx, stored.agreement, plan, tx.spent(), request.consumer, host.now())
     decision = decide(request, stored.agreement, plan, facts)
     grant = _grant(stored, digest_of(encode(request)), request, plan, facts, decision)
     return Preview(plan=plan, facts=facts, decision=decision, grant=grant)
@@ -82,7 +82,8 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
         require_signed_epoch(tx)
         require_in_force(tx, caller)
         require_carried(tx, stored, _needed(stored.agreement, plan, request))
-        facts = _facts(host, tx, stored.agreement, plan, spent, request.consumer)
+        now = host.now()  # one look: a clock that jumps in between would part the decision from its entry
+        facts = _facts(host, tx, stored.agreement, plan, spent, request.consumer, now)
         decision = decide(request, stored.agreement, plan, facts)
         grant = _grant(stored, digest, request, plan, facts, decision)
         job = Job(
@@ -96,10 +97,10 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
             decision=decision,
             grant=grant,
             evidence=None,
-            positions=_record(host, tx, signed, digest, plan, facts, decision, grant, ledgers),
+            positions=_record(now, tx, signed, digest, plan, facts, decision, grant, ledgers),
             code="",
             worker="",
-            created_at=host.now(),
+            created_at=now,
         )
         tx.add_job(job)
     host.on_step("charged")
@@ -111,7 +112,7 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
 
 
 def _record(
-    host: Host,
+    now: int,
     tx: Transaction,
     signed: Signed,
     digest: str,
@@ -133,7 +134,7 @@ def _record(
         "parser": PARSER_VERSION,
     }
     verdict = {"allowed": "yes" if decision.allowed else "no"}
-    decided = tx.append("decided", at=host.now(), ids=ids | verdict, body=body, agreement=agreement)
+    decided = tx.append("decided", at=now, ids=ids | verdict, body=body, agreement=agreement)
     if grant is None:
         return Positions(decided=decided)
     losses = [
@@ -142,8 +143,8 @@ def _record(
     ]
     tx.charge(losses)
     named = {"job": ids["job"], "agreement": agreement, "grant": grant_digest(grant)}
-    charged = tx.append("charged", at=host.now(), ids=named, body={"job": ids["job"]}, losses=losses, agreement=agreement)
-    granted = tx.append("granted", at=host.now(), ids=named, body={"grant": encode(grant)}, agreement=agreement)
+    charged = tx.append("charged", at=now, ids=named, body={"job": ids["job"]}, losses=losses, agreement=agreement)
+    granted = tx.append("granted", at=now, ids=named, body={"grant": encode(grant)}, agreement=agreement)
     return Positions(decided=decided, charged=charged, granted=granted)
 
 
@@ -174,7 +175,9 @@ def _needed(agreement: Agreement, plan: Plan, request: JobRequest) -> list[str]:
     return sorted(name for name in names if agreement.has_party(name))
 
 
-def _facts(host: Host, tx: Transaction, agreement: Agreement, plan: Plan, spent: dict[tuple[str, str], Loss], consumer: str) -> Facts:
+def _facts(
+    host: Host, tx: Transaction, agreement: Agreement, plan: Plan, spent: dict[tuple[str, str], Loss], consumer: str, now: int
+) -> Facts:
     versions = [tx.newest_version(dataset) for dataset in plan.sources]
     for version in versions:
         if version is not None and tx.upload_is_lost(version.file_digest):
@@ -182,7 +185,7 @@ def _facts(host: Host, tx: Transaction, agreement: Agreement, plan: Plan, spent:
                 f"version {version.version} of `{version.dataset}` was lost; its provider publishes a new one", code="upload-lost"
             )
     return Facts(
-        now=host.now() // 1000,
+        now=now // 1000,
         enclave_kind="simulated",
         measurement=host.measurement,
         versions=tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in versions if v is not None),

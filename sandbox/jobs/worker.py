@@ -1,49 +1,72 @@
-"""The worker: takes charged jobs one by one by a state transition, launches an enclave for each and ends what dead workers left.
+"""The worker: takes charged jobs by a state transition, drives their runs and ends what dead workers left.
 
 A job is taken once. If its worker dies before the release is stored, the job ends `failed` and the charge stays: no run is repeated.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from enclaves.kit.appraisal import Attested, appraise
-from policies.errors import EvidenceRejected, SandboxError, Tampered
-from policies.grant import FailureCode, Grant
-from policies.statement import Nonce, SignedEvidence
+from policies.errors import SandboxError
 from sandbox.host import Host
-from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
-from sandbox.jobs.record import record_evidence, record_failure, record_outcome
-from sandbox.jobs.states import Job, KeyRequest
+from sandbox.jobs.launch import EnclaveDied, EnclaveProcess, remove_leftovers
+from sandbox.jobs.leases import Leases
+from sandbox.jobs.record import record_failure
+from sandbox.jobs.run import WAIT_S, Run, Steps, Turns, Waits
+from sandbox.jobs.states import Job
 from sandbox.jobs.upkeep import Upkeep
 
-START_TIMEOUT_S = 60.0
-WAIT_S = 0.01
 SWEEP_S = 1.0
 """How often a worker looks at the job table for dead workers' runs, unpublished entries and, where hints work, jobs without a hint."""
 
+SLOW_S = 0.5
+"""A run whose brokers have not answered for so long no longer keeps its worker from taking another job."""
 
-class _RunFailed(Exception):
-    """Ends one run with a failure code."""
+ENCLAVES = 4
+"""Most enclave processes of one worker, besides the spare."""
 
-    def __init__(self, code: FailureCode) -> None:
-        super().__init__(code)
-        self.code: FailureCode = code
+_log = logging.getLogger("sandbox.worker")
+
+
+@dataclass
+class _Active:
+    """A run under way, for whom it waits, and since when."""
+
+    job: str
+    steps: Steps[None]
+    waits: Waits = "brokers"
+    since: float = field(default_factory=time.monotonic)
+
+    def step(self) -> bool:
+        """Go on; False at the end. Raises what the run raises."""
+        try:
+            waits = next(self.steps)
+        except StopIteration:
+            return False
+        if waits != self.waits:
+            self.waits, self.since = waits, time.monotonic()
+        return True
+
+    @property
+    def slow(self) -> bool:
+        """Whether its brokers keep it waiting."""
+        return self.waits == "brokers" and time.monotonic() - self.since > SLOW_S
 
 
 @dataclass
 class Worker:
     """Runs jobs of one host until told to stop.
 
+    One run computes at a time. While brokers keep runs waiting, other jobs are taken, up to `runs` of the configuration.
+
     Attributes:
         launch: starts an enclave process; replaced where enclaves run elsewhere.
         keep_spare: keep one enclave process started ahead: it has loaded its libraries, has no keys yet, and serves one run.
-        stopping: asked between jobs.
+        stopping: asked between steps; runs under way are finished.
     """
 
     host: Host
@@ -53,62 +76,139 @@ class Worker:
     name: str = field(default_factory=lambda: "worker-" + secrets.token_hex(8))
     _spare: EnclaveProcess | None = None
     _upkeep: Upkeep | None = None
+    _leases: Leases | None = None
+    _turns: Turns = field(default_factory=lambda: Turns(enclaves=ENCLAVES))
+    _active: list[_Active] = field(default_factory=list)
+    _unsure: bool = False
+    """Whether a job may have been taken without this worker having learnt of it."""
+    _sweep_at: float = 0.0
+    _look_at: float = 0.0
 
     def work(self) -> None:
-        """Take and run jobs until `stopping`; errors of the database are waited out."""
-        host, sweep_at = self.host, 0.0
+        """Take and run jobs until `stopping`; errors of the database are waited out, and so is a machine that starts no enclave."""
+        remove_leftovers()
         try:
-            while not self.stopping():
-                if self.keep_spare and self._spare is None:
-                    self._spare = self.launch()
-                try:
-                    if time.monotonic() >= sweep_at:
-                        sweep_at = time.monotonic() + SWEEP_S
-                        self.sweep()
-                    found = self._run_one()
-                except SandboxError:
-                    found = False
-                if not found:
-                    host.hints.wait(SWEEP_S if host.hints.working else host.config.poll_s)
+            while self._active or not self.stopping():
+                if not self._turn():
+                    self._pause()
         finally:
-            if self._spare is not None:
-                self._spare.close()
+            for run in self._active:
+                run.steps.close()
+            self._drop_spare()
 
     def step(self) -> bool:
         """End abandoned runs, then run at most one job. Returns whether there was one."""
         self.sweep()
-        return self._run_one()
-
-    def _run_one(self) -> bool:
         job = self._take()
         if job is None:
             return False
-        try:
-            self._run(job)
-        except _RunFailed as failure:
-            record_failure(self.host, job.id, failure.code)
-        except EnclaveDied:
-            record_failure(self.host, job.id, "enclave-died")
+        self._run(job)
         return True
 
     def sweep(self) -> None:
         """End jobs whose worker died, and publish what a dead process committed but did not publish."""
         with self.host.store.reading() as tx:
-            abandoned = tx.abandoned(time.time())
+            leases = tx.leases()
             newest, size = tx.newest_checkpoint(), tx.log_size()
-        for job in abandoned:
-            record_failure(self.host, job.id, "worker-died")
+        lease_s = self.host.config.lease_s
+        self._leases = self._leases or Leases(patience_s=lease_s, gap_s=max(lease_s / 3, 3 * SWEEP_S))
+        own = {run.job for run in self._active}
+        for job in self._leases.run_out(leases):
+            if job not in own:
+                record_failure(self.host, job, "worker-died")
         if newest is None or newest[0] != size:
             self.host.publish()
         self._upkeep = self._upkeep or Upkeep(host=self.host, worker=self.name)
         self._upkeep.step()
 
+    def _turn(self) -> bool:
+        """Sweep if due, go on with every run, take a job if there is room. Returns whether anything began or ended."""
+        try:
+            if time.monotonic() >= self._sweep_at:
+                self._sweep_at = time.monotonic() + SWEEP_S
+                self.sweep()
+            moved = self._go_on()
+            if self.stopping() or not self._room():
+                return moved
+            return self._begin() or moved
+        except SandboxError as error:
+            _log.warning("not now: %s", error.code)
+            return False
+        except OSError as error:
+            _log.warning("no enclave can be started: %s", type(error).__name__)
+            return False
+
+    def _go_on(self) -> bool:
+        """One step of every run; whether one ended."""
+        before = len(self._active)
+        for run in list(self._active):
+            try:
+                if not run.step():
+                    self._active.remove(run)
+            except SandboxError as error:
+                self._active.remove(run)
+                _log.warning("a run was given up: %s", error.code)
+        return len(self._active) < before
+
+    def _room(self) -> bool:
+        """Whether a job may be taken: none runs, or all wait for slow brokers."""
+        if not self._active:
+            return True
+        if len(self._active) >= self.host.config.runs or time.monotonic() < self._look_at:
+            return False
+        return all(run.slow for run in self._active)
+
+    def _begin(self) -> bool:
+        """Take a job, if there is one and an enclave for it. A machine that starts no enclave takes no job."""
+        self._look_at = time.monotonic() + self.host.config.poll_s
+        if self.keep_spare:
+            self._ready_spare()
+        job = self._take()
+        if job is not None:
+            self._active.append(_Active(job=job.id, steps=self._steps(job)))
+        return job is not None
+
+    def _pause(self) -> None:
+        host = self.host
+        if self._active:
+            time.sleep(WAIT_S)
+        else:
+            host.hints.wait(SWEEP_S if host.hints.working else host.config.poll_s)
+
+    def _run(self, job: Job) -> None:
+        """Run a taken job to its end, alone."""
+        for _ in self._steps(job):
+            time.sleep(WAIT_S)
+
+    def _steps(self, job: Job) -> Steps[None]:
+        return Run(host=self.host, job=job, worker=self.name, launch=self._enclave, turns=self._turns).steps()
+
     def _take(self) -> Job | None:
-        """Move the oldest charged job to `running` under this worker's lease and ask its providers for keys."""
+        """Move the oldest charged job to `running` under this worker's lease, ask its providers for keys, and publish.
+
+        Where the answer to an earlier attempt was lost, the job that it took is found under this worker's name.
+        """
         host = self.host
         with host.store.reading() as tx:
-            if not tx.has_charged():  # nearly always; a writing transaction would make every other writer wait
+            job = self._taken_unawares(tx.running_of(self.name)) if self._unsure else None
+            if job is None and not tx.has_charged():  # nearly always; a writing transaction would make every other writer wait
+                self._unsure = False
                 return None
+        self._unsure = True
+        if job is None:
+            job = self._claim()
+        host.publish()
+        self._unsure = False
+        if job is not None:
+            host.on_step("running")
+        return job
+
+    def _taken_unawares(self, mine: list[Job]) -> Job | None:
+        known = {run.job for run in self._active}
+        return next((job for job in mine if job.id not in known and job.evidence is None), None)
+
+    def _claim(self) -> Job | None:
+        host = self.host
         with host.store.transaction() as tx:
             job = tx.claim_charged(self.name, time.time() + host.config.lease_s)
             if job is None:
@@ -118,81 +218,31 @@ class Worker:
             tx.append("running", at=host.now(), ids=ids, body={"worker": self.name}, agreement=job.request.agreement)
             taken = tx.move_job(job, "running")
             tx.add_key_requests(job.id, sorted({read.provider for read in job.grant.reads}))
-        host.publish()
-        host.on_step("running")
         return taken
 
-    def _run(self, job: Job) -> None:
-        """One run: challenges, evidence, keys, release."""
-        grant = job.grant
-        assert grant is not None
-        with self._lease(job), self._enclave() as enclave:
-            with self.host.store.reading() as tx:
-                stored = tx.agreement(job.request.agreement)
-            assert stored is not None, "a job has an agreement"
-            asked = self._wait_for_keys(job, lambda request: bool(request.nonce))
-            nonces = [Nonce(provider=request.provider, value=request.nonce) for request in asked]
-            evidence = enclave.start(grant, stored.document, nonces, START_TIMEOUT_S)
-            attested = self._appraise(evidence, grant)
-            record_evidence(self.host, job, evidence, attested)
-            self.host.on_step("attested")
-            answered = self._wait_for_keys(job, lambda request: request.state == "released")
-            self.host.on_step("keys-complete")
-            files = {read.dataset: self.host.blobs.path(read.file_digest) for read in grant.reads}
-            keys = {request.provider: request.sealed for request in answered}
-            statement, sealed = enclave.run(keys, files, self.host.config.run_timeout_s)
-        self.host.on_step("ran")
-        try:
-            record_outcome(self.host, job, attested, statement, sealed)
-        except Tampered as error:
-            raise _RunFailed("release-mismatch") from error
+    def _ready_spare(self) -> None:
+        """Have an enclave process waiting. Raises OSError."""
+        if self._spare is not None and not self._spare.alive:
+            self._drop_spare()
+        if self._spare is None:
+            try:
+                self._spare = self.launch()
+            except EnclaveDied:
+                return  # the run that needs one says so
 
     def _enclave(self) -> EnclaveProcess:
-        """The spare, if it is still alive, or a new process."""
+        """The spare, if it is still alive, or a new process. Raises EnclaveDied."""
         spare, self._spare = self._spare, None
-        if spare is not None and not spare.alive:
+        if spare is not None and spare.alive:
+            return spare
+        if spare is not None:
             spare.close()
-            spare = None
-        return spare or self.launch()
-
-    def _appraise(self, evidence: SignedEvidence, grant: Grant) -> Attested:
         try:
-            return appraise(evidence, grant=grant, kinds=[grant.enclave_kind], measurements=[grant.measurement], nonce=None)
-        except EvidenceRejected as error:
-            raise _RunFailed("evidence-rejected") from error
+            return self.launch()
+        except OSError as error:
+            raise EnclaveDied from error
 
-    def _wait_for_keys(self, job: Job, ready: Callable[[KeyRequest], bool]) -> list[KeyRequest]:
-        """Return the key requests once all are `ready`; fail the run if one is refused or time is up."""
-        deadline = time.monotonic() + self.host.config.keys_timeout_s
-        while True:
-            with self.host.store.reading() as tx:
-                requests = tx.key_requests(job.id)
-            if any(request.state == "refused" for request in requests):
-                raise _RunFailed("keys-refused")
-            if all(ready(request) for request in requests):
-                return requests
-            if time.monotonic() > deadline:
-                raise _RunFailed("keys-timeout")
-            time.sleep(WAIT_S)
-
-    @contextmanager
-    def _lease(self, job: Job) -> Iterator[None]:
-        """Keep this worker's lease on a job renewed from a thread, which ends with the run and dies with the process."""
-        ended = threading.Event()
-        lease_s = self.host.config.lease_s
-
-        def renew() -> None:
-            while not ended.wait(lease_s / 3):
-                try:
-                    with self.host.store.transaction() as tx:
-                        tx.renew_lease(job.id, self.name, time.time() + lease_s)
-                except SandboxError:
-                    continue  # the next renewal may still come in time; if not, a sweep ends the run and recording it fails
-
-        thread = threading.Thread(target=renew, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()

@@ -33,6 +33,16 @@ from sandbox.party.publish import column_keys
 
 NONCE_LIFETIME_S = 60
 MAX_CLOCK_SKEW_S = 300
+"""How far a decision may lie in this clock's future."""
+
+MAX_WAIT_S = 24 * 3600
+"""How long ago a decision may have been made: jobs wait for a worker. Whether it still holds is decided again, by this clock."""
+
+RETRY_S = 1.0
+"""How long a broker rests after something went wrong."""
+
+_UNUSABLE = (KeyError, TypeError, ValueError, AttributeError)
+"""What an answer of the service of any shape may raise; none may end the broker."""
 
 
 @dataclass
@@ -43,32 +53,54 @@ class Broker:
     now: Callable[[], float] = time.time
 
     def serve(self, stopping: Callable[[], bool] = lambda: False, poll_s: float = 0.05) -> None:
-        """Answer key requests until told to stop; a service that cannot be reached is waited for."""
+        """Answer key requests until told to stop; a service that cannot be reached, or a home that is full, is waited for."""
         while not stopping():
             try:
-                self.step()
+                if not self._attempt():
+                    time.sleep(RETRY_S)
             except Unavailable:
-                time.sleep(1.0)
-            except SandboxError as error:
-                self.client.home.note("error", code=error.code, message=error.message)
-                time.sleep(1.0)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                # The service's answers are JSON of any shape; none may end the broker.
-                self.client.home.note("error", code="malformed-answer", message=f"the service's answer is unusable: {type(error).__name__}")
-                time.sleep(1.0)
+                time.sleep(RETRY_S)
             time.sleep(poll_s)
 
+    def _attempt(self) -> bool:
+        """One step; whether it went well. What went wrong stands in the journal. Raises Unavailable."""
+        note = self.client.home.note
+        try:
+            self.step()
+        except Unavailable:
+            raise
+        except SandboxError as error:
+            note("error", code=error.code, message=error.message)
+            return False
+        except _UNUSABLE as error:
+            note("error", code="malformed-answer", message=f"the service's answer is unusable: {type(error).__name__}")
+            return False
+        return True
+
     def step(self) -> int:
-        """Answer every waiting key request once; returns how many there were."""
-        waiting = self.client.key_requests()
+        """Answer every waiting key request once; returns how many there were.
+
+        A request that fails holds up no other; the first failure is raised after all were tried, or at once if nothing can be reached.
+        """
+        waiting, failures = self.client.key_requests(), list[Exception]()
         for request in waiting:
-            job = request["job"]
-            job_id = require_slug(str(job["id"]), "job")  # the host chose it, and it becomes a file name
-            if request["state"] == "wanted":
-                self._challenge(job_id)
-            else:
-                self._answer(job_id, job)
+            try:
+                self._one(request)
+            except (SandboxError, *_UNUSABLE) as error:
+                if isinstance(error, Unavailable) and error.code in ("unreachable", "home"):
+                    raise
+                failures.append(error)
+        if failures:
+            raise failures[0]
         return len(waiting)
+
+    def _one(self, request: dict[str, Any]) -> None:
+        job = request["job"]
+        job_id = require_slug(str(job["id"]), "job")  # the host chose it, and it becomes a file name
+        if request["state"] == "wanted":
+            self._challenge(job_id)
+        else:
+            self._answer(job_id, job)
 
     def _challenge(self, job_id: str) -> None:
         kept = self.client.home.read_or(_nonce_file(job_id), None)
@@ -147,7 +179,7 @@ class Broker:
         plan = parse_plan(request.sql, agreement.by_dataset)
         for provider in sorted({read.provider for read in grant.reads}):
             followed.request_key(grant.job, agreement.party(provider))
-        if abs(stated.now - self.now()) > MAX_CLOCK_SKEW_S:
+        if not -MAX_CLOCK_SKEW_S <= self.now() - stated.now <= MAX_WAIT_S:
             raise PolicyRefused("the host decided at another time than now", code="clock")
         facts = self._own_facts(grant, agreement, plan, stated, followed, consumer)
         decision = decide(request, agreement, plan, facts)

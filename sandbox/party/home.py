@@ -5,6 +5,7 @@ Nothing in it is ever sent: the wrapping key and the private keys stay here. Fil
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any
 from enclaves.kit.sealing import SealingKey
 from enclaves.kit.signatures import SigningKey
 from policies.canonical import canonical, parse_json
-from policies.errors import Conflict, NotFound
+from policies.errors import Conflict, NotFound, Unavailable
 
 NEXT, FORMER, SEQUENCE = "next-keys.json", "former-keys.json", "rotations.json"
 """Files of a home whose keys are being replaced, or were."""
@@ -195,8 +196,15 @@ class Home:
             raise NotFound(f"{self.folder} has no {name}") from error
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a file readable by its owner only; it is there whole and on disk, or as it was."""
-        path = self.folder / name
+        """Write a file readable by its owner only; it is there whole and on disk, or as it was.
+
+        Raises:
+            Unavailable: code `home`, if the disk is full or the home cannot be written.
+        """
+        with _writable(self.folder):
+            self._write_bytes(self.folder / name, data)
+
+    def _write_bytes(self, path: Path, data: bytes) -> None:
         _make_private(path.parent)
         handle, draft = tempfile.mkstemp(prefix=".draft-", dir=path.parent)
         try:
@@ -216,8 +224,13 @@ class Home:
 
     @contextmanager
     def locked(self, what: str = "log") -> Iterator[None]:
-        """Hold one thing of this home against other processes of the same participant: what they have seen of a `log`, say."""
-        handle = os.open(self.folder / f".{what}.lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        """Hold one thing of this home against other processes of the same participant: what they have seen of a `log`, say.
+
+        Raises:
+            Unavailable: code `home`.
+        """
+        with _writable(self.folder):
+            handle = os.open(self.folder / f".{what}.lock", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
@@ -225,11 +238,38 @@ class Home:
             os.close(handle)
 
     def note(self, event: str, **details: Any) -> None:
-        """Append one line to this home's journal: what was released or refused, and why."""
-        line = json.dumps({"event": event, **details}, sort_keys=True)
-        handle = os.open(self.folder / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(handle, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        """Append one line to this home's journal, whole or not at all: what was released or refused, and why.
+
+        Raises:
+            Unavailable: code `home`.
+        """
+        line = json.dumps({"event": event, **details}, sort_keys=True).encode() + b"\n"
+        with _writable(self.folder):
+            handle = os.open(self.folder / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                end = os.fstat(handle).st_size
+                _write_line(handle, line, end)
+            finally:
+                os.close(handle)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"{folder} cannot be written now: {error}", code="home") from error
+
+
+def _write_line(handle: int, line: bytes, end: int) -> None:
+    """Write a line at the end of a file; where the disk takes only a part of it, none of it stays."""
+    try:
+        if os.write(handle, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        os.ftruncate(handle, end)
+        raise
 
 
 def _pair(signing: SigningKey, sealing: SealingKey) -> dict[str, str]:

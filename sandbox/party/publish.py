@@ -14,7 +14,7 @@ from enclaves.kit.sealing import unwrap_key, wrap_key
 from enclaves.kit.sources import Table
 from policies.declaration import Declaration
 from policies.documents import VersionManifest
-from policies.errors import NotFound, Tampered
+from policies.errors import NotFound, Tampered, Unavailable
 from sandbox.party.client import Client
 from sandbox.party.home import Home
 
@@ -29,7 +29,15 @@ def publish(
 
     Raises:
         Tampered: code `upload-digest`, if the service names another digest than the file's.
+        Unavailable: code `home`, if the encrypted file does not fit into the home; nothing is published.
     """
+    try:
+        return _publish(client, declaration, table, progress)
+    except OSError as error:
+        raise Unavailable(f"{client.home.folder} cannot be written now: {error}", code="home") from error
+
+
+def _publish(client: Client, declaration: Declaration, table: Table, progress: Callable[[str, int], None]) -> dict[str, Any]:
     home = client.home
     newest = int(client.declare(declaration)["newest"])
     version = newest + 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enclaves.kit.columns import inspect_envelope
-from policies.errors import NotFound, TooLarge
+from policies.errors import NotFound, TooLarge, Unavailable
 from policies.names import require_digest
 
 PARTIAL, REMOVING, PROBE = ".upload-", ".remove-", ".probe-"
@@ -35,7 +35,14 @@ class Blobs:
         Raises:
             TooLarge: above `limit`.
             Malformed: empty, plaintext or not an encrypted Parquet file; nothing is kept.
+            Unavailable: code `storage`, if the disk is full or cannot be written; nothing is kept.
         """
+        try:
+            return self._add(chunks)
+        except OSError as error:
+            raise Unavailable("uploads cannot be stored now; try again", code="storage") from error
+
+    def _add(self, chunks: Iterable[bytes]) -> tuple[str, int]:
         self.folder.mkdir(parents=True, exist_ok=True)
         hasher, size, head, tail = hashlib.sha256(), 0, b"", b""
         handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=self.folder)
@@ -52,10 +59,19 @@ class Blobs:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, self.folder / hasher.hexdigest())
+            self._sync_names()
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
         return "sha256:" + hasher.hexdigest(), size
+
+    def _sync_names(self) -> None:
+        """Make a new name durable: after a power cut a published version without its file would fail every run."""
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def path(self, digest: str) -> Path:
         """Where the upload of that digest is. Raises NotFound."""

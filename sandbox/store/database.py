@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from policies.errors import Conflict, SandboxError, Tampered, Unavailable
 from sandbox.store.keys import KeyTables
@@ -22,6 +23,14 @@ from sandbox.store.recovery import RecoveryTables
 from sandbox.store.schema import log_state, settings
 
 BUSY_TIMEOUT_MS = 30_000
+LOCK_TIMEOUT_MS = 30_000
+IDLE_TIMEOUT_MS = 60_000
+"""PostgreSQL ends a transaction that does nothing for so long: a process that froze while it held the log would stop all others."""
+
+CONNECT_TIMEOUT_S = 10
+_SILENT_S = {"tcp_keepalives_idle": 15, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+"""A peer that answers nothing at all for 30 s counts as gone, on either end of a connection to PostgreSQL."""
+
 PREPARING = 0x5A4D_B0C5
 """PostgreSQL advisory lock under which tables are made: processes that start at once would make them twice."""
 
@@ -38,7 +47,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         embedded = make_url(url).get_backend_name() == "sqlite"
-        self._engine = _sqlite(url) if embedded else create_engine(url, pool_pre_ping=True)
+        self._engine = _sqlite(url) if embedded else _served(url)
         self._reader = self._engine.execution_options(
             **({"sandbox_reading": True} if embedded else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
         )
@@ -98,7 +107,8 @@ class Store:
 
         Raises:
             Conflict: a unique value exists already.
-            Unavailable: the database cannot be reached or is locked for too long.
+            Unavailable: the database cannot be reached, is full or is locked for too long. If that happens at the end, the transaction may
+                have been applied: what is done again under the same id finds it, or does it.
         """
         with _typed_errors(), self._engine.begin() as connection:
             yield Transaction(connection)
@@ -109,12 +119,16 @@ class Store:
         try:
             with self._reader.connect() as connection:
                 yield Transaction(connection)
-        except DBAPIError as error:
+        except _LOST as error:
             raise Unavailable("the database cannot be read now; try again", code="database") from error
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+_LOST = (DBAPIError, NoConnection)
+"""What a lost, full or busy database raises."""
 
 
 @contextmanager
@@ -123,13 +137,14 @@ def _typed_errors() -> Iterator[None]:
         yield
     except IntegrityError as error:
         raise Conflict("another request made the same thing first", code="conflict") from error
-    except DBAPIError as error:
+    except _LOST as error:
         raise Unavailable("the database cannot take this now; try again", code="database") from error
 
 
 def hold_schema(connection: Connection) -> None:
     """Let no other process migrate until the transaction ends. SQLite's write transactions exclude each other already."""
     if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL lock_timeout = 0"))  # a migration takes as long as it takes
         connection.execute(text(f"SELECT pg_advisory_xact_lock({PREPARING})"))
 
 
@@ -151,6 +166,25 @@ def _fix_origin(connection: Connection, origin: str) -> None:
         connection.execute(insert(log_state).values(id=1, size=0))
     elif known["origin"] != origin:
         raise Tampered(f"this database holds the log `{known['origin']}`, not `{origin}`", code="other-log")
+
+
+def _served(url: str) -> Engine:
+    """An engine of a database server, whose locks and connections do not outlive whoever froze or fell off the network."""
+    if make_url(url).get_backend_name() != "postgresql":
+        return create_engine(url, pool_pre_ping=True)
+    own = make_url(url).query
+    wanted = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 30_000}
+    wanted |= {name.removeprefix("tcp_"): seconds for name, seconds in _SILENT_S.items()}
+    engine = create_engine(url, pool_pre_ping=True, connect_args={name: value for name, value in wanted.items() if name not in own})
+    bounds = {"lock_timeout": LOCK_TIMEOUT_MS, "idle_in_transaction_session_timeout": IDLE_TIMEOUT_MS, **_SILENT_S}
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in bounds.items()))
+        connection.commit()
+
+    return engine
 
 
 def _sqlite(url: str) -> Engine:

@@ -143,9 +143,14 @@ class JobTables:
         """Say that `worker` still runs a job."""
         self.connection.execute(update(jobs).where(jobs.c.id == job_id, jobs.c.worker == worker).values(lease_until=lease_until))
 
-    def abandoned(self, now: float) -> list[Job]:
-        """Running jobs whose worker let its lease run out."""
-        rows = self.connection.execute(select(jobs).where(jobs.c.state == "running", jobs.c.lease_until < now))
+    def leases(self) -> dict[str, float]:
+        """By id of every running job, what its worker last renewed its lease to."""
+        rows = self.connection.execute(select(jobs.c.id, jobs.c.lease_until).where(jobs.c.state == "running"))
+        return {row.id: float(row.lease_until) for row in rows}
+
+    def running_of(self, worker: str) -> list[Job]:
+        """Running jobs that `worker` took."""
+        rows = self.connection.execute(select(jobs).where(jobs.c.state == "running", jobs.c.worker == worker))
         return [job_of(row) for row in rows]
 
     def counts(self) -> dict[str, int]:

@@ -185,6 +185,8 @@ def read_body(kind: type[T]) -> T:
     data = read_bytes(limit + 1)
     if len(data) > limit:
         raise TooLarge(f"the document is larger than {limit} bytes")
+    if request.content_length is not None and len(data) != request.content_length:
+        raise Malformed("the body is shorter than announced", code="truncated-body")
     return _validated(kind, parse_json(data, limit=limit))
 
 

@@ -178,7 +178,7 @@ def test_it_dies_with_the_process_that_started_it_even_if_its_pipe_stays_open(tm
 
 def test_leaving_the_context_leaves_nothing_behind() -> None:
     with EnclaveProcess() as enclave:
-        folder, pid = Path(enclave._folder.name), enclave.pid
+        folder, pid = Path(enclave._folder), enclave.pid
         assert folder.is_dir()
     assert gone(pid)
     assert not folder.exists()

@@ -1,6 +1,7 @@
 """kill -9 at every step of the durable order: nothing is spent twice, no grant runs twice, nothing stored is lost.
 
-For every step one process of the service kills itself there, with a job of its own. Then honest processes start, and all jobs end.
+For every step one process of the service, or a provider's broker, kills itself there, with a job of its own. Then honest processes start,
+and all jobs end. On SQLite and on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from sandbox.jobs.worker import Worker
 from sandbox.party.client import Client
 from sandbox.party.exporting import export_log
 from tests.support.runs import Town, brokers_running, found_town, gone
-from tests.support.service import checkout, environment, free_port, kill, spawn, wait_until_up
+from tests.support.service import DATABASES, checkout, environment, free_port, fresh_database, kill, spawn, wait_until_up
 
 WEB_STEPS = ("charged", "charge-published")
 BEFORE_STORING = ("running", "attested", "keys-complete", "ran")
 AFTER_STORING = ("stored", "stored-published")
 WORKER_STEPS = BEFORE_STORING + AFTER_STORING
-STEPS = (*WEB_STEPS, "key-released", *WORKER_STEPS)
+BROKER_STEPS = ("nonce-kept", "nonce-sent", "keys-kept", "keys-sent")
+STEPS = (*WEB_STEPS, "key-released", *BROKER_STEPS, *WORKER_STEPS)
 EPSILON = parse_epsilon("0.5").amount
 PATIENCE_S = 90.0
 
@@ -172,6 +174,17 @@ def kill_web(town: Town, others: Doomed, step: str) -> Seen:
     return look(town, job.id)
 
 
+def kill_broker(town: Town, others: Doomed, step: str, port: int) -> Seen:
+    """Let the insurer's broker die on its way through a job, and another on the same home take over."""
+    job = town.charged(step)
+    others.start("broker", step, port)
+    others.died()
+    found = look(town, job)
+    with brokers_running(client_at(town, "insurer", port)):
+        until(lambda: town.job(job).state in FINAL, f"{step}: the job did not end")
+    return found
+
+
 def kill_worker(town: Town, others: Doomed, step: str) -> Seen:
     """Let a worker take a job and die on the way."""
     job = town.charged(step)
@@ -180,10 +193,15 @@ def kill_worker(town: Town, others: Doomed, step: str) -> Seen:
     return look(town, job)
 
 
-@pytest.fixture(scope="module")
-def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
-    folder = tmp_path_factory.mktemp("crashes")
-    town = found_town(folder, total="100", lease_s=1.5)
+@pytest.fixture(scope="module", params=DATABASES)
+def aftermath(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
+    with fresh_database(request.param) as database:
+        yield from crash_everywhere(tmp_path_factory.mktemp(f"crashes-{request.param}"), database)
+
+
+def crash_everywhere(folder: Path, database: str) -> Iterator[Aftermath]:
+    """Let a process die at every step, start honest ones, and wait until all jobs have ended."""
+    town = found_town(folder, total="100", lease_s=1.5, database=database)
     settings = environment(town.host.config) | {"SANDBOX_LEASE_S": "1.5", "TMPDIR": str(folder)}
     insurer, clinic = town.clients["insurer"], town.clients["clinic"]
     port, honest = free_port(), {}
@@ -199,8 +217,10 @@ def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
             honest["web"] = spawn(folder / "web.log", settings, "serve", "--bind", f"127.0.0.1:{port}", "--processes", "1")
             with brokers_running(client_at(town, "insurer", through), clinic):
                 others.died()
+        wait_until_up(f"http://127.0.0.1:{port}", honest["web"], folder / "web.log")
+        with doomed(town.host.config, settings) as others, brokers_running(clinic):
+            seen |= {step: kill_broker(town, others, step, port) for step in BROKER_STEPS}
         with brokers_running(insurer, clinic):
-            wait_until_up(f"http://127.0.0.1:{port}", honest["web"], folder / "web.log")
             client = client_at(town, "institute", port)
             retried = {step: client.submit(town.request(step)) for step in STEPS}
             until(lambda: all(town.job(s.job).state in FINAL for s in seen.values()), "a job did not end")
@@ -225,6 +245,7 @@ def test_every_process_died_where_it_should(aftermath: Aftermath) -> None:
     assert {step: seen.state for step, seen in aftermath.seen.items()} == {
         **dict.fromkeys(BEFORE_STORING, "running"), **dict.fromkeys(AFTER_STORING, "released"),
         **dict.fromkeys(WEB_STEPS, "charged"), "key-released": "charged",
+        **dict.fromkeys(BROKER_STEPS[:3], "running"), "keys-sent": aftermath.seen["keys-sent"].state,
     }  # fmt: skip
     published = {step: aftermath.seen[step].published for step in ("charged", "charge-published", "stored", "stored-published")}
     assert published == {"charged": False, "charge-published": True, "stored": False, "stored-published": True}
@@ -291,8 +312,8 @@ def test_a_stored_release_is_neither_lost_nor_drawn_anew(aftermath: Aftermath, s
     assert receipt.statement == aftermath.client.release(job.id)[1].statement
 
 
-@pytest.mark.parametrize("step", [*WEB_STEPS, "key-released"])
-def test_a_job_whose_web_process_died_runs_normally(aftermath: Aftermath, step: str) -> None:
+@pytest.mark.parametrize("step", [*WEB_STEPS, "key-released", *BROKER_STEPS])
+def test_a_job_whose_web_process_or_broker_died_runs_normally(aftermath: Aftermath, step: str) -> None:
     job = aftermath.job(step)
     assert (job.state, job.code) == ("released", "")
     assert aftermath.client.release(job.id)[0].loss.amount == EPSILON
@@ -316,6 +337,15 @@ def test_nothing_was_refused_on_the_way(aftermath: Aftermath) -> None:
     for provider in ("insurer", "clinic"):
         notes = (aftermath.town.clients[provider].home.folder / "journal.jsonl").read_text().splitlines()
         assert "refused" not in {json.loads(note)["event"] for note in notes}
+
+
+@pytest.mark.parametrize("step", BROKER_STEPS)
+def test_a_broker_that_died_sends_what_it_kept_and_nothing_else(aftermath: Aftermath, step: str) -> None:
+    town, job = aftermath.town, aftermath.job(step)
+    kept = json.loads((town.clients["insurer"].home.folder / f"broker/{job.id}.release.json").read_text())
+    with town.host.store.reading() as tx:
+        request = next(item for item in tx.key_requests(job.id) if item.provider == "insurer")
+    assert (request.state, request.sealed) == ("released", kept["sealed"])
 
 
 def test_what_a_dead_process_committed_is_published_by_the_next_look_for_work(tmp_path: Path) -> None:

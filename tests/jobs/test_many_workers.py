@@ -57,7 +57,7 @@ def times_logged(market: Market, kind: str, ids: list[str]) -> list[int]:
 def start_worker(market: Market, name: str, *options: str) -> subprocess.Popen[bytes]:
     """A worker process with a short lease."""
     service: Service = market.service
-    environment = service.environment | {"SANDBOX_LEASE_S": str(LEASE_S)}
+    environment = service.environment | {"SANDBOX_LEASE_S": str(LEASE_S), "SANDBOX_RUNS": "1"}
     service.processes[name] = spawn(service.folder / f"{name}.log", environment, "worker", *options)
     return service.processes[name]
 

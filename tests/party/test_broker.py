@@ -444,11 +444,19 @@ def test_an_expired_agreement_is_refused(town: Town) -> None:
     assert "validity" in town.journal("insurer")[-1]["message"]
 
 
-@pytest.mark.parametrize("away", [-400, 400])
+@pytest.mark.parametrize("away", [-400, 25 * 3600])
 def test_a_host_that_decided_at_another_time_is_refused(town: Town, away: int) -> None:
     job = town.charged("clock")
     town.attested(job, now=lambda: time.time() + away)
     refused(town, job, "clock", now=lambda: time.time() + away)
+
+
+def test_a_job_that_waited_long_for_a_worker_still_gets_its_keys(town: Town) -> None:
+    job = town.charged("queued")
+    later = time.time() + 23 * 3600
+    town.attested(job, now=lambda: later)
+    town.broker("insurer", now=lambda: later).step()
+    assert town.journal("insurer")[-1]["event"] == "released"
 
 
 def test_a_budget_that_the_host_forgot_is_still_spent(town: Town) -> None:

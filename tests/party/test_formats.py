@@ -151,3 +151,45 @@ def test_a_missing_or_repeated_column_is_named(tmp_path: Path, header: str, foun
 def test_a_column_with_another_name_in_the_file_is_found_by_its_source(tmp_path: Path) -> None:
     pq.write_table(pa.table({"Person ID": ["a"], "year": [1], "cost": [1.0], "unused": [None]}), tmp_path / "f")
     assert read_table(tmp_path / "f", VISITS, {"person": "Person ID"}).column_names == ["person", "year", "cost"]
+
+
+def bomb(path: Path, kind: str) -> Path:
+    """A Parquet file of a few KB whose rows take a hundred times as much."""
+    rows = 1_000_000
+    tables = {
+        "run-length": pa.table({"person": pa.array(["a"]).take(pa.array([0] * rows)), "year": pa.array([7] * rows), "cost": [None] * rows}),
+        "long-text": pa.table({"person": pa.array(["x" * 100_000]).take(pa.array([0] * 300)), "year": [1] * 300, "cost": [None] * 300}),
+        "zeros": pa.table({"person": pa.array(["x"] * rows), "year": [1] * rows, "cost": [None] * rows}),
+    }
+    table = tables[kind].set_column(2, "cost", pa.nulls(tables[kind].num_rows, pa.float64()))
+    pq.write_table(table, path, compression="zstd", use_dictionary=kind != "zeros")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["run-length", "long-text", "zeros"])
+def test_a_file_whose_rows_do_not_fit_is_refused_before_they_take_the_room(tmp_path: Path, kind: str) -> None:
+    path = bomb(tmp_path / "bomb.parquet", kind)
+    assert path.stat().st_size < 500_000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(Malformed) as caught:
+        read_table(path, VISITS, memory=8 << 20)
+    assert caught.value.code == "too-large"
+    assert pa.total_allocated_bytes() - before < 8 << 20
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+@pytest.mark.parametrize("region", ["head", "first-quarter", "middle", "third-quarter", "footer", "tail"])
+def test_a_damaged_file_is_unreadable_or_another_table_and_never_ends_the_process(tmp_path: Path, suffix: str, region: str) -> None:
+    path = tmp_path / f"visits.{suffix}"
+    write_table(path, {name: values * 50 for name, values in ROWS.items()}, VISITS)
+    whole = path.read_bytes()
+    at = {"head": 0, "first-quarter": len(whole) // 4, "middle": len(whole) // 2, "third-quarter": 3 * len(whole) // 4}.get(region)
+    at = at if at is not None else len(whole) - (40 if region == "footer" else 8)
+    codes = set()
+    for damage in (b"\x00" * 8, b"\xff" * 8, b""):
+        path.write_bytes(whole[:at] + damage + whole[at + 8 :] if damage else whole[:at])
+        try:
+            read_table(path, VISITS)
+        except Malformed as error:
+            codes.add(error.code)
+    assert codes <= {"unreadable", "too-large", "unknown-column", "column-type", "unit-missing", "key-not-unique"}

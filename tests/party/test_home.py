@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from enclaves.kit.measure import checkout_root
-from policies.errors import Conflict, Malformed, NotFound
+from policies.errors import Conflict, Malformed, NotFound, Unavailable
 from sandbox.party.home import SECRET_FILES, Home
 
 
@@ -91,7 +91,7 @@ def test_a_write_that_fails_leaves_the_old_contents_and_no_draft(home: Home, fai
 
     with monkeypatch.context() as patch:
         patch.setattr(failing, fail)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(Unavailable, match="disk full"):
             home.write("agreements/a.json", {"new": True})
     assert home.read("agreements/a.json") == {"old": True}
     assert sorted(home.folder.rglob("*")) == before

@@ -162,7 +162,7 @@ def test_jobs_keep_what_they_carry(tx: Transaction, story: Story) -> None:
     assert tx.counts() == {"released": 2, "denied": 1, "withheld": 1, "failed": 1}
 
 
-def test_a_job_is_claimed_leased_moved_and_abandoned(tx: Transaction, story: Story) -> None:
+def test_a_job_is_claimed_leased_and_moved(tx: Transaction, story: Story) -> None:
     old = story.jobs["released"]
     request = replace(old.request, request_id="another-request")
     job = replace(
@@ -176,9 +176,11 @@ def test_a_job_is_claimed_leased_moved_and_abandoned(tx: Transaction, story: Sto
     assert tx.claim_charged("worker-2", lease_until=10.0) is None
     running = tx.move_job(claimed, "running", positions=Positions(decided=1))
     tx.renew_lease(job.id, "worker-2", 99.0)
-    assert [item.id for item in tx.abandoned(11.0)] == [job.id]
+    assert tx.leases() == {job.id: 10.0}
     tx.renew_lease(job.id, "worker-1", 99.0)
-    assert tx.abandoned(11.0) == []
+    assert tx.leases() == {job.id: 99.0}
+    assert [item.id for item in tx.running_of("worker-1")] == [job.id]
+    assert tx.running_of("worker-2") == []
     assert old.evidence is not None
     tx.set_evidence(running, old.evidence, replace(running.positions, attested=2))
     stored = tx.job(job.id)

@@ -1,0 +1,228 @@
+"""One run of a taken job, as steps that its worker drives: challenges, evidence, keys, release, record.
+
+A run never blocks its worker while it waits for somebody: it yields whom it waits for. So a worker goes on with other runs while a broker
+is slow, and everything still happens in the worker's one thread: an enclave dies with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from enclaves.kit.appraisal import Attested, appraise
+from policies.errors import EvidenceRejected, SandboxError, Tampered, Unavailable
+from policies.grant import FailureCode, Grant
+from policies.statement import Nonce, SignedEvidence
+from sandbox.host import Host
+from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
+from sandbox.jobs.record import record_evidence, record_failure, record_outcome
+from sandbox.jobs.states import Job, KeyRequest
+
+T = TypeVar("T")
+Waits = Literal["brokers", "enclave", "turn", "database"]
+"""For whom a run waits: brokers, its own enclave, another run of this worker, or a database that does not answer."""
+
+Steps = Generator[Waits, None, T]
+
+START_TIMEOUT_S = 60.0
+WAIT_S = 0.01
+RETRY_S = 0.2
+RECORD_S = 600.0
+"""How long a finished run tries to store its outcome while the database is away."""
+
+RENEW_RETRY_S = 1.0
+
+
+@dataclass
+class Turns:
+    """What the runs of one worker share: one computes at a time, and so many enclaves exist at once."""
+
+    enclaves: int
+    computing: bool = False
+    open: int = 0
+
+
+class _RunFailed(Exception):
+    """Ends one run with a failure code."""
+
+    def __init__(self, code: FailureCode) -> None:
+        super().__init__(code)
+        self.code: FailureCode = code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One execution of a job that `worker` took.
+
+    Attributes:
+        launch: gives an enclave process of this run's own.
+    """
+
+    host: Host
+    job: Job
+    worker: str
+    launch: Callable[[], EnclaveProcess]
+    turns: Turns
+
+    def steps(self) -> Steps[None]:
+        """Go through the run. Raises Unavailable or Conflict where its end could not be recorded: a sweep ends it then."""
+        with self._lease():
+            try:
+                yield from self._through()
+            except _RunFailed as failure:
+                yield from self._fail(failure.code)
+            except EnclaveDied:
+                yield from self._fail("enclave-died")
+
+    def _through(self) -> Steps[None]:
+        host, job, grant = self.host, self.job, self.job.grant
+        assert grant is not None
+        with ExitStack() as held:
+            # One enclave loads its libraries while brokers challenge; further runs get theirs once it has something to do.
+            early = None if self.turns.open else held.enter_context(self._enclave())
+            asked = yield from self._brokers(lambda request: bool(request.nonce))
+            while early is None and self.turns.open >= self.turns.enclaves:
+                yield "turn"
+            enclave = early or held.enter_context(self._enclave())
+            stored = yield from _persist(self._agreement)
+            nonces = [Nonce(provider=request.provider, value=request.nonce) for request in asked]
+            evidence = yield from _aside(lambda: enclave.start(grant, stored, nonces, START_TIMEOUT_S))
+            attested = _appraise(evidence, grant)
+            yield from _persist(lambda: record_evidence(host, job, evidence, attested))
+            host.on_step("attested")
+            answered = yield from self._brokers(lambda request: request.state == "released")
+            host.on_step("keys-complete")
+            files = {read.dataset: host.blobs.path(read.file_digest) for read in grant.reads}
+            keys = {request.provider: request.sealed for request in answered}
+            while self.turns.computing:
+                yield "turn"
+            with self._computing():
+                statement, sealed = yield from _aside(lambda: enclave.run(keys, files, host.config.run_timeout_s))
+        host.on_step("ran")
+        try:
+            yield from _persist(lambda: record_outcome(host, job, attested, statement, sealed))
+        except Tampered as error:
+            raise _RunFailed("release-mismatch") from error
+
+    def _fail(self, code: FailureCode) -> Steps[None]:
+        yield from _persist(lambda: record_failure(self.host, self.job.id, code))
+
+    def _agreement(self) -> dict[str, object]:
+        with self.host.store.reading() as tx:
+            stored = tx.agreement(self.job.request.agreement)
+        assert stored is not None, "a job has an agreement"
+        return dict(stored.document)
+
+    def _brokers(self, ready: Callable[[KeyRequest], bool]) -> Steps[list[KeyRequest]]:
+        """Return the key requests once all are `ready`; fail the run if one is refused or time is up."""
+        began = time.monotonic()
+        while True:
+            requests = self._key_requests()
+            if any(request.state == "refused" for request in requests):
+                raise _RunFailed("keys-refused")
+            if requests and all(ready(request) for request in requests):
+                return requests
+            waited = time.monotonic() - began
+            if waited > self.host.config.keys_timeout_s:
+                raise _RunFailed("keys-timeout")
+            yield from _rest("brokers", WAIT_S if waited < 1.0 else 10 * WAIT_S)
+
+    def _key_requests(self) -> list[KeyRequest]:
+        """All key requests of this job; none while the database is away."""
+        try:
+            with self.host.store.reading() as tx:
+                return tx.key_requests(self.job.id)
+        except Unavailable:
+            return []
+
+    @contextmanager
+    def _enclave(self) -> Iterator[EnclaveProcess]:
+        self.turns.open += 1
+        try:
+            with self.launch() as enclave:
+                yield enclave
+        finally:
+            self.turns.open -= 1
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        self.turns.computing = True
+        try:
+            yield
+        finally:
+            self.turns.computing = False
+
+    @contextmanager
+    def _lease(self) -> Iterator[None]:
+        """Keep this worker's lease on the job renewed from a thread, which ends with the run and dies with the process."""
+        ended = threading.Event()
+        lease_s = self.host.config.lease_s
+
+        def renew() -> None:
+            rest = lease_s / 3
+            while not ended.wait(rest):
+                try:
+                    with self.host.store.transaction() as tx:
+                        tx.renew_lease(self.job.id, self.worker, time.time() + lease_s)
+                    rest = lease_s / 3
+                except SandboxError:
+                    rest = min(rest, RENEW_RETRY_S)  # if none comes in time, a sweep ends the run and recording it fails
+
+        thread = threading.Thread(target=renew, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _appraise(evidence: SignedEvidence, grant: Grant) -> Attested:
+    try:
+        return appraise(evidence, grant=grant, kinds=[grant.enclave_kind], measurements=[grant.measurement], nonce=None)
+    except EvidenceRejected as error:
+        raise _RunFailed("evidence-rejected") from error
+
+
+def _aside(act: Callable[[], T]) -> Steps[T]:
+    """Return what `act` returns; it waits for an enclave in a thread of its own, so that this worker's other runs go on."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(act())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        try:
+            return future.result(timeout=WAIT_S)
+        except TimeoutError:
+            if future.done():
+                return future.result()
+            yield "enclave"
+
+
+def _persist(act: Callable[[], T]) -> Steps[T]:
+    """Return what `act` returns, which is safe to repeat: a lost database is waited for, and a lost answer asked for again."""
+    give_up = time.monotonic() + RECORD_S
+    while True:
+        try:
+            return act()
+        except Unavailable:
+            if time.monotonic() > give_up:
+                raise
+        yield from _rest("database", RETRY_S)
+
+
+def _rest(waits: Waits, seconds: float) -> Steps[None]:
+    until = time.monotonic() + seconds
+    yield waits
+    while time.monotonic() < until:
+        yield waits
