@@ -62,6 +62,7 @@ def serve(bind: str, processes: int, with_worker: bool, cert: Path | None, key: 
 
 def _gunicorn(bind: str, processes: int) -> list[str]:
     command = [sys.executable, "-m", "gunicorn", "--chdir", str(checkout_root()), "--bind", bind, "--workers", str(processes)]
+    command += ["--worker-class", "sandbox.web.server.Worker"]
     return [*command, "--threads", "8", "--no-control-socket", "--timeout", "120", "--graceful-timeout", "30"]
 
 
