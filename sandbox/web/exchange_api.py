@@ -165,9 +165,8 @@ def sign(call: Call[Query, SignedOnly]) -> Response:
 def ledgers(call: Call[Query, None]) -> Response:
     """What the ledgers of the caller's agreements have paid."""
     with host().store.reading() as tx:
-        found = [tx.agreement(digest) for digest in tx.agreements_of(call.who.id)]
-        spent = tx.spent()
-    names = {(d.provider, d.id_space) for item in found if item is not None for d in item.agreement.declarations}
+        found, spent = tx.terms_of(call.who.id), tx.spent()
+    names = {(declared.provider, declared.id_space) for agreement in found for declared in agreement.declarations}
     rows = [
         LedgerView(provider=provider, id_space=id_space, spent=spent[provider, id_space])
         for provider, id_space in sorted(names)

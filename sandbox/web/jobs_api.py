@@ -15,7 +15,7 @@ from sandbox.web.auth import host
 from sandbox.web.models import ChallengeBody, CheckBody, JobsQuery, KeysBody, Paged, Query, SignedOnly, cursor_of
 from sandbox.web.operation import Call
 from sandbox.web.problems import of_error
-from sandbox.web.views import Checked, Jobs, KeyRequests, KeyStateView, job_view, key_request_view, reply
+from sandbox.web.views import Checked, Jobs, KeyRequests, KeyStateView, SealedRelease, job_view, key_request_view, reply
 
 
 def check(call: Call[Query, CheckBody]) -> Response:
@@ -65,7 +65,8 @@ def release(call: Call[Query, None], job_id: str) -> Response:
         raise NotFound("there is no such release of yours")
     if job.state not in FINAL:
         raise Conflict(f"the job is {job.state}; look again later", code="not-ready")
-    return reply(handout.release(host(), job))
+    found, sealed = handout.release(host(), job)
+    return reply(SealedRelease(receipt=found, sealed=sealed.hex()))
 
 
 def receipt(call: Call[Query, None], job_id: str) -> Response:

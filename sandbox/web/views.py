@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import lru_cache
+from typing import Annotated, Any, Literal, cast
 
 from flask import Response
 
 from enclaves.kit.appraisal import UNITS_OF_TRUST
 from enclaves.kit.envelope import Signed
-from policies.canonical import canonical
-from policies.codec import encode
 from policies.decide import Decision
 from policies.declaration import Declaration
 from policies.documents import AgreementSignature, VersionManifest
@@ -286,9 +287,26 @@ class ConsistencyProof:
     proof: tuple[str, ...]
 
 
+def _members(value: Any) -> dict[str, Any]:
+    """One level of a record, as `encode` gives it. Raises TypeError for what is no record."""
+    return {name: getattr(value, name) for name in _names(cast(Any, type(value)))}
+
+
+@lru_cache(maxsize=256)
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":"), default=_members)
+"""The interpreter's own encoder, many times as fast as `canonical`: what is answered was held to its types when it was stored."""
+
+
 def reply(value: Any, status: int = 200) -> Response:
-    """Return `value`, a dataclass or a plain JSON value, as a canonical JSON response."""
-    return Response(canonical(encode(value)), status=status, mimetype="application/json")
+    """Return `value`, a dataclass or a plain JSON value, as a JSON response: compact, with sorted keys, so that equal values are equal."""
+    return Response(_JSON.encode(value).encode(), status=status, mimetype="application/json")
+
+
+_grant_digest = lru_cache(maxsize=1024)(grant_digest)
 
 
 def dataset_view(dataset: Dataset) -> DatasetView:
@@ -333,7 +351,7 @@ def job_view(job: Job) -> JobView:
         facts=job.facts,
         decision=job.decision,
         grant=job.grant,
-        grant_digest=None if job.grant is None else grant_digest(job.grant),
+        grant_digest=None if job.grant is None else _grant_digest(job.grant),
         evidence=job.evidence,
         trust=UNITS_OF_TRUST[job.facts.enclave_kind],
         positions=job.positions,

@@ -99,7 +99,6 @@ def test_datasets_versions_and_offers(tx: Transaction) -> None:
     assert set(known) == {"clinic.care", "insurer.plans"}
     assert known["insurer.plans"].newest == 2
     assert tx.dataset("clinic.care") == known["clinic.care"]
-    assert tx.datasets_named(["clinic.care", "clinic.other"]) == [known["clinic.care"]]
     assert tx.datasets(ALL, "clinic").items == (known["clinic.care"],)
     assert tx.dataset("clinic.other") is None
     with pytest.raises(Exception, match=r"(?i)unique"), tx.connection.begin_nested():
@@ -131,6 +130,11 @@ def test_agreements(tx: Transaction, story: Story) -> None:
     assert half.state == "proposed"
     assert half.signatures == stored.signatures[:1]
     tx.activate_agreement("sha256:other")
+    assert tx.terms(digest) == stored.agreement
+    assert tx.terms("sha256:" + "0" * 64) is None
+    assert tx.terms_of("insurer") == [stored.agreement] * 2
+    assert tx.terms_of("stranger") == []
+    assert tx.signed_by([]) == ()
     assert tx.agreements_of("stranger") == []
     assert tx.agreements_of("insurer") == sorted([digest, "sha256:other"])
     assert tx.agreement("sha256:none") is None
@@ -190,6 +194,8 @@ def test_a_job_is_claimed_leased_moved_and_abandoned(tx: Transaction, story: Sto
     tx.add_key_requests(job.id, ["clinic", "insurer"])
     (asked,) = [item for item in tx.open_key_requests("clinic", ALL).items if item.job == job.id]
     assert asked == tx.key_request(job.id, "clinic")
+    assert tx.jobs_named([job.id, "job-none"]) == {job.id: tx.job(job.id)}
+    assert tx.jobs_named([]) == {}
     tx.set_key_request(replace(asked, state="challenged", nonce="ab" * 32))
     assert [item.state for item in tx.key_requests(job.id)] == ["challenged", "wanted"]
     assert not [item for item in tx.open_key_requests("clinic", ALL).items if item.job == job.id]
