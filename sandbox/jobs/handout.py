@@ -11,24 +11,21 @@ from policies.lineage import links_from
 from policies.odrl import agreement_digest
 from sandbox.audit import merkle
 from sandbox.audit.receipt import Receipt
-from sandbox.host import Host
 from sandbox.jobs.states import Job, StoredRelease
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
 
 
-def receipt(host: Host, job: Job) -> Receipt | dict[str, Any]:
+def receipt(tx: Transaction, job: Job) -> Receipt | dict[str, Any]:
     """Return the receipt of a released or withheld job; one of a former log as it was kept. Raises NotFound if it ended otherwise."""
-    with host.store.reading() as tx:
-        return tx.former_receipt(job.id) or _receipt(tx, job, _stored(tx, job))
+    return tx.former_receipt(job.id) or _receipt(tx, job, _stored(tx, job))
 
 
-def release(host: Host, job: Job) -> tuple[Receipt | dict[str, Any], bytes]:
+def release(tx: Transaction, job: Job) -> tuple[Receipt | dict[str, Any], bytes]:
     """Return receipt and sealed release of a released or withheld job; the release is empty if it was withheld."""
-    with host.store.reading() as tx:
-        stored = _stored(tx, job)
-        return tx.former_receipt(job.id) or _receipt(tx, job, stored), stored.sealed
+    stored = _stored(tx, job)
+    return tx.former_receipt(job.id) or _receipt(tx, job, stored), stored.sealed
 
 
 @lru_cache(maxsize=256)
@@ -60,5 +57,5 @@ def _receipt(tx: Transaction, job: Job, stored: StoredRelease) -> Receipt:
         index=index,
         proof=tuple(item.hex() for item in proof),
         checkpoint=newest[1],
-        lineage=links_from(agreement.agreement.log, tx.log_links()),
+        lineage=links_from(agreement.log, tx.log_links()),
     )

@@ -60,6 +60,8 @@ def record_outcome(host: Host, job: Job, attested: Attested, signed: SignedState
         index = tx.append(kind, at=host.now(), ids=ids, body={"statement": encode(signed)}, agreement=job.request.agreement)
         ended = tx.move_job(held, state, positions=replace(held.positions, ended=index), code=statement.withheld or "")
         tx.add_release(StoredRelease(job=job.id, statement=signed, sealed=sealed))
+        if sealed:
+            tx.add_notices("release", job.id, [job.request.consumer], host.now())
     host.on_step("stored")
     host.publish()
     host.on_step("stored-published")

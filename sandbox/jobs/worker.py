@@ -17,6 +17,7 @@ from policies.errors import EvidenceRejected, SandboxError, Tampered
 from policies.grant import FailureCode, Grant
 from policies.statement import Nonce, SignedEvidence
 from sandbox.host import Host
+from sandbox.jobs.delivery import Deliverer
 from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
 from sandbox.jobs.record import record_evidence, record_failure, record_outcome
 from sandbox.jobs.states import Job, KeyRequest
@@ -57,6 +58,8 @@ class Worker:
     def work(self) -> None:
         """Take and run jobs until `stopping`; errors of the database are waited out."""
         host, sweep_at = self.host, 0.0
+        deliverer = Deliverer(host=host)
+        deliverer.start()
         try:
             while not self.stopping():
                 if self.keep_spare and self._spare is None:
@@ -73,6 +76,7 @@ class Worker:
         finally:
             if self._spare is not None:
                 self._spare.close()
+            deliverer.stop()
 
     def step(self) -> bool:
         """End abandoned runs, then run at most one job. Returns whether there was one."""
@@ -117,7 +121,9 @@ class Worker:
             ids = {"job": job.id, "agreement": job.request.agreement}
             tx.append("running", at=host.now(), ids=ids, body={"worker": self.name}, agreement=job.request.agreement)
             taken = tx.move_job(job, "running")
-            tx.add_key_requests(job.id, sorted({read.provider for read in job.grant.reads}))
+            providers = sorted({read.provider for read in job.grant.reads})
+            tx.add_key_requests(job.id, providers)
+            tx.add_notices("key-request", job.id, providers, host.now())
         host.publish()
         host.on_step("running")
         return taken

@@ -13,15 +13,26 @@ from policies.canonical import parse_json
 from policies.entries import MAX_ENTRY
 from sandbox.exchange.paging import Listing, Page, Position
 from sandbox.exchange.records import Dataset, Participant, StoredAgreement, StoredOffer
+from sandbox.jobs.notices import Notice
 from sandbox.jobs.states import Job, KeyRequest
 from sandbox.store.exchange import DATASETS, ExchangeTables, dataset_of, offer_of, participant_of
 from sandbox.store.jobs import JobTables, job_of, key_request_of
-from sandbox.store.schema import agreement_parties, agreements, datasets, entries, jobs, key_requests, offers, openings, participants
+from sandbox.store.notices import notice_of
+from sandbox.store.schema import (
+    agreement_parties,
+    agreements,
+    datasets,
+    entries,
+    jobs,
+    key_requests,
+    notices,
+    offers,
+    openings,
+    participants,
+)
 
 _OWN = select(agreement_parties.c.agreement).where(agreement_parties.c.participant == bindparam("participant"))
-_IS_PARTY = select(agreement_parties.c.agreement).where(
-    agreement_parties.c.agreement == bindparam("digest"), agreement_parties.c.participant == bindparam("participant")
-)
+_JOB_OF_PARTY = select(jobs).where(jobs.c.id == bindparam("id"), jobs.c.agreement.in_(_OWN))
 _HEADERS = (
     select(entries.c.data)
     .join(openings, openings.c.position == entries.c.position)
@@ -59,6 +70,11 @@ _OPEN_KEY_REQUESTS = _Sorted(
         jobs.c.state == "running",
     ),
     order=((jobs.c.created_at, False), (key_requests.c.job, False)),
+)
+_NOTICES = _Sorted(
+    query=select(notices).where(notices.c.participant == bindparam("participant")),
+    order=((notices.c.at, True), (notices.c.id, False)),
+    filters=(notices.c.state,),
 )
 
 
@@ -100,14 +116,20 @@ class Listings(ExchangeTables, JobTables):
         rows, following = self._rows(_OPEN_KEY_REQUESTS, page, provider=provider)
         return Listing(items=tuple(key_request_of(row) for row in rows), next=following)
 
+    def notices(self, participant: str, page: Page, state: str | None = None) -> Listing[Notice]:
+        """Notices to a participant's webhook, newest first, in one state if given."""
+        rows, following = self._rows(_NOTICES, page, {"state": state}, participant=participant)
+        return Listing(items=tuple(notice_of(row) for row in rows), next=following)
+
     def headers_of(self, participant: str, first: int, end: int) -> list[dict[str, Any]]:
         """Entry headers with first <= index < end that are about an agreement of a participant's."""
         rows = self.connection.execute(_HEADERS, {"participant": participant, "first": first, "end": end})
         return [parse_json(bytes(row.data), limit=MAX_ENTRY) for row in rows]
 
-    def has_agreement(self, participant: str, digest: str) -> bool:
-        """Whether an agreement names a participant."""
-        return self.connection.execute(_IS_PARTY, {"participant": participant, "digest": digest}).one_or_none() is not None
+    def job_of_party(self, job_id: str, participant: str) -> Job | None:
+        """The job of that id, if it is under an agreement that names the participant."""
+        row = self.connection.execute(_JOB_OF_PARTY, {"id": job_id, "participant": participant}).one_or_none()
+        return None if row is None else job_of(row)
 
     def _rows(
         self, listing: _Sorted, page: Page, narrowed: dict[str, str | None] | None = None, **values: Any

@@ -8,6 +8,7 @@ from flask import Response, request
 
 from policies.errors import Malformed, NotFound, TooLarge
 from sandbox.exchange import agreements, datasets, epochs, participants, rotation
+from sandbox.jobs.notices import public_text
 from sandbox.web.auth import host
 from sandbox.web.models import AdmissionBody, AgreementsQuery, OfProvider, Paged, Query, RotationBody, SignedOnly, cursor_of, read_bytes
 from sandbox.web.operation import Call
@@ -41,6 +42,7 @@ def service(_call: Call[Query, None]) -> Response:
         ServiceView(
             log=LogView(origin=log.name, key=log.public.hex(), vkey=log.vkey),
             enclave=EnclaveView(kind="simulated", measurement=host().measurement),
+            webhook_key=public_text(host().webhook_key.public),
         )
     )
 

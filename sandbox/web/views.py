@@ -24,6 +24,7 @@ from policies.request import Facts, JobRequest
 from policies.statement import SignedEvidence
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Dataset, Participant, StoredAgreement, StoredOffer, Version
+from sandbox.jobs.notices import Notice, NoticeKind, NoticeState
 from sandbox.jobs.states import Job, JobState, KeyRequest, KeyState, Positions
 from sandbox.web.odrl_shapes import AGREEMENT, OFFER
 from sandbox.web.shapes import Document
@@ -72,10 +73,15 @@ class EnclaveView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServiceView:
-    """What a participant needs to know before it joins."""
+    """What a participant needs to know before it joins.
+
+    Attributes:
+        webhook_key: public Ed25519 key that signs notices to webhooks, as Standard Webhooks writes it (`whpk_` and base64).
+    """
 
     log: LogView
     enclave: EnclaveView
+    webhook_key: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -260,6 +266,42 @@ class SealedRelease:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WebhookView:
+    """Where the caller's notices go (null: nowhere), and whether the last attempt failed. Why it failed is not told."""
+
+    url: str | None
+    failing: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoticeView:
+    """A notice to the caller's webhook.
+
+    Attributes:
+        id: the same however often it is sent.
+        subject: digest of the agreement, or id of the job.
+        at: when it came to wait, milliseconds since 1970.
+        next_at: when a waiting one is sent next, milliseconds since 1970.
+    """
+
+    id: str
+    kind: NoticeKind
+    subject: str
+    at: int
+    state: NoticeState
+    attempts: int
+    next_at: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notices:
+    """A page of notices."""
+
+    notices: tuple[NoticeView, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entries:
     """Log entries as text; the bytes of each are what the log hashes."""
 
@@ -356,6 +398,19 @@ def job_view(job: Job) -> JobView:
         trust=UNITS_OF_TRUST[job.facts.enclave_kind],
         positions=job.positions,
         created_at=job.created_at,
+    )
+
+
+def notice_view(notice: Notice) -> NoticeView:
+    """A notice as it is answered."""
+    return NoticeView(
+        id=notice.id,
+        kind=notice.kind,
+        subject=notice.subject,
+        at=notice.at,
+        state=notice.state,
+        attempts=notice.attempts,
+        next_at=notice.next_at,
     )
 
 
