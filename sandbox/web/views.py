@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from flask import Response
 
 from enclaves.kit.appraisal import UNITS_OF_TRUST
 from enclaves.kit.envelope import Signed
+from policies.codec import members
 from policies.decide import Decision
 from policies.declaration import Declaration
 from policies.documents import AgreementSignature, VersionManifest
@@ -329,17 +329,7 @@ class ConsistencyProof:
     proof: tuple[str, ...]
 
 
-def _members(value: Any) -> dict[str, Any]:
-    """One level of a record, as `encode` gives it. Raises TypeError for what is no record."""
-    return {name: getattr(value, name) for name in _names(cast(Any, type(value)))}
-
-
-@lru_cache(maxsize=256)
-def _names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
-
-
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":"), default=_members)
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":"), default=members)
 """The interpreter's own encoder, many times as fast as `canonical`: what is answered was held to its types when it was stored."""
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.canonical import MAX_INTEGER, canonical
-from policies.codec import encode
+from policies.codec import encode, omitted
 from sandbox.web.views import reply
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], max_codepoint=0xD7FF))
@@ -37,10 +37,13 @@ class Outer:
     zeta: tuple[Inner, ...]
     alpha: Inner | None
     count: int
+    silent: bool = omitted(False)
 
 
 INNER = st.builds(Inner, name=TEXT, document=PLAIN)
-OUTER = st.builds(Outer, zeta=st.lists(INNER, max_size=3).map(tuple), alpha=st.none() | INNER, count=st.integers(0, MAX_INTEGER))
+OUTER = st.builds(
+    Outer, zeta=st.lists(INNER, max_size=3).map(tuple), alpha=st.none() | INNER, count=st.integers(0, 9), silent=st.booleans()
+)
 
 
 @given(OUTER | PLAIN)

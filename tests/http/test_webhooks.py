@@ -69,7 +69,8 @@ def test_what_waits_is_told_signed_and_again_after_a_lost_answer(noticing: Servi
     job = institute.submit(market.request(market.join_sql, "0.5"))["id"]
     until(lambda: len(messages) >= 2)  # the first answer is lost
     with noticing.brokers(market.clients["insurer"], clinic):
-        assert institute.wait(job, 60)["state"] == "released"
+        ended = institute.wait(job, 60)
+        assert ended["state"] == "released", ended["code"]
         until(lambda: any(notice["state"] == "delivered" for notice in institute.notices()))
     asked, told = notice_id(market.name("clinic"), "key-request", job), notice_id(market.name("institute"), "release", job)
     heard = [json.loads(message.partition(b"\r\n\r\n")[2]) for message in messages]
