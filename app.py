@@ -23,6 +23,7 @@ from sandbox.store.database import Store
 from sandbox.web.application import make_app
 
 LOG_KEY_FILE = "log.key"
+WEBHOOK_KEY_FILE = "webhook.key"
 
 
 def compose(config: Config, on_step: Callable[[str], None] = lambda step: None, *, lost_log_key: bool = False) -> Host:
@@ -41,7 +42,7 @@ def compose(config: Config, on_step: Callable[[str], None] = lambda step: None, 
     store.prepare(config.origin)
     try:
         path = config.data / LOG_KEY_FILE
-        log_key = _log_key(next_key_file(path)) if lost_log_key else _fixed_log_key(store, path)
+        log_key = _signing_key(next_key_file(path)) if lost_log_key else _fixed_log_key(store, path)
         with store.reading() as tx:  # a later epoch of the log has a name of its own
             config = replace(config, origin=tx.setting("log_origin") or config.origin)
     except SandboxError:
@@ -53,6 +54,7 @@ def compose(config: Config, on_step: Callable[[str], None] = lambda step: None, 
         store=store,
         blobs=Blobs(folder=config.data / "uploads", limit=config.upload_bytes),
         log_key=log_key,
+        webhook_key=_signing_key(config.data / WEBHOOK_KEY_FILE),
         now=lambda: time.time_ns() // 1_000_000,
         measurement=measurement(checkout_root()),
         hints=open_hints(config.queue, config.data / "hints.sqlite3", f"sandbox{identity.key_id.hex()}"),
@@ -74,7 +76,7 @@ def _fixed_log_key(store: Store, path: Path) -> SigningKey:
         fixed, begun = tx.setting("log_key"), tx.newest_checkpoint() is not None
     if (fixed or begun) and not path.exists():
         raise Tampered(f"the log's key {path} is missing; restore it, a new one cannot take its place", code="log-key-missing")
-    key = _log_key(path)
+    key = _signing_key(path)
     if fixed is None:
         with store.transaction() as tx:
             fixed = tx.fix_setting("log_key", key.public.hex())
@@ -90,7 +92,7 @@ def next_key_file(path: Path) -> Path:
 
 def next_log_key(data: Path) -> SigningKey:
     """The key that is to replace the log's, made where there is none."""
-    return _log_key(next_key_file(data / LOG_KEY_FILE))
+    return _signing_key(next_key_file(data / LOG_KEY_FILE))
 
 
 def _finish_replacing(store: Store, path: Path) -> None:
@@ -110,8 +112,8 @@ def _finish_replacing(store: Store, path: Path) -> None:
         return  # there is no next key, or another process was first
 
 
-def _log_key(path: Path) -> SigningKey:
-    """The log's signing key; made at the first start, by exactly one of several processes."""
+def _signing_key(path: Path) -> SigningKey:
+    """A key of the service; made at the first start, by exactly one of several processes."""
     if not path.exists():
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

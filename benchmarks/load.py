@@ -13,6 +13,7 @@ import json
 import math
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -29,10 +30,13 @@ import pyarrow as pa
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from app import compose as compose_host
 from benchmarks.job_latency import declaration, offer
 from enclaves.kit.measure import checkout_root, measurement
 from policies.privacy import parse_epsilon
 from policies.request import JobRequest
+from sandbox.config import Config, read_config
+from sandbox.exchange.participants import issue_code
 from sandbox.party.agreeing import compose
 from sandbox.party.client import Client
 from sandbox.party.forms import declaration_of, offer_of
@@ -49,13 +53,14 @@ DRAIN_S = 900.0
 
 
 @contextmanager
-def process(log: Path, environment: dict[str, str], *command: str) -> Iterator[None]:
+def process(log: Path, environment: dict[str, str], *command: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command while the context lasts; its output goes to `log`."""
     with log.open("ab") as output:
         started = subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=output, stderr=output, cwd=checkout_root())
     try:
-        yield
+        yield started
     finally:
+        started.send_signal(signal.SIGCONT)
         started.terminate()
         try:
             started.wait(timeout=30)
@@ -104,14 +109,13 @@ def postgresql() -> Iterator[str | None]:
         server.dispose()
 
 
-def set_up(folder: Path, url: str, environment: dict[str, str]) -> tuple[Home, Home, str]:
+def set_up(folder: Path, url: str, config: Config) -> tuple[Home, Home, str]:
     """Two participants, a tiny table and terms that allow very many small jobs; returns both homes and the agreement."""
-    clients = {}
+    clients, host = {}, compose_host(config)
     for name in ("north", "consumer"):
-        command = [sys.executable, "-m", "sandbox", "admin", "admit", name]
-        code = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=checkout_root()).stdout.strip()
         clients[name] = Client(home=Home.create(folder / "homes" / name, name, name, url))
-        clients[name].join(code)
+        clients[name].join(issue_code(host, name))
+    host.store.close()
     north, consumer = clients["north"], clients["consumer"]
     declared = declaration_of(declaration("north.people", "spending"))
     columns = {"person_id": range(ROWS), "region": [i % 4 for i in range(ROWS)], "spending": [i % 100 for i in range(ROWS)]}
@@ -239,17 +243,19 @@ def measure(folder: Path, database: str, hello: int, *, jobs: int, seconds: floa
     port = free_port()
     with ExitStack() as running:
 
-        def run(name: str, *command: str) -> None:
-            running.enter_context(process(folder / f"{name}.log", environment, *command))
+        def run(name: str, *command: str) -> subprocess.Popen[bytes]:
+            return running.enter_context(process(folder / f"{name}.log", environment, *command))
 
         run("web", "sandbox", "serve", "--bind", f"127.0.0.1:{port}", "--processes", "2")
         wait_until_up(port, "/healthz")
-        provider, consumer, agreement = set_up(folder, f"http://127.0.0.1:{port}", environment)
+        workers = [run(f"worker-{number}", "sandbox", "worker") for number in range(WORKERS)]
+        provider, consumer, agreement = set_up(folder, f"http://127.0.0.1:{port}", read_config(environment))
         run("broker", "sandbox", "party", "broker", "--home", str(provider.folder))
         client = Client(home=consumer)
         first = client.submit(job_request(agreement))["id"]
-        with process(folder / "worker.log", environment, "sandbox", "worker"):
-            client.wait(first, 60)
+        client.wait(first, 60)
+        for worker in workers:
+            worker.send_signal(signal.SIGSTOP)  # the queue is to grow
         reads = read_paths(first, agreement)
         ratios, floors = {}, []
         for path in reads:
@@ -265,7 +271,8 @@ def measure(folder: Path, database: str, hello: int, *, jobs: int, seconds: floa
             check=True,
         )
         load = json.loads(answer.stdout)
-        run("workers", "sandbox", "worker", "--parallel", str(WORKERS))
+        for worker in workers:
+            worker.send_signal(signal.SIGCONT)
         lost, drained = drain(consumer, load["accepted"])
     times = [elapsed for _, _, elapsed in load["taken"]]
     kinds = {kind: [t for k, _, t in load["taken"] if k == kind] for kind in ("read", "check", "submit", "upload")}
@@ -306,7 +313,7 @@ def shown(path: str, job: str, agreement: str) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="30 jobs in all instead of 500 on each database")
+    parser.add_argument("--quick", action="store_true", help="20 jobs in all instead of 500 on each database")
     parser.add_argument("--generate", nargs=6, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.generate:
@@ -323,8 +330,8 @@ def main() -> None:
         wait_until_up(hello, "/")
         databases = {"sqlite": ""} | ({} if server is None else {"postgresql": server})
         for name, url in databases.items():
-            jobs = 30 // len(databases) if arguments.quick else 500
-            scale = {"seconds": 3.0, "each": 0.15} if arguments.quick else {"seconds": 20.0, "each": 2.0}
+            jobs = 20 // len(databases) if arguments.quick else 500
+            scale = {"seconds": 2.0, "each": 0.15} if arguments.quick else {"seconds": 20.0, "each": 2.0}
             found[name] = measure(folder / name, url, hello, jobs=jobs, **scale)
             print(name, json.dumps(found[name], indent=2))
     totals = {

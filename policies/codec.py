@@ -45,11 +45,7 @@ def decode(cls: type[T], value: Any, where: str = "") -> T:
 def encode(value: Any) -> Any:
     """Return the plain JSON value of a decoded document."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: encode(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if not (f.metadata and _OMITTED in f.metadata and getattr(value, f.name) == f.default)
-        }
+        return {name: encode(item) for name, item in members(value).items()}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (tuple, list)):
@@ -57,6 +53,22 @@ def encode(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: encode(item) for key, item in value.items()}
     return value
+
+
+def members(value: Any) -> dict[str, Any]:
+    """One level of `encode`: the members that a dataclass's document has, with their values as they are. Raises TypeError for others."""
+    found = {}
+    for name, omitted_at in _members_of(cast(Any, type(value))):
+        item = getattr(value, name)
+        if omitted_at is None or item != omitted_at[0]:
+            found[name] = item
+    return found
+
+
+@functools.cache
+def _members_of(kind: Any) -> tuple[tuple[str, tuple[Any] | None], ...]:
+    """Names of a dataclass's fields, each with the value at which it is left out, if there is one."""
+    return tuple((field.name, (field.default,) if _OMITTED in field.metadata else None) for field in dataclasses.fields(kind))
 
 
 def _decode(hint: Any, value: Any, where: str) -> Any:

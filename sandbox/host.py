@@ -24,6 +24,7 @@ class Host:
 
     Attributes:
         now: milliseconds since 1970.
+        webhook_key: signs notices to participants' webhooks, and nothing else.
         measurement: of the enclave that this host would start.
         hints: wake a worker when a job was charged.
         on_step: told the name of every step of the durable order as it is reached; the place for tracing and fault injection.
@@ -33,6 +34,7 @@ class Host:
     store: Store
     blobs: Blobs
     log_key: SigningKey
+    webhook_key: SigningKey
     now: Callable[[], int]
     measurement: str
     hints: Hints = field(default_factory=Hints)

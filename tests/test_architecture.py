@@ -39,7 +39,7 @@ OWNERS = {
     "sqlalchemy": ("sandbox/store",),
     "alembic": ("sandbox/store",),
     "prometheus_client": ("sandbox/web/metrics",),
-    "gunicorn": ("sandbox/web/server_log", "sandbox/web/server_worker"),
+    "gunicorn": ("sandbox/web/server_log", "sandbox/web/server", "sandbox/web/server_worker"),
     "flask": ("sandbox/web", "app"),
     "werkzeug": ("sandbox/web",),
     "pydantic": ("sandbox/web",),

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 from policies.agreement import LogIdentity
 from policies.canonical import parse_json
@@ -20,7 +18,7 @@ from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
 from sandbox.audit.export import Export
 from sandbox.audit.receipt import Receipt, verify_receipt
 from sandbox.audit.replay import Verdict, replay
-from sandbox.cli.show import client_of, home_option, json_option, print_json, table
+from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, table
 from sandbox.party.client import kept_agreement
 from sandbox.party.exporting import export_log
 
@@ -46,7 +44,7 @@ def log_export(home_folder: Path, folder: Path, vkey: str | None, as_json: bool)
     """
     client = client_of(home_folder)
     key = LogKey.parse(vkey or client.service()["log"]["vkey"])
-    with Progress(console=Console(stderr=True), disable=as_json) as progress:
+    with progress_bar(quiet=as_json) as progress:
         task = progress.add_task("exporting")
         size = export_log(
             client,
@@ -79,7 +77,7 @@ def audit_replay(folder: Path, vkey: str | None, since: Path | None, as_json: bo
     earlier = (
         None if since is None else _earlier(since.read_text(encoding="utf-8"), Export(read=lambda path: (folder / path).read_bytes()), key)
     )
-    with Progress(console=Console(stderr=True), disable=as_json) as progress:
+    with progress_bar(quiet=as_json) as progress:
         task = progress.add_task("replaying")
         verdict = replay(
             lambda path: (folder / path).read_bytes(),

@@ -14,7 +14,7 @@ from policies.errors import Malformed
 from policies.privacy import SCALE_UNIT, parse_epsilon, units_to_decimal
 from policies.request import JobRequest
 from policies.statement import Release
-from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, table
+from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
     from policies.agreement import Agreement
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 def job() -> None:
     """Ask for a release."""
 
+
+STAGES = ("charged", "running")
+"""States that a job passes before it ends."""
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -103,10 +106,14 @@ def job_submit(
     if not wait:
         print_json(record) if as_json else click.echo(f"{record['id']} is {record['state']}")
         return
-    from rich.console import Console
+    with progress_bar(quiet=as_json) as progress:
+        task = progress.add_task(f"{record['id']} is {record['state']}", total=len(STAGES))
 
-    with Console(stderr=True).status(f"{record['id']} is {record['state']}") as status:
-        record = client.wait(record["id"], timeout, lambda state: status.update(f"{record['id']} is {state}"))
+        def advance(state: str) -> None:
+            done = STAGES.index(state) if state in STAGES else len(STAGES)
+            progress.update(task, description=f"{record['id']} is {state}", completed=done)
+
+        record = client.wait(record["id"], timeout, advance)
     if record["state"] == "failed":
         print_json(record) if as_json else click.echo(f"{record['id']} failed: {record['code']}; the charge stays", err=True)
         sys.exit(4)

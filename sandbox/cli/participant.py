@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
 from policies.errors import Malformed
 from policies.names import require_name
 from sandbox.cli.preparing import infer, twin
-from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
+from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, spoken, table
 
 
 @click.group()
@@ -179,9 +180,6 @@ def party_publish(home_folder: Path, declaration: Path, file: Path, as_json: boo
     \b
     Example: sandbox party publish --home ~/insurer --declaration plans.yaml plans.parquet
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from enclaves.kit.sources import dropped_and_clamped, read_table
     from sandbox.party.forms import declaration_of, read_form, sources_of
     from sandbox.party.publish import publish
@@ -190,7 +188,7 @@ def party_publish(home_folder: Path, declaration: Path, file: Path, as_json: boo
     declared = declaration_of(form)
     rows = read_table(file, declared, sources_of(form))
     changed = dropped_and_clamped(rows, declared)
-    with Progress(console=Console(stderr=True), disable=as_json) as progress:
+    with progress_bar(quiet=as_json) as progress:
         task = progress.add_task("encrypting", total=None)
 
         def advance(step: str, count: int) -> None:
@@ -226,6 +224,73 @@ def party_inbox(home_folder: Path, as_json: bool) -> None:
         table(("what", "about", "sandbox ..."), [(item.kind, item.title, item.command) for item in items])
     else:
         click.echo("nothing waits")
+
+
+@party.command("webhook")
+@home_option
+@click.argument("url", required=False)
+@click.option("--remove", is_flag=True, help="Have no notices sent any more.")
+@json_option
+def party_webhook(home_folder: Path, url: str | None, remove: bool, as_json: bool) -> None:
+    """Have signed notices of what waits sent to URL, which begins with https://; without URL, show where they go.
+
+    A notice names an agreement or a job and nothing else. The same URL again tries again what was given up.
+
+    \b
+    Example: sandbox party webhook --home ~/insurer https://hooks.insurer.example/sandbox
+    """
+    if remove and url is not None:
+        raise Malformed("give either a URL or --remove")
+    client = client_of(home_folder)
+    answer = client.set_webhook(url) if url is not None or remove else client.webhook()
+    if as_json:
+        print_json(answer)
+    elif answer["url"] is None:
+        click.echo("no notices are sent")
+    else:
+        click.echo(f"notices go to {answer['url']}" + ("; the last attempt failed" if answer["failing"] else ""))
+
+
+@party.command("notices")
+@home_option
+@click.option("--state", type=click.Choice(["waiting", "delivered", "settled", "dead"]), help="Only those in this state.")
+@json_option
+def party_notices(home_folder: Path, state: str | None, as_json: bool) -> None:
+    """List the notices to this participant's webhook, newest first, and how often each was tried.
+
+    \b
+    Example: sandbox party notices --home ~/insurer --state dead
+    """
+    found = client_of(home_folder).notices(state)
+    if as_json:
+        print_json(found)
+    else:
+        table(("id", "what", "of", "state", "attempts"), [(n["id"], n["kind"], n["subject"], n["state"], n["attempts"]) for n in found])
+
+
+@party.command("verify-webhook")
+@home_option
+@click.argument("message", type=click.File("rb"), default="-")
+@json_option
+def party_verify_webhook(home_folder: Path, message: BinaryIO, as_json: bool) -> None:
+    """Verify a notice as it came: MESSAGE holds its headers, an empty line and its body; - or nothing is standard input.
+
+    Ends with 5 if the service's key, kept when the webhook was set, did not sign it for this participant within the last 300 s. A notice
+    whose id came before is said to be repeated: answer it with 200, and do not act again.
+
+    \b
+    Example: sandbox party verify-webhook --home ~/insurer notice.http
+    """
+    import time
+
+    from sandbox.party.home import Home
+    from sandbox.party.webhooks import MAX_BYTES, receive, shown
+
+    notice, repeated = receive(Home.open(home_folder), message.read(MAX_BYTES + 1), time.time())
+    if as_json:
+        print_json(shown(notice, repeated=repeated))
+    else:
+        click.echo(f"{notice.type} {notice.subject}" + (" (repeated)" if repeated else ""))
 
 
 @party.command("broker")

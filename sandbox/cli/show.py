@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     from sandbox.party.client import Client
 
@@ -43,6 +44,14 @@ def console() -> Console:
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=PAGE_WIDTH)
+
+
+def progress_bar(*, quiet: bool = False) -> Progress:
+    """Progress on standard error while the context lasts; only where that is a terminal, and nothing stays behind."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(console=Console(stderr=True), disable=quiet or not sys.stderr.isatty(), transient=True)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:

@@ -40,6 +40,7 @@ def propose(host: Host, caller: Participant, signed: Signed) -> StoredAgreement:
         tx.add_agreement(digest, signed.body, [party.id for party in agreement.parties], caller.id)
         ids = {"agreement": digest, "participant": caller.id}
         tx.append("proposed", at=host.now(), ids=ids, body={"signed": encode(signed)}, agreement=digest)
+        tx.add_notices("agreement", digest, [party.id for party in agreement.parties], host.now())
     host.publish()
     return read_agreement(host, caller, digest)
 

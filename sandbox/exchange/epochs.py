@@ -72,7 +72,7 @@ def open_epoch(host: Host, totals: Mapping[tuple[str, str], int]) -> tuple[Host,
         tx.hold_log()
         tx.raise_ledgers(totals)
         epoch = _epoch(host, tx)
-        _keep_receipts(host, tx)
+        _keep_receipts(tx)
         carried = tx.begin_epoch(epoch, CARRIED)
         ids = {"epoch": digest(encode(epoch)), "number": str(epoch.number), "origin": epoch.log.origin, "key": epoch.log.key}
         tx.append("epoch_opened", at=host.now(), ids=ids, body={"epoch": encode(epoch)}, losses=epoch.totals)
@@ -120,12 +120,12 @@ def _providers(tx: Transaction) -> tuple[str, ...]:
     return tuple(name for name, found in known if found is not None and not found.revoked)
 
 
-def _keep_receipts(host: Host, tx: Transaction) -> None:
+def _keep_receipts(tx: Transaction) -> None:
     for job_id in tx.ended_jobs():
         job = tx.job(job_id)
         assert job is not None, "a statement has a job"
         with suppress(Unavailable, NotFound):  # what no checkpoint covers has no receipt
-            tx.keep_receipt(job_id, receipt(host, job))
+            tx.keep_receipt(job_id, receipt(tx, job))
 
 
 def epoch_state(host: Host) -> EpochState:

@@ -89,6 +89,7 @@ def _revoke(host: Host, name: str, key: str, by: str, signature: str) -> Partici
         if found is None or found.revoked or found.signing_key != key:
             raise Conflict(f"the keys of `{name}` are revoked already, or were replaced meanwhile", code="key-not-in-force")
         tx.revoke_keys(found, host.now())
+        tx.set_webhook(name, None, host.now())  # whoever had the keys may have set it
         tx.append("revoked", at=host.now(), ids={"participant": name, "key": key, "by": by, "signature": signature}, body={})
         revoked = tx.participant(name)
     host.publish()

@@ -6,30 +6,26 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from policies.agreement import Agreement
-from policies.codec import encode
 from policies.errors import NotFound, Tampered, Unavailable
 from policies.lineage import links_from
 from policies.odrl import agreement_digest
 from sandbox.audit import merkle
 from sandbox.audit.receipt import Receipt
-from sandbox.host import Host
 from sandbox.jobs.states import Job, StoredRelease
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
 
 
-def receipt(host: Host, job: Job) -> dict[str, Any]:
-    """Return the receipt of a released or withheld job as JSON. Raises NotFound for a job that ended otherwise."""
-    with host.store.reading() as tx:
-        return tx.former_receipt(job.id) or dict(encode(_receipt(tx, job, _stored(tx, job))))
+def receipt(tx: Transaction, job: Job) -> Receipt | dict[str, Any]:
+    """Return the receipt of a released or withheld job; one of a former log as it was kept. Raises NotFound if it ended otherwise."""
+    return tx.former_receipt(job.id) or _receipt(tx, job, _stored(tx, job))
 
 
-def release(host: Host, job: Job) -> dict[str, Any]:
-    """Return `{"receipt", "sealed"}` (sealed in hex) of a released or withheld job."""
-    with host.store.reading() as tx:
-        stored = _stored(tx, job)
-        return {"receipt": tx.former_receipt(job.id) or encode(_receipt(tx, job, stored)), "sealed": stored.sealed.hex()}
+def release(tx: Transaction, job: Job) -> tuple[Receipt | dict[str, Any], bytes]:
+    """Return receipt and sealed release of a released or withheld job; the release is empty if it was withheld."""
+    stored = _stored(tx, job)
+    return tx.former_receipt(job.id) or _receipt(tx, job, stored), stored.sealed
 
 
 @lru_cache(maxsize=256)
@@ -45,11 +41,11 @@ def _stored(tx: Transaction, job: Job) -> StoredRelease:
 
 
 def _receipt(tx: Transaction, job: Job, stored: StoredRelease) -> Receipt:
-    newest, agreement = tx.newest_checkpoint(), tx.agreement(job.request.agreement)
+    newest, agreement = tx.newest_checkpoint(), tx.terms(job.request.agreement)
     index = job.positions.ended
     if newest is None or newest[0] <= index:
         raise Unavailable("the release is stored and not yet published; look again", code="not-published")
-    if agreement is None or _digest(agreement.agreement) != job.request.agreement or job.grant is None or job.evidence is None:
+    if agreement is None or _digest(agreement) != job.request.agreement or job.grant is None or job.evidence is None:
         raise Tampered("the stored job does not fit together", code="job-record")
     size = newest[0]
     proof = tx.over_nodes(lambda node: merkle.inclusion_proof(index, size, node))
@@ -61,5 +57,5 @@ def _receipt(tx: Transaction, job: Job, stored: StoredRelease) -> Receipt:
         index=index,
         proof=tuple(item.hex() for item in proof),
         checkpoint=newest[1],
-        lineage=links_from(agreement.agreement.log, tx.log_links()),
+        lineage=links_from(agreement.log, tx.log_links()),
     )

@@ -26,12 +26,8 @@ def waiting_keys(host: Host, caller: Participant, page: Page) -> Listing[tuple[K
     """Key requests that wait for the caller's broker, oldest first."""
     with host.store.reading() as tx:
         listing = tx.open_key_requests(caller.id, page)
-        found = []
-        for request in listing.items:
-            job = tx.job(request.job)
-            assert job is not None, "a key request has a job"
-            found.append((request, job))
-        return Listing(items=tuple(found), next=listing.next)
+        jobs = tx.jobs_named([request.job for request in listing.items])
+    return Listing(items=tuple((request, jobs[request.job]) for request in listing.items), next=listing.next)
 
 
 def challenge(host: Host, caller: Participant, job_id: str, nonce: str) -> KeyRequest:

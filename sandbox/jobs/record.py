@@ -82,6 +82,8 @@ def _store_outcome(host: Host, tx: Transaction, held: Job, signed: SignedStateme
     index = tx.append(kind, at=host.now(), ids=ids, body={"statement": encode(signed)}, agreement=held.request.agreement)
     ended = tx.move_job(held, state, positions=replace(held.positions, ended=index), code=statement.withheld or "")
     tx.add_release(StoredRelease(job=held.id, statement=signed, sealed=sealed))
+    if sealed:
+        tx.add_notices("release", held.id, [held.request.consumer], host.now())
     return ended
 
 

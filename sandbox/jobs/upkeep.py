@@ -14,6 +14,7 @@ SEEN_EVERY_S = 10.0
 CLEAN_EVERY_S = 600.0
 UNREFERENCED_FOR_S = 24 * 3600.0
 FORGET_WORKER_MS = 24 * 3600 * 1000
+FORGET_NOTICE_MS = 30 * 24 * 3600 * 1000
 
 _log = logging.getLogger("sandbox.upkeep")
 
@@ -36,6 +37,8 @@ class Upkeep:
         if now - self._cleaned >= CLEAN_EVERY_S:
             self._cleaned = now
             remove_unreferenced(self.host)
+            with self.host.store.transaction() as tx:
+                tx.forget_notices(self.host.now() - FORGET_NOTICE_MS)
 
 
 def say_alive(host: Host, worker: str) -> None:

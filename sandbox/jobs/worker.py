@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from policies.errors import SandboxError
 from sandbox.host import Host
+from sandbox.jobs.delivery import Deliverer
 from sandbox.jobs.launch import EnclaveDied, EnclaveProcess, remove_leftovers
 from sandbox.jobs.leases import Leases
 from sandbox.jobs.record import record_failure
@@ -87,6 +88,8 @@ class Worker:
     def work(self) -> None:
         """Take and run jobs until `stopping`; errors of the database are waited out, and so is a machine that starts no enclave."""
         remove_leftovers()
+        deliverer = Deliverer(host=self.host)
+        deliverer.start()
         try:
             while self._active or not self.stopping():
                 if not self._turn():
@@ -95,6 +98,7 @@ class Worker:
             for run in self._active:
                 run.steps.close()
             self._drop_spare()
+            deliverer.stop()
 
     def step(self) -> bool:
         """End abandoned runs, then run at most one job. Returns whether there was one."""
@@ -217,7 +221,9 @@ class Worker:
             ids = {"job": job.id, "agreement": job.request.agreement}
             tx.append("running", at=host.now(), ids=ids, body={"worker": self.name}, agreement=job.request.agreement)
             taken = tx.move_job(job, "running")
-            tx.add_key_requests(job.id, sorted({read.provider for read in job.grant.reads}))
+            providers = sorted({read.provider for read in job.grant.reads})
+            tx.add_key_requests(job.id, providers)
+            tx.add_notices("key-request", job.id, providers, host.now())
         return taken
 
     def _ready_spare(self) -> None:

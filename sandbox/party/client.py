@@ -33,6 +33,7 @@ from sandbox.party.following import Followed, Follower
 from sandbox.party.home import Home
 from sandbox.party.inbox import mark_read
 from sandbox.party.verify import verify_release
+from sandbox.party.webhooks import KEPT_KEY
 
 TIMEOUT_S = 60.0
 
@@ -296,6 +297,22 @@ class Client:
     def send_refusal(self, statement: Any) -> None:
         """Refuse keys with a signed statement."""
         self._post("/key-requests/refusals", {"signed": self._signed("key-refusal", statement)})
+
+    # --- notices
+
+    def set_webhook(self, url: str | None) -> dict[str, Any]:
+        """Have notices sent to `url` (None: nowhere), and keep the key that verifies them at home."""
+        answer = self._post("/webhook", {"url": url})
+        self.home.write(KEPT_KEY, {"key": self.service()["webhook_key"]})
+        return answer
+
+    def webhook(self) -> dict[str, Any]:
+        """Where notices go, and whether the last attempt failed."""
+        return self._get("/webhook")
+
+    def notices(self, state: str | None = None) -> list[dict[str, Any]]:
+        """Notices to this participant's webhook, newest first."""
+        return self._pages("/notices", "notices", state=state)
 
     # --- the log
 

@@ -18,6 +18,7 @@ from sandbox.store.lineage import LineageTables
 from sandbox.store.listings import Listings
 from sandbox.store.log import LogTables
 from sandbox.store.migrations import current, head, migrate, revisions
+from sandbox.store.notices import NoticeTables
 from sandbox.store.operations import OperationTables
 from sandbox.store.recovery import RecoveryTables
 from sandbox.store.schema import log_state, settings
@@ -35,7 +36,7 @@ PREPARING = 0x5A4D_B0C5
 """PostgreSQL advisory lock under which tables are made: processes that start at once would make them twice."""
 
 
-class Transaction(LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables):
+class Transaction(LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables):
     """All verbs of the store on one open transaction."""
 
     def __init__(self, connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -78,12 +79,23 @@ def _signed(text: str) -> Signed:
 # Statements of every request, built once: building one costs as much as running it on SQLite.
 _BY_CREDENTIAL = select(participants).where(participants.c.credential_digest == bindparam("digest"))
 _AGREEMENT = select(agreements).where(agreements.c.digest == bindparam("digest"))
-_SIGNATURES = (
-    select(agreement_parties.c.signed)
-    .where(agreement_parties.c.agreement == bindparam("digest"), agreement_parties.c.signed.is_not(None))
+_SIGNATURES_OF = (
+    select(agreement_parties.c.agreement, agreement_parties.c.signed)
+    .where(agreement_parties.c.agreement.in_(bindparam("digests", expanding=True)), agreement_parties.c.signed.is_not(None))
     .order_by(agreement_parties.c.participant)
 )
 _AGREEMENTS_OF = select(agreement_parties.c.agreement).where(agreement_parties.c.participant == bindparam("participant"))
+_TERMS = select(agreements.c.document).where(agreements.c.digest == bindparam("digest"))
+_TERMS_OF = select(agreements.c.document).where(agreements.c.digest.in_(_AGREEMENTS_OF))
+DATASETS = select(
+    datasets.c.dataset,
+    datasets.c.signed,
+    func.coalesce(select(func.max(versions.c.version)).where(versions.c.dataset == datasets.c.dataset).scalar_subquery(), 0).label(
+        "newest"
+    ),
+)
+"""Rows that `dataset_of` reads."""
+_DATASET = DATASETS.where(datasets.c.dataset == bindparam("name"))
 
 
 class ExchangeTables:
@@ -189,20 +201,8 @@ class ExchangeTables:
 
     def dataset(self, name: str) -> Dataset | None:
         """The dataset of that name."""
-        return next(iter(self._datasets(datasets.c.dataset == name)), None)
-
-    def datasets_named(self, names: list[str]) -> list[Dataset]:
-        """The datasets of those names, by name."""
-        return self._datasets(datasets.c.dataset.in_(names))
-
-    def _datasets(self, condition: Any) -> list[Dataset]:
-        newest = func.coalesce(select(func.max(versions.c.version)).where(versions.c.dataset == datasets.c.dataset).scalar_subquery(), 0)
-        rows = self.connection.execute(select(datasets.c.signed, newest.label("newest")).where(condition).order_by(datasets.c.dataset))
-        found = []
-        for row in rows:
-            declaration, signed = _parsed_declaration(row.signed)
-            found.append(Dataset(declaration=declaration, signed=signed, newest=int(row.newest)))
-        return found
+        row = self.connection.execute(_DATASET, {"name": name}).one_or_none()
+        return None if row is None else dataset_of(row)
 
     def add_version(self, version: Version) -> None:
         """Store a published version."""
@@ -262,24 +262,43 @@ class ExchangeTables:
 
     def agreement(self, digest: str) -> StoredAgreement | None:
         """The agreement of that digest."""
-        row = self.connection.execute(_AGREEMENT, {"digest": digest}).one_or_none()
-        if row is None:
-            return None
-        signatures = self.connection.execute(_SIGNATURES, {"digest": digest})
-        agreement, document = _parsed_agreement(row.document)
-        return StoredAgreement(
-            digest=row.digest,
-            agreement=agreement,
-            document=document,
-            state=row.state,
-            proposed_by=row.proposed_by,
-            signatures=tuple(_signed(signature.signed) for signature in signatures),
-        )
+        return next(iter(self.signed_by(self.connection.execute(_AGREEMENT, {"digest": digest}).all())), None)
+
+    def signed_by(self, rows: Sequence[Any]) -> tuple[StoredAgreement, ...]:
+        """The agreements that rows hold, with their signatures."""
+        signatures: dict[str, list[Signed]] = {row.digest: [] for row in rows}
+        if rows:
+            for found in self.connection.execute(_SIGNATURES_OF, {"digests": list(signatures)}):
+                signatures[found.agreement].append(_signed(found.signed))
+        return tuple(_agreement_of(row, tuple(signatures[row.digest])) for row in rows)
+
+    def terms(self, digest: str) -> Agreement | None:
+        """What the agreement of that digest says, without its signatures."""
+        text = self.connection.execute(_TERMS, {"digest": digest}).scalar_one_or_none()
+        return None if text is None else _parsed_agreement(text)[0]
+
+    def terms_of(self, participant: str) -> list[Agreement]:
+        """What the agreements that name a participant say."""
+        rows = self.connection.execute(_TERMS_OF, {"participant": participant})
+        return [_parsed_agreement(row.document)[0] for row in rows]
 
     def agreements_of(self, participant: str) -> list[str]:
         """Digests of the agreements that name a participant."""
         rows = self.connection.execute(_AGREEMENTS_OF, {"participant": participant})
         return sorted(row.agreement for row in rows)
+
+
+def dataset_of(row: Any) -> Dataset:
+    """The dataset that a row of `DATASETS` holds."""
+    declaration, signed = _parsed_declaration(row.signed)
+    return Dataset(declaration=declaration, signed=signed, newest=int(row.newest))
+
+
+def _agreement_of(row: Any, signatures: tuple[Signed, ...]) -> StoredAgreement:
+    agreement, document = _parsed_agreement(row.document)
+    return StoredAgreement(
+        digest=row.digest, agreement=agreement, document=document, state=row.state, proposed_by=row.proposed_by, signatures=signatures
+    )
 
 
 def participant_of(row: Any) -> Participant:

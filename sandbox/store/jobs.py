@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -25,6 +25,8 @@ from sandbox.store.schema import jobs, key_requests, ledgers, releases
 
 # Statements of every request, built once: building one costs as much as running it on SQLite.
 _JOB = select(jobs).where(jobs.c.id == bindparam("id"))
+_JOBS_NAMED = select(jobs).where(jobs.c.id.in_(bindparam("names", expanding=True)))
+_LEDGERS = select(ledgers).order_by(ledgers.c.provider, ledgers.c.id_space)
 _RELEASE = select(releases).where(releases.c.job == bindparam("job"))
 
 
@@ -66,7 +68,7 @@ class JobTables:
 
     def spent(self) -> dict[tuple[str, str], Loss]:
         """What every ledger has paid."""
-        rows = self.connection.execute(select(ledgers).order_by(ledgers.c.provider, ledgers.c.id_space))
+        rows = self.connection.execute(_LEDGERS)
         return {(row.provider, row.id_space): Loss(amount=int(row.amount), delta0=int(row.delta0)) for row in rows}
 
     def add_job(self, job: Job) -> None:
@@ -97,6 +99,12 @@ class JobTables:
         """The job of that id."""
         row = self.connection.execute(_JOB, {"id": job_id}).one_or_none()
         return None if row is None else job_of(row)
+
+    def jobs_named(self, names: Sequence[str]) -> dict[str, Job]:
+        """The jobs of those ids that there are, by id."""
+        if not names:
+            return {}
+        return {row.id: job_of(row) for row in self.connection.execute(_JOBS_NAMED, {"names": list(names)})}
 
     def lock_job(self, job_id: str) -> Job | None:
         """The job of that id, held until the transaction ends."""

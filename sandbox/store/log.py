@@ -40,6 +40,10 @@ _ENTRIES = (
     .where(entries.c.position >= bindparam("first"), entries.c.position < bindparam("end"))
     .order_by(entries.c.position)
 )
+_ALL_OPENINGS = (
+    select(openings).where(openings.c.position >= bindparam("first"), openings.c.position < bindparam("end")).order_by(openings.c.position)
+)
+_OPENINGS = _ALL_OPENINGS.where(openings.c.agreement.is_(None) | openings.c.agreement.in_(bindparam("agreements", expanding=True)))
 
 
 class LogTables:
@@ -146,10 +150,11 @@ class LogTables:
 
     def openings(self, first: int, end: int, agreements: Iterable[str] | None) -> list[Opening]:
         """Openings with first <= index < end that a reader who is party to `agreements` may have; None means the operator: all."""
-        query = select(openings).where(openings.c.position >= first, openings.c.position < end)
-        if agreements is not None:
-            query = query.where(openings.c.agreement.is_(None) | openings.c.agreement.in_(list(agreements)))
-        rows = self.connection.execute(query.order_by(openings.c.position))
+        values: dict[str, Any] = {"first": first, "end": end}
+        if agreements is None:
+            rows = self.connection.execute(_ALL_OPENINGS, values)
+        else:
+            rows = self.connection.execute(_OPENINGS, values | {"agreements": list(agreements)})
         return [Opening(index=row.position, salt=row.salt, body=_body(row.body)) for row in rows]
 
     def newest_checkpoint(self) -> tuple[int, str] | None:

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -249,3 +250,25 @@ former_receipts = Table(
 )
 
 workers = Table("workers", metadata, Column("name", String(80), primary_key=True), Column("seen_at", BigInteger, nullable=False))
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("participant", String(40), ForeignKey("participants.id"), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("failures", Integer, nullable=False),
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", String(60), primary_key=True),
+    Column("participant", String(40), ForeignKey("participants.id"), nullable=False, index=True),
+    Column("kind", String(20), nullable=False),
+    Column("subject", String(71), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", BigInteger, nullable=False),
+    Index("ix_notices_due", "state", "next_at"),
+)

@@ -8,6 +8,7 @@ from flask import Response, request
 
 from policies.errors import Malformed, NotFound, TooLarge
 from sandbox.exchange import agreements, datasets, epochs, participants, rotation
+from sandbox.jobs.notices import public_text
 from sandbox.web.auth import host
 from sandbox.web.models import AdmissionBody, AgreementsQuery, OfProvider, Paged, Query, RotationBody, SignedOnly, cursor_of, read_bytes
 from sandbox.web.operation import Call
@@ -41,6 +42,7 @@ def service(_call: Call[Query, None]) -> Response:
         ServiceView(
             log=LogView(origin=log.name, key=log.public.hex(), vkey=log.vkey),
             enclave=EnclaveView(kind="simulated", measurement=host().measurement),
+            webhook_key=public_text(host().webhook_key.public),
         )
     )
 
@@ -165,9 +167,8 @@ def sign(call: Call[Query, SignedOnly]) -> Response:
 def ledgers(call: Call[Query, None]) -> Response:
     """What the ledgers of the caller's agreements have paid."""
     with host().store.reading() as tx:
-        found = [tx.agreement(digest) for digest in tx.agreements_of(call.who.id)]
-        spent = tx.spent()
-    names = {(d.provider, d.id_space) for item in found if item is not None for d in item.agreement.declarations}
+        found, spent = tx.terms_of(call.who.id), tx.spent()
+    names = {(declared.provider, declared.id_space) for agreement in found for declared in agreement.declarations}
     rows = [
         LedgerView(provider=provider, id_space=id_space, spent=spent[provider, id_space])
         for provider, id_space in sorted(names)

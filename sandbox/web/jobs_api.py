@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from flask import Response
 
 from policies.codec import decode
 from policies.decide import refusal
 from policies.errors import Conflict, Malformed, NotFound
 from policies.request import JobRequest
+from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
 from sandbox.jobs import handout, keys, submit
 from sandbox.jobs.states import FINAL, Job
@@ -15,7 +18,10 @@ from sandbox.web.auth import host
 from sandbox.web.models import ChallengeBody, CheckBody, JobsQuery, KeysBody, Paged, Query, SignedOnly, cursor_of
 from sandbox.web.operation import Call
 from sandbox.web.problems import of_error
-from sandbox.web.views import Checked, Jobs, KeyRequests, KeyStateView, job_view, key_request_view, reply
+from sandbox.web.views import Checked, Jobs, KeyRequests, KeyStateView, SealedRelease, job_view, key_request_view, reply
+
+if TYPE_CHECKING:
+    from sandbox.store.database import Transaction
 
 
 def check(call: Call[Query, CheckBody]) -> Response:
@@ -55,25 +61,24 @@ def list_jobs(call: Call[JobsQuery, None]) -> Response:
 
 def one_job(call: Call[Query, None], job_id: str) -> Response:
     """One job under an agreement of the caller's."""
-    return reply(job_view(_visible(job_id, call.who)))
+    with host().store.reading() as tx:
+        return reply(job_view(_visible(tx, job_id, call.who)))
 
 
 def release(call: Call[Query, None], job_id: str) -> Response:
     """The sealed release, to its recipient alone, with the receipt."""
-    job = _visible(job_id, call.who)
-    if job.request.consumer != call.who.id:
-        raise NotFound("there is no such release of yours")
-    if job.state not in FINAL:
-        raise Conflict(f"the job is {job.state}; look again later", code="not-ready")
-    return reply(handout.release(host(), job))
+    with host().store.reading() as tx:
+        job = _visible(tx, job_id, call.who)
+        if job.request.consumer != call.who.id:
+            raise NotFound("there is no such release of yours")
+        found, sealed = handout.release(tx, _ended(job))
+    return reply(SealedRelease(receipt=cast(Receipt, found), sealed=sealed.hex()))
 
 
 def receipt(call: Call[Query, None], job_id: str) -> Response:
     """The receipt, to every party of the agreement; it tells nothing of the figures."""
-    job = _visible(job_id, call.who)
-    if job.state not in FINAL:
-        raise Conflict(f"the job is {job.state}; look again later", code="not-ready")
-    return reply(handout.receipt(host(), job))
+    with host().store.reading() as tx:
+        return reply(handout.receipt(tx, _ended(_visible(tx, job_id, call.who))))
 
 
 def list_key_requests(call: Call[Paged, None]) -> Response:
@@ -102,9 +107,14 @@ def refuse_keys(call: Call[Query, SignedOnly]) -> Response:
     return reply(KeyStateView(state=keys.refuse_keys(host(), call.who, call.body.signed.document()).state))
 
 
-def _visible(job_id: str, who: Participant) -> Job:
-    with host().store.reading() as tx:
-        job = tx.job(job_id)
-        if job is None or not tx.has_agreement(who.id, job.request.agreement):
-            raise NotFound("there is no such job under an agreement of yours")
+def _visible(tx: Transaction, job_id: str, who: Participant) -> Job:
+    job = tx.job_of_party(job_id, who.id)
+    if job is None:
+        raise NotFound("there is no such job under an agreement of yours")
+    return job
+
+
+def _ended(job: Job) -> Job:
+    if job.state not in FINAL:
+        raise Conflict(f"the job is {job.state}; look again later", code="not-ready")
     return job

@@ -16,6 +16,7 @@ from policies.codec import decode
 from policies.errors import Malformed, TooLarge
 from policies.names import PATTERNS
 from sandbox.exchange.paging import Page, Position
+from sandbox.jobs.notices import NoticeState
 from sandbox.jobs.states import JobState
 
 DRAIN_BYTES = 64 << 20
@@ -73,6 +74,12 @@ class ChallengeBody(Body):
     nonce: str = Field(pattern=f"^{PATTERNS['require_key']}$")
 
 
+class WebhookBody(Body):
+    """Where notices go: a URL beginning with https://, or null for nowhere."""
+
+    url: Annotated[str, Field(max_length=500)] | None
+
+
 class KeysBody(Body):
     """A broker's signed statement and the keys that it sealed (hex)."""
 
@@ -125,6 +132,12 @@ class JobsQuery(Paged):
     state: JobState | None = Field(None, description="Only those in this state.")
     consumer: Name | None = None
     agreement: Digest | None = None
+
+
+class NoticesQuery(Paged):
+    """A page of notices."""
+
+    state: NoticeState | None = Field(None, description="Only those in this state.")
 
 
 class RangeQuery(Query):

@@ -95,8 +95,8 @@ class Operation:
 
     @property
     def statuses(self) -> tuple[int, ...]:
-        """Statuses of all problem documents that this operation may answer."""
-        found = {400, 429, 500, 503, *self.errors}
+        """Statuses of all problem documents that this operation may answer; 414 and 431 are the web server's own."""
+        found = {400, 414, 429, 431, 500, 503, *self.errors}
         found |= {401} if self.secured else set()
         found |= {404} if self.parts else set()
         found |= {413} if self.body is not None else set()

@@ -17,7 +17,7 @@ from policies.names import PATTERNS
 from policies.request import JobRequest
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import EpochState, Participant
-from sandbox.web import documentation, events, exchange_api, jobs_api, log_api, views
+from sandbox.web import documentation, events, exchange_api, jobs_api, log_api, notices_api, views
 from sandbox.web.models import (
     AdmissionBody,
     AgreementsQuery,
@@ -25,11 +25,13 @@ from sandbox.web.models import (
     CheckBody,
     JobsQuery,
     KeysBody,
+    NoticesQuery,
     OfProvider,
     Paged,
     RangeQuery,
     RotationBody,
     SignedOnly,
+    WebhookBody,
 )
 from sandbox.web.odrl_shapes import AGREEMENT, OFFER
 from sandbox.web.operation import Media, Operation, PathPart
@@ -227,6 +229,23 @@ JOBS = (
     ),
 )  # fmt: skip
 
+NOTICES = (
+    Operation(
+        method="POST", path=f"{API}/webhook", view=notices_api.set_webhook, tag="notices", body=WebhookBody, answer=views.WebhookView,
+        summary="Send the caller's notices to a URL from now on, or to none.",
+        description="What waits for the caller (an agreement to sign, a run that wants keys, a release to read) is then told by a signed "
+        "POST that names it and nothing else. The same URL again tries again what was given up. docs/api.md shows how to verify a notice.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/webhook", view=notices_api.webhook, tag="notices", answer=views.WebhookView,
+        summary="Where the caller's notices go.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/notices", view=notices_api.list_notices, tag="notices", query=NoticesQuery, answer=views.Notices,
+        summary="Notices to the caller's webhook, newest first.", description=PAGES,
+    ),
+)  # fmt: skip
+
 LOG = (
     Operation(
         method="GET", path=f"{API}/log/checkpoint", view=log_api.checkpoint, tag="log",
@@ -257,4 +276,4 @@ LOG = (
     ),
 )  # fmt: skip
 
-OPERATIONS: tuple[Operation, ...] = (*SERVICE, *EXCHANGE, *JOBS, *LOG)
+OPERATIONS: tuple[Operation, ...] = (*SERVICE, *EXCHANGE, *JOBS, *NOTICES, *LOG)

@@ -10,12 +10,12 @@ import struct
 import time
 from typing import Any
 
-from gunicorn.workers.gthread import ThreadWorker
+from sandbox.web.server import AnsweringWorker
 
 _UPLOADS = "/uploads"
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]
+class Worker(AnsweringWorker):
     """gunicorn's threaded worker; its main loop ends what takes too long.
 
     Attributes:

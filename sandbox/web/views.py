@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from flask import Response
 
 from enclaves.kit.appraisal import UNITS_OF_TRUST
 from enclaves.kit.envelope import Signed
-from policies.canonical import canonical
-from policies.codec import encode
+from policies.codec import members
 from policies.decide import Decision
 from policies.declaration import Declaration
 from policies.documents import AgreementSignature, VersionManifest
@@ -23,6 +24,7 @@ from policies.request import Facts, JobRequest
 from policies.statement import SignedEvidence
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Dataset, Participant, StoredAgreement, StoredOffer, Version
+from sandbox.jobs.notices import Notice, NoticeKind, NoticeState
 from sandbox.jobs.states import Job, JobState, KeyRequest, KeyState, Positions
 from sandbox.web.odrl_shapes import AGREEMENT, OFFER
 from sandbox.web.shapes import Document
@@ -71,10 +73,15 @@ class EnclaveView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServiceView:
-    """What a participant needs to know before it joins."""
+    """What a participant needs to know before it joins.
+
+    Attributes:
+        webhook_key: public Ed25519 key that signs notices to webhooks, as Standard Webhooks writes it (`whpk_` and base64).
+    """
 
     log: LogView
     enclave: EnclaveView
+    webhook_key: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,6 +266,42 @@ class SealedRelease:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WebhookView:
+    """Where the caller's notices go (null: nowhere), and whether the last attempt failed. Why it failed is not told."""
+
+    url: str | None
+    failing: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoticeView:
+    """A notice to the caller's webhook.
+
+    Attributes:
+        id: the same however often it is sent.
+        subject: digest of the agreement, or id of the job.
+        at: when it came to wait, milliseconds since 1970.
+        next_at: when a waiting one is sent next, milliseconds since 1970.
+    """
+
+    id: str
+    kind: NoticeKind
+    subject: str
+    at: int
+    state: NoticeState
+    attempts: int
+    next_at: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notices:
+    """A page of notices."""
+
+    notices: tuple[NoticeView, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entries:
     """Log entries as text; the bytes of each are what the log hashes."""
 
@@ -286,9 +329,16 @@ class ConsistencyProof:
     proof: tuple[str, ...]
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":"), default=members)
+"""The interpreter's own encoder, many times as fast as `canonical`: what is answered was held to its types when it was stored."""
+
+
 def reply(value: Any, status: int = 200) -> Response:
-    """Return `value`, a dataclass or a plain JSON value, as a canonical JSON response."""
-    return Response(canonical(encode(value)), status=status, mimetype="application/json")
+    """Return `value`, a dataclass or a plain JSON value, as a JSON response: compact, with sorted keys, so that equal values are equal."""
+    return Response(_JSON.encode(value).encode(), status=status, mimetype="application/json")
+
+
+_grant_digest = lru_cache(maxsize=1024)(grant_digest)
 
 
 def dataset_view(dataset: Dataset) -> DatasetView:
@@ -333,11 +383,24 @@ def job_view(job: Job) -> JobView:
         facts=job.facts,
         decision=job.decision,
         grant=job.grant,
-        grant_digest=None if job.grant is None else grant_digest(job.grant),
+        grant_digest=None if job.grant is None else _grant_digest(job.grant),
         evidence=job.evidence,
         trust=UNITS_OF_TRUST[job.facts.enclave_kind],
         positions=job.positions,
         created_at=job.created_at,
+    )
+
+
+def notice_view(notice: Notice) -> NoticeView:
+    """A notice as it is answered."""
+    return NoticeView(
+        id=notice.id,
+        kind=notice.kind,
+        subject=notice.subject,
+        at=notice.at,
+        state=notice.state,
+        attempts=notice.attempts,
+        next_at=notice.next_at,
     )
 
 

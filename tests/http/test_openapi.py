@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +19,6 @@ from sandbox.web.routes import OPERATIONS
 from tests.http.conftest import Ran
 from tests.support.doors import DOORS, KEY_DOORS, get
 from tests.support.market import Market
-
-FULL = os.environ.get("SANDBOX_FULL") == "1"
-STREAM = "/api/v1/events"
-CHECKS = (
-    "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance,"
-    "negative_data_rejection,ignored_auth,unsupported_method"
-)
 
 
 @pytest.fixture(scope="module")
@@ -125,50 +113,3 @@ def test_the_page_shows_every_operation_and_loads_nothing(market: Market, docume
     assert "unsafe" not in policy
     assert not any(word in response.text for word in ("<script", "<img", "<link", "<iframe", "@import", "url(", "onclick"))
     assert set(re.findall(r"""(?:src|href)=["']?([^#"'> ][^"'> ]*)""", response.text)) == {"openapi.json"}
-
-
-@pytest.mark.skipif(not FULL, reason="random requests for minutes: set SANDBOX_FULL=1 to make them")
-def test_requests_made_from_the_description_get_the_answers_that_it_names(market: Market, document: dict[str, Any], tmp_path: Path) -> None:
-    """Schemathesis: requests that fit the schemas and requests that do not. In full, 10,000 of them and more."""
-    report, light = tmp_path / "report.ndjson", tmp_path / "openapi.json"
-    light.write_text(json.dumps(_without_large_bounds(document)))
-    credential = market.clients["institute"].home.credential
-    command = [
-        sys.executable, "-m", "schemathesis.cli", "run", str(light), "--url", market.service.url,
-        "-H", f"Authorization: Bearer {credential}",
-        "--exclude-path", STREAM, "--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-time", "120" if FULL else "40",
-        "--max-examples", "100" if FULL else "20", "--no-shrink", "--continue-on-failure", "--suppress-health-check", "all",
-        "--warnings", "off", "--request-timeout", "30", "--report", "ndjson", "--report-ndjson-path", str(report),
-    ]  # fmt: skip
-    counted: Counter[int] = Counter()
-    for seed in range(1, 40 if FULL else 2):
-        done = subprocess.run([*command, "--seed", str(seed)], capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
-        counted += _statuses(report)
-        print(f"requests: {counted.total()}; by status: {dict(sorted(counted.items()))}", flush=True)
-        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-        if counted.total() >= 10_000:
-            break
-    assert counted.total() >= (10_000 if FULL else 100)
-    assert not [status for status in counted if status >= 500]
-
-
-def _without_large_bounds(value: Any) -> Any:
-    """A schema without bounds above 1000: what is made from it need not try a list of ten thousand declarations."""
-    if isinstance(value, dict):
-        large = {key for key in ("maxItems", "maxLength") if isinstance(value.get(key), int) and value[key] > 1000}
-        return {key: _without_large_bounds(item) for key, item in value.items() if key not in large}
-    return [_without_large_bounds(item) for item in value] if isinstance(value, list) else value
-
-
-def _statuses(report: Path) -> Counter[int]:
-    found: Counter[int] = Counter()
-    for line in report.read_text().splitlines():
-        found.update(_status_codes(json.loads(line)))
-    return found
-
-
-def _status_codes(value: Any) -> list[int]:
-    if isinstance(value, dict):
-        own = [value["status_code"]] if isinstance(value.get("status_code"), int) else []
-        return own + [code for item in value.values() for code in _status_codes(item)]
-    return [code for item in value for code in _status_codes(item)] if isinstance(value, list) else []

@@ -99,7 +99,6 @@ def test_datasets_versions_and_offers(tx: Transaction) -> None:
     assert set(known) == {"clinic.care", "insurer.plans"}
     assert known["insurer.plans"].newest == 2
     assert tx.dataset("clinic.care") == known["clinic.care"]
-    assert tx.datasets_named(["clinic.care", "clinic.other"]) == [known["clinic.care"]]
     assert tx.datasets(ALL, "clinic").items == (known["clinic.care"],)
     assert tx.dataset("clinic.other") is None
     with pytest.raises(Exception, match=r"(?i)unique"), tx.connection.begin_nested():
@@ -131,13 +130,16 @@ def test_agreements(tx: Transaction, story: Story) -> None:
     assert half.state == "proposed"
     assert half.signatures == stored.signatures[:1]
     tx.activate_agreement("sha256:other")
+    assert tx.terms(digest) == stored.agreement
+    assert tx.terms("sha256:" + "0" * 64) is None
+    assert tx.terms_of("insurer") == [stored.agreement] * 2
+    assert tx.terms_of("stranger") == []
+    assert tx.signed_by([]) == ()
     assert tx.agreements_of("stranger") == []
     assert tx.agreements_of("insurer") == sorted([digest, "sha256:other"])
     assert tx.agreement("sha256:none") is None
-    assert tx.has_agreement("insurer", digest)
     assert [item.state for item in tx.agreements("insurer", ALL, "active").items].count("active") == 2
     assert tx.agreements("stranger", ALL).items == ()
-    assert not tx.has_agreement("stranger", digest)
 
 
 def test_ledgers(tx: Transaction) -> None:
@@ -192,6 +194,11 @@ def test_a_job_is_claimed_leased_and_moved(tx: Transaction, story: Story) -> Non
     tx.add_key_requests(job.id, ["clinic", "insurer"])
     (asked,) = [item for item in tx.open_key_requests("clinic", ALL).items if item.job == job.id]
     assert asked == tx.key_request(job.id, "clinic")
+    assert tx.jobs_named([job.id, "job-none"]) == {job.id: tx.job(job.id)}
+    assert tx.jobs_named([]) == {}
+    assert tx.job_of_party(job.id, "insurer") == tx.job(job.id)
+    assert tx.job_of_party(job.id, "stranger") is None
+    assert tx.job_of_party("job-none", "insurer") is None
     tx.set_key_request(replace(asked, state="challenged", nonce="ab" * 32))
     assert [item.state for item in tx.key_requests(job.id)] == ["challenged", "wanted"]
     assert not [item for item in tx.open_key_requests("clinic", ALL).items if item.job == job.id]
@@ -268,3 +275,46 @@ def _body(job: object, request: object) -> dict[str, object]:
     from policies.codec import encode
 
     return dict(encode(request))
+
+
+def test_webhooks_and_notices(tx: Transaction) -> None:
+    assert tx.webhook("insurer") is None
+    tx.set_webhook("insurer", "https://hooks.example/", 1)
+    tx.set_webhook("insurer", "https://hooks.example/2", 1)
+    webhook = tx.webhook("insurer")
+    assert webhook is not None
+    assert (webhook.url, webhook.failures) == ("https://hooks.example/2", 0)
+    tx.add_notices("release", "job-a", ["insurer", "clinic"], 5)
+    tx.add_notices("release", "job-b", ["insurer"], 6)
+    assert [item.subject for item in tx.notices("insurer", ALL).items] == ["job-b", "job-a"]
+    assert tx.notices("clinic", ALL).items == ()
+    assert tx.due_webhooks(4, 10) == []
+    assert tx.due_webhooks(5, 10) == [webhook]
+    assert tx.due_webhooks(5, 10, ["insurer"]) == []
+    first = tx.take_notice("insurer", 10, 100)
+    assert first is not None
+    assert (first.subject, first.attempts, first.next_at) == ("job-a", 1, 100)
+    second = tx.take_notice("insurer", 10, 100)
+    assert second is not None
+    assert tx.take_notice("insurer", 10, 100) is None
+    tx.end_notice(first, "delivered")
+    tx.postpone_notice(second, 50)
+    assert tx.notice(second.id) == replace(second, next_at=50)
+    failing = tx.webhook("insurer")
+    assert failing is not None
+    assert failing.failures == 1
+    again = tx.take_notice("insurer", 60, 200)
+    assert again is not None
+    tx.postpone_notice(second, 61)
+    assert tx.notice(second.id) == again, "whoever took it before has no say any more"
+    assert [item.id for item in tx.notices("insurer", ALL, "delivered").items] == [first.id]
+    assert tx.forget_notices(100) == 1
+    assert tx.notice(first.id) is None
+    tx.end_notice(again, "dead")
+    tx.set_webhook("insurer", "https://hooks.example/3", 300)
+    revived = tx.notice(second.id)
+    assert revived is not None
+    assert (revived.state, revived.attempts, revived.next_at) == ("waiting", 0, 300)
+    tx.set_webhook("insurer", None, 1)
+    assert tx.webhook("insurer") is None
+    assert tx.notice(second.id) is None
