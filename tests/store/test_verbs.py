@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from enclaves.kit.lineage import sign_log_rotation
+from enclaves.kit.rotation import sign_rotation
 from enclaves.kit.signatures import SigningKey
-from policies.documents import secret_digest
+from policies.agreement import LogIdentity
+from policies.documents import KeyRotation, secret_digest
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, Forbidden, NotFound
+from policies.lineage import Epoch, LogRotation
 from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
 from sandbox.jobs.states import Positions
@@ -318,3 +322,61 @@ def test_webhooks_and_notices(tx: Transaction) -> None:
     tx.set_webhook("insurer", None, 1)
     assert tx.webhook("insurer") is None
     assert tx.notice(second.id) is None
+
+
+def test_keys_lineage_and_what_was_lost(tx: Transaction) -> None:
+    old, new = SigningKey.generate(), SigningKey.generate()
+    joined = Participant(id="rekeyed", title="Rekeyed", signing_key=old.public.hex(), sealing_key="1" * 64)
+    tx.spend_code("sha256:spent", "rekeyed", 5)
+    assert tx.code_was_used("sha256:spent", "rekeyed")
+    tx.add_participant(joined, secret_digest("rekeyed"), 1)
+    body = KeyRotation(participant="rekeyed", sequence=1, old_key=joined.signing_key, signing_key=new.public.hex(), sealing_key="2" * 64)
+    signed = sign_rotation(body, old, new)
+    tx.replace_keys(joined, signed)
+    assert tx.rotation_of(joined.signing_key) == signed
+    assert tx.rotations_from(joined.signing_key) == (signed,) == tx.rotations_to("rekeyed", body.signing_key)
+    assert tx.key_is_known(joined.sealing_key)
+    rekeyed = tx.participant("rekeyed")
+    assert rekeyed is not None
+    tx.revoke_keys(rekeyed, 9)
+    found = tx.participant("rekeyed")
+    assert found is not None
+    assert found.revoked
+    tx.readmit(replace(rekeyed, signing_key="3" * 64, sealing_key="4" * 64), secret_digest("again"))
+    assert tx.key_is_known(body.signing_key)
+    tx.lose_upload("sha256:lost")
+    assert tx.upload_is_lost("sha256:lost")
+    tx.find_upload("sha256:lost")
+    assert not tx.upload_is_lost("sha256:lost")
+    tx.lose_job("job-lost")
+    assert tx.job_is_lost("job-lost")
+    assert tx.unfinished() == []
+    tx.raise_ledgers({("rekeyed", "people"): 7})
+    tx.raise_ledgers({("rekeyed", "people"): 3})
+    assert tx.spent()["rekeyed", "people"].amount == 7
+    link = sign_log_rotation(LogRotation(origin="a/log", old_key=old.public.hex(), key=new.public.hex()), old, new)
+    tx.add_log_link(link)
+    assert tx.log_links() == (link,)
+    tx.replace_setting("log_key", "k")
+    assert tx.setting("log_key") == "k"
+    assert tx.newest_epoch() is None
+    assert tx.live_agreements()
+    for job_id in tx.ended_jobs():
+        job = tx.job(job_id)
+        assert job is not None
+        tx.put_job(replace(job, code="changed"))
+        tx.keep_receipt(job_id, {"kept": job_id})
+        assert tx.former_receipt(job_id) == {"kept": job_id}
+    assert tx.ended_jobs() == []
+    before = LogIdentity(origin="a/log", key=new.public.hex())
+    epoch = Epoch(number=2, before=(before,), size=1, root="5" * 64, log=replace(before, origin="b"), providers=("rekeyed",), totals=())
+    size = tx.log_size()
+    carried = tx.begin_epoch(epoch, frozenset({"admitted"}))
+    assert 0 < len(carried) < size
+    assert tx.log_size() == 0
+    assert [tx.append_bytes(data, opening) for data, opening in carried] == list(range(len(carried)))
+    tx.sign_epoch(2, "rekeyed", "6" * 128, "3" * 64)
+    assert tx.epoch_signatures(2) == {"rekeyed": ("6" * 128, "3" * 64)}
+    assert tx.newest_epoch() == (epoch, False)
+    tx.complete_epoch(2)
+    assert tx.newest_epoch() == (epoch, True)
