@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
+# Processes that share the tests; empty for none.
+WORKERS ?= 2
+# Files with few and long tests come first, so that no process is left with one of them at the end.
+LONG := tests/docs tests/test_demo.py tests/http/test_described_requests.py tests/jobs
 
 .PHONY: venv demo test lint serve bench clean
 
@@ -26,7 +30,7 @@ demo: $(VENV)/.runtime
 	@$(BIN)/sandbox demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(if $(WORKERS),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) $(or $(TESTS),$(LONG) tests)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,29 +1,30 @@
 """The one exit. Exact vectors go in; what comes out is noised, suppressed below the minimum group, of padded size and sealed.
 
-Value, absence and size of what leaves depend on the data only through noised, charged values: cells are the declared domain, a cell is
-suppressed on its noised count of distinct units, and the sealed release has one of few sizes.
+Value, absence, order and size of what leaves depend on the data only through noised, charged values: cells are all public combinations of
+keys, or those whose noised number of units passes the threshold of a discovery; a cell is suppressed on its noised number of units; HAVING,
+ORDER BY and LIMIT read released figures; and the sealed release has one of few sizes.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
 
-from enclaves.aggregate import Exact
-from enclaves.dp import add_noise
-from enclaves.intervals import half_width, ratio
+from enclaves.aggregate import Exact, in_order
+from enclaves.cells import Key
+from enclaves.dp import add_noise, discover
+from enclaves.figures import figures_of
 from policies.canonical import canonical
 from policies.codec import encode
 from policies.declaration import Declaration
 from policies.grant import Grant, grant_digest
-from policies.privacy import SCALE_UNIT, units_to_decimal
-from policies.query import AggregateOutput, KeyOutput, needs, resolve
+from policies.query import Having, KeyOutput, Order, Plan
+from policies.shape import shape
 from policies.statement import Cell, Figure, Release
 
 PADDING = 4096
-AVERAGE_DIGITS = 4
-"""Fractional digits of a released average beyond those of its column."""
 
 
 def pass_gate(exact: Exact, grant: Grant, declarations: Mapping[str, Declaration]) -> Release:
@@ -32,19 +33,19 @@ def pass_gate(exact: Exact, grant: Grant, declarations: Mapping[str, Declaration
     Raises:
         LossExceeded: a mechanism would cost more than its statistic is granted.
     """
-    noised = {statistic.name: add_noise(exact.vectors[statistic.name], statistic) for statistic in grant.statistics}
-    scales = {statistic.name: statistic.scale / SCALE_UNIT for statistic in grant.statistics}
+    keys, noised = _noised(exact, grant)
+    plan, found = grant.plan, shape(grant.plan.source, declarations)
+    computed = [figures_of(output, plan, found, grant.statistics, noised) for output in plan.aggregates]
     cells = []
-    for index, key in enumerate(exact.keys):
+    for index, key in enumerate(keys):
         suppressed = grant.minimum_group > 1 and noised["units"][index] < grant.minimum_group
-        values = {name: vector[index] for name, vector in noised.items()}
-        figures = () if suppressed else _figures(values, scales, grant, declarations)
-        cells.append(Cell(keys=_labels(key, grant), suppressed=suppressed, figures=figures))
+        figures = () if suppressed else tuple(figure(index) for figure in computed)
+        cells.append(Cell(keys=_labels(key, plan), suppressed=suppressed, figures=figures))
     return Release(
         grant=grant_digest(grant),
         enclave_kind=grant.enclave_kind,
-        key_names=tuple(output.name for output in grant.plan.outputs if isinstance(output, KeyOutput)),
-        cells=tuple(cells),
+        key_names=tuple(output.name for output in plan.outputs if isinstance(output, KeyOutput)),
+        cells=tuple(_arranged(cells, plan)),
         minimum_group=grant.minimum_group,
         statistics=grant.statistics,
         loss=grant.loss,
@@ -58,44 +59,66 @@ def pad(release: Release) -> bytes:
     return framed + bytes(-len(framed) % PADDING)
 
 
-def _labels(key: tuple[str | int, ...], grant: Grant) -> tuple[str | int, ...]:
+def _noised(exact: Exact, grant: Grant) -> tuple[tuple[Key, ...], dict[str, Sequence[int]]]:
+    """The keys that may be released, in ascending order, and the noised vectors over them.
+
+    Discovered keys: the noised units are drawn first; nothing else is drawn, or said, about a key that stays below the threshold.
+    """
+    if not grant.plan.discovers:
+        return exact.keys, {s.name: add_noise(exact.vectors[s.name], s) for s in grant.statistics}
+    tested = next(s for s in grant.statistics if s.name == "units")
+    units = discover(exact.vectors["units"], tested, grant.loss.delta0)
+    passed = [index for index, value in enumerate(units) if value is not None]
+    noised: dict[str, Sequence[int]] = {"units": [value for value in units if value is not None]}
+    for statistic in grant.statistics:
+        if statistic.name == "units":
+            continue
+        width, vector = max(1, statistic.measured.bins), exact.vectors[statistic.name]
+        noised[statistic.name] = add_noise([vector[i * width + b] for i in passed for b in range(width)], statistic)
+    return tuple(exact.keys[index] for index in passed), noised
+
+
+def _labels(key: Key, plan: Plan) -> Key:
     """Key values in the order in which the query selects them."""
-    positions = {reference: index for index, reference in enumerate(grant.plan.group_by)}
-    return tuple(key[positions[output.column]] for output in grant.plan.outputs if isinstance(output, KeyOutput))
+    return tuple(key[output.key] for output in plan.outputs if isinstance(output, KeyOutput))
 
 
-def _figures(values: dict[str, int], scales: dict[str, float], grant: Grant, declarations: Mapping[str, Declaration]) -> tuple[Figure, ...]:
-    return tuple(
-        _figure(output, values, scales, dict(declarations)) for output in grant.plan.outputs if isinstance(output, AggregateOutput)
-    )
+def _arranged(cells: list[Cell], plan: Plan) -> list[Cell]:
+    """Cells that pass HAVING, in the order asked for, suppressed ones last and ties by key, cut to LIMIT."""
+    kept = [cell for cell in cells if all(_passes(cell, rule, plan) for rule in plan.having)]
+    if plan.order:
+        for order in reversed(plan.order):
+            kept.sort(key=_rank(order, plan), reverse=order.descending)
+        kept.sort(key=lambda cell: cell.suppressed)
+    return kept if plan.limit is None else kept[: plan.limit]
 
 
-def _figure(output: AggregateOutput, values: dict[str, int], scales: dict[str, float], declarations: dict[str, Declaration]) -> Figure:
-    names = [f"{quantity}:{column}" if column else quantity for quantity, column in needs(output, declarations)]
-    decimals = 0 if output.column is None or output.function == "COUNT" else resolve(output.column, declarations).decimals
-    if output.function in ("COUNT", "SUM"):
-        value, half = values[names[0]], half_width(scales[names[0]])
-        low, high = value - half, value + half
-        return Figure(
-            name=output.name,
-            value=units_to_decimal(value, decimals),
-            low=units_to_decimal(low, decimals),
-            high=units_to_decimal(high, decimals),
-        )
-    assert output.column is not None
-    lower, upper = resolve(output.column, declarations).bounds
-    total, count = names
-    average, below, above = ratio(values[total], values[count], scales[total], scales[count], lower, upper)
-    return Figure(
-        name=output.name,
-        value=_rounded(average, decimals, ROUND_HALF_EVEN),
-        low=_rounded(below, decimals, ROUND_FLOOR),
-        high=_rounded(above, decimals, ROUND_CEILING),
-    )
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq, "<>": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
 
 
-def _rounded(units: float, decimals: int, rounding: str) -> str:
-    """A number of 10^-decimals units as a decimal string with `AVERAGE_DIGITS` further digits, intervals outwards."""
-    assert math.isfinite(units)
-    scaled = (Decimal(units) * 10**AVERAGE_DIGITS).to_integral_value(rounding=rounding)
-    return units_to_decimal(int(scaled), decimals + AVERAGE_DIGITS)
+def _passes(cell: Cell, rule: Having, plan: Plan) -> bool:
+    if cell.suppressed:
+        return False
+    value = _shown(cell, rule.output, plan)
+    if isinstance(value, str):
+        return _COMPARE[rule.operator](value, rule.value)
+    return value is not None and _COMPARE[rule.operator](value, Decimal(rule.value))
+
+
+def _shown(cell: Cell, name: str, plan: Plan) -> Decimal | int | str | None:
+    """The value of an output in a cell: a key, or a figure as it is released; None where the cell is suppressed."""
+    names = [output.name for output in plan.outputs if isinstance(output, KeyOutput)]
+    if name in names:
+        return cell.keys[names.index(name)]
+    figure: Figure | None = next((figure for figure in cell.figures if figure.name == name), None)
+    return None if figure is None else Decimal(figure.value)
+
+
+def _rank(order: Order, plan: Plan) -> Callable[[Cell], Any]:
+    def rank(cell: Cell) -> Any:
+        value = _shown(cell, order.output, plan)
+        return in_order(value) if isinstance(value, (int, str)) or value is None else (False, False, value)
+
+    return rank

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from enclaves.aggregate import aggregate
+from enclaves.aggregate import TooManyCells, aggregate
 from enclaves.evidence import Identity
 from enclaves.gate import pad, pass_gate
 from enclaves.kit.appraisal import STATEMENT_PURPOSE, key_release_info, release_info
@@ -19,9 +19,11 @@ from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
 from policies.errors import SandboxError
-from policies.grant import MAX_RELEASE, Grant, WithheldCode, grant_digest
+from policies.grant import Grant, grant_digest
+from policies.granted import MAX_RELEASE, WithheldCode
 from policies.odrl import agreement_digest
-from policies.query import columns_read, schedule
+from policies.query import columns_read
+from policies.schedule import schedule
 from policies.statement import SignedStatement, Statement
 
 
@@ -54,6 +56,8 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
         sealed = seal(bytes.fromhex(grant.recipient.sealing_key), release, release_info(grant_digest(grant)))
     except Withhold as reason:
         return _sign(grant, identity, None, reason.code), None
+    except TooManyCells:
+        return _sign(grant, identity, None, "output-limit"), None
     except (MemoryError, pa.ArrowMemoryError, OutOfMemory):
         return _sign(grant, identity, None, "resource-limit"), None
     except Exception:  # noqa: BLE001 - an error is an output: only a closed code leaves
@@ -121,7 +125,6 @@ def _sign(grant: Grant, identity: Identity, sealed: str | None, withheld: Withhe
         evidence=identity.digest,
         sealed=sealed,
         withheld=withheld,
-        mechanism="discrete-laplace",
         statistics=grant.statistics,
         loss=grant.loss,
     )

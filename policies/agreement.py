@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from policies.codec import omitted
 from policies.declaration import Declaration
 from policies.derive import Operation
 from policies.errors import Malformed
@@ -71,7 +72,9 @@ class Terms:
         not_before, not_after: validity, seconds since 1970, half open.
         minimum_group: fewest distinct privacy units of a published cell, tested on a noised count; 1 means no test.
         job_loss, total_loss: most that one job may cost, and most that all charges on this provider's ledger of the dataset's id space
-            may reach, whatever agreement they came from.
+            may reach, whatever agreement they came from. Of a public dataset both are without meaning: it charges nothing.
+        consumer_loss: most that all charges of one consumer on that ledger may reach, whatever agreement they came from; None for no
+            bound but the total. All bounds of one term are in one measure.
         recipients: who may receive a release.
         enclave_kinds, measurements: which evidence a run needs.
     """
@@ -88,8 +91,12 @@ class Terms:
     recipients: tuple[str, ...]
     enclave_kinds: tuple[EnclaveKind, ...]
     measurements: tuple[str, ...]
+    consumer_loss: Loss | None = omitted(None)
 
     def __post_init__(self) -> None:
+        bounds = [self.job_loss, self.total_loss, *([self.consumer_loss] if self.consumer_loss is not None else [])]
+        if len({bound.measure for bound in bounds}) != 1:
+            raise Malformed("all losses of one dataset's terms are in one measure", where="total_loss")
         for where, names in (("assignees", self.assignees), ("recipients", self.recipients)):
             for name in names:
                 require_name(name, where)

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from policies.agreement import Agreement
-from policies.codec import encode
-from policies.errors import BudgetExhausted, Malformed, PolicyRefused, Refused
-from policies.query import Plan, schedule
+from policies.errors import Malformed
+from policies.finding import Decision, Finding
+from policies.privacy import PARAMETERS
+from policies.query import Plan
 from policies.request import Facts, JobRequest
-from policies.rules import RULES, Case, Finding
+from policies.rules import RULES, Case
+from policies.schedule import schedule
 
-LAW_VERSION = "law/1"
+LAW_VERSION = "law/2"
 """Version of everything in this package that a decision depends on. Logged with every decision; old versions stay callable."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """Allowed or not, with every finding; `minimum_group` is the strictest of all terms."""
-
-    allowed: bool
-    minimum_group: int
-    findings: tuple[Finding, ...]
 
 
 def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) -> Decision:
@@ -48,18 +38,10 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
         )
         for name in RULES:
             findings.extend(_apply(name, case))
+    findings.extend(_one_measure(agreement, plan))
     findings.append(_affordable(request, agreement, plan, strictest))
     allowed = bool(findings) and all(finding.allowed for finding in findings)
     return Decision(allowed=allowed, minimum_group=strictest, findings=tuple(findings))
-
-
-def refusal(decision: Decision) -> Refused:
-    """Return the error that tells a denied consumer why: the failing findings, budget first if it alone failed."""
-    failed = [finding for finding in decision.findings if not finding.allowed]
-    lines = [f"{f.rule} ({f.dataset}): {f.message}" + (f"; smallest change: {f.remedy}" if f.remedy else "") for f in failed]
-    details: tuple[dict[str, Any], ...] = tuple(encode(finding) for finding in failed)
-    kind = BudgetExhausted if failed and all(f.rule == "total_loss" for f in failed) else PolicyRefused
-    return kind("refused by " + " | ".join(lines or ["no rule allows it"]), findings=details)
 
 
 def _apply(name: str, case: Case) -> list[Finding]:
@@ -68,6 +50,16 @@ def _apply(name: str, case: Case) -> list[Finding]:
     except Exception:  # noqa: BLE001 - whatever a rule raises, the answer is no
         findings = []
     return findings or [_denied(name, case.declaration.dataset, "the rule could not be established")]
+
+
+def _one_measure(agreement: Agreement, plan: Plan) -> list[Finding]:
+    """What denies a join of providers whose ledgers pay in different measures: one loss cannot be charged to both."""
+    known = [name for name in plan.sources if name in agreement.by_dataset and not agreement.by_dataset[name].public]
+    measures = {agreement.terms_of(name).total_loss.measure for name in known}
+    if len(measures) <= 1:
+        return []
+    shown = ", ".join(f"{name} in {PARAMETERS[agreement.terms_of(name).total_loss.measure]}" for name in known)
+    return [_denied("measure", "", f"one query cannot be charged in two measures: {shown}; join datasets whose terms have one measure")]
 
 
 def _affordable(request: JobRequest, agreement: Agreement, plan: Plan, minimum_group: int) -> Finding:

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from policies.canonical import canonical, parse_json
-from policies.codec import decode, encode
+from policies.codec import decode, encode, omitted
 from policies.errors import Malformed, Tampered
 from policies.names import require_digest, require_key, require_name, require_slug
+from policies.privacy import Measure
 
 EntryKind = Literal[
     "opened", "admitted", "declared", "published", "offered", "proposed", "signed", "agreed", "decided", "charged", "granted",
     "attested", "key_released", "key_refused", "running", "released", "withheld", "failed", "cancelled", "expired",
-    "rotated", "revoked", "readmitted", "log_rotated", "epoch_opened", "epoch_signed",
+    "rotated", "revoked", "readmitted", "log_rotated", "epoch_opened", "epoch_signed", "repeated",
 ]  # fmt: skip
 """Every kind of entry of version 1. Kinds are only ever added."""
 
@@ -36,7 +37,7 @@ class Header:
     Attributes:
         at: milliseconds since 1970 by the host's clock.
         ids: names and digests by field, for example ``{"job": ..., "agreement": ...}``.
-        losses: for `charged`, (provider, id space, nano-epsilon, delta0) per ledger.
+        losses: for `charged`, provider, id space, amount, delta0 and measure per ledger.
         commitment: SHA-256 over salt and canonical body.
     """
 
@@ -53,12 +54,13 @@ class Header:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerCharge:
-    """One ledger's part of a charge."""
+    """One ledger's part of a charge, in units of `policies.privacy.Loss`. Charges of the first logs name no measure: they are `pure`."""
 
     provider: str
     id_space: str
     amount: int
     delta0: int = 0
+    measure: Measure = omitted("pure")
 
     def __post_init__(self) -> None:
         require_name(self.provider, "provider")

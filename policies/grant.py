@@ -1,64 +1,31 @@
-"""The grant: exactly what one run may read, spend and release, and to whom; and the closed set of words that an enclave may answer."""
+"""The grant: exactly what one run may read, spend and release, and to whom."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from policies.agreement import Agreement, EnclaveKind
 from policies.canonical import digest
-from policies.codec import encode, omitted
-from policies.decide import Decision
-from policies.documents import SignedRotation, follow_rotations
+from policies.codec import encode
+from policies.documents import follow_rotations
 from policies.errors import Malformed
-from policies.names import require_dataset, require_digest, require_key, require_name, require_slug
-from policies.privacy import Loss, Statistic
-from policies.query import Plan, columns_read, schedule
-from policies.request import Facts, JobRequest
-
-WithheldCode = Literal["grant-mismatch", "keys-missing", "input-tampered", "input-unreadable", "resource-limit", "output-limit", "internal"]
-"""All that an enclave ever says when it releases nothing."""
-
-FailureCode = Literal["enclave-died", "worker-died", "evidence-rejected", "keys-refused", "keys-timeout", "release-mismatch"]
-"""Why a host ended a run without a release."""
-
-MAX_RELEASE = 4 << 20
-"""Largest sealed release, bytes."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Read:
-    """The columns of one file that a run may read; the file is named by digest."""
-
-    dataset: str
-    provider: str
-    version: int
-    file_digest: str
-    columns: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        require_dataset(self.dataset, "dataset")
-        require_digest(self.file_digest, "file_digest")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipient:
-    """Who gets the release, with the sealing key from the agreement, or the one to which `rotations` lead from there."""
-
-    id: str
-    sealing_key: str
-    rotations: tuple[SignedRotation, ...] = omitted(())
-
-    def __post_init__(self) -> None:
-        require_name(self.id, "id")
-        require_key(self.sealing_key, "sealing_key")
+from policies.finding import Decision
+from policies.granted import Read, Recipient, job_id
+from policies.law1 import grant as law1
+from policies.law1.query import Plan as Plan1
+from policies.names import require_digest, require_slug
+from policies.privacy import Loss
+from policies.query import Plan, columns_read
+from policies.request import Facts, JobRequest, VersionFact
+from policies.schedule import Statistic, schedule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grant:
     """Limits of one run. Derived, never negotiated: `make_grant` gives the same grant to host, brokers, enclave and replay."""
 
-    kind: Literal["grant/1"] = "grant/1"
+    kind: Literal["grant/2"] = "grant/2"
     job: str
     agreement: str
     request: str
@@ -76,11 +43,6 @@ class Grant:
         require_digest(self.agreement, "agreement")
         require_digest(self.request, "request")
         require_digest(self.measurement, "measurement")
-
-
-def job_id(request_digest: str) -> str:
-    """Return the only job id that a request can have, so that one signed request never makes two jobs."""
-    return "job-" + require_digest(request_digest, "request").removeprefix("sha256:")[:20]
 
 
 def make_grant(
@@ -124,12 +86,33 @@ def make_grant(
     )
 
 
-def grant_digest(grant: Grant) -> str:
+AnyGrant: TypeAlias = Grant | law1.Grant
+"""A grant of whatever law. Only grants of today's law are run."""
+
+AnyPlan: TypeAlias = Plan | Plan1
+"""A plan of whatever law."""
+
+
+def question_digest(request: JobRequest, plan: AnyPlan, versions: tuple[VersionFact, ...]) -> str:
+    """Return the digest of what is asked and of what data: requests that differ only in id and spelling have one."""
+    asked = {"agreement": request.agreement, "consumer": request.consumer, "purpose": request.purpose, "loss": encode(request.loss)}
+    return digest({**asked, "plan": encode(plan), "versions": encode(versions)})
+
+
+def grant_digest(grant: AnyGrant) -> str:
     """Return the digest that names a grant."""
     return digest(encode(grant))
 
 
-def ledgers_charged(agreement: Agreement, plan: Plan) -> tuple[tuple[str, str], ...]:
+def public_providers(agreement: Agreement, plan: AnyPlan) -> tuple[str, ...]:
+    """Return the providers of public tables of a plan, sorted: their keys are needed though nothing is charged to them."""
+    return tuple(
+        sorted({declaration.provider for declaration in map(agreement.by_dataset.__getitem__, plan.sources) if declaration.public})
+    )
+
+
+def ledgers_charged(agreement: Agreement, plan: AnyPlan) -> tuple[tuple[str, str], ...]:
     """Return the (provider, id space) ledgers that a job on `plan` charges, each once, sorted."""
     declarations = agreement.by_dataset
-    return tuple(sorted({(declarations[d].provider, declarations[d].id_space) for d in plan.sources}))
+    protected = [declarations[dataset] for dataset in plan.sources if not declarations[dataset].public]
+    return tuple(sorted({(declaration.provider, declaration.id_space) for declaration in protected}))

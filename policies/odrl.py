@@ -15,7 +15,7 @@ from policies.canonical import canonical, digest
 from policies.codec import decode, encode
 from policies.declaration import Declaration
 from policies.errors import Malformed
-from policies.privacy import Loss, parse_epsilon
+from policies.privacy import PARAMETERS, Loss, Measure, parse_loss, units_to_decimal
 
 PROFILE = "urn:sandbox:odrl-profile:1"
 CONTEXT = ["http://www.w3.org/ns/odrl.jsonld", {"sb": PROFILE + "#"}]
@@ -28,10 +28,14 @@ OPERANDS = {
     ("sb:minimumGroup", "gteq"): "minimum_group",
     ("sb:jobLoss", "lteq"): "job_loss",
     ("sb:totalLoss", "lteq"): "total_loss",
+    ("sb:consumerLoss", "lteq"): "consumer_loss",
     ("sb:enclaveKind", "isAnyOf"): "enclave_kinds",
     ("sb:measurement", "isAnyOf"): "measurements",
 }
-"""(left operand, operator) -> field of `Terms`; each appears exactly once in a permission."""
+"""(left operand, operator) -> field of `Terms`; each appears exactly once in a permission, those of `OPTIONAL` at most once."""
+
+OPTIONAL = frozenset({"consumer_loss"})
+_LOSSES = frozenset({"job_loss", "total_loss", "consumer_loss"})
 
 
 def offer_document(offer: Offer) -> dict[str, Any]:
@@ -118,9 +122,8 @@ def _permission(terms: Terms, provider: str) -> dict[str, Any]:
     right: dict[str, Any] = {
         "not_before": timestamp(terms.not_before),
         "not_after": timestamp(terms.not_after),
-        "job_loss": {"sb:measure": terms.job_loss.measure, "sb:epsilon": terms.job_loss.epsilon},
-        "total_loss": {"sb:measure": terms.total_loss.measure, "sb:epsilon": terms.total_loss.epsilon},
     }
+    right |= {field: _loss_document(loss) for field in _LOSSES if (loss := getattr(terms, field)) is not None}
     return {
         "target": terms.dataset,
         "assigner": provider,
@@ -129,6 +132,7 @@ def _permission(terms: Terms, provider: str) -> dict[str, Any]:
         "constraint": [
             {"leftOperand": left, "operator": operator, "rightOperand": right.get(field, encode(getattr(terms, field)))}
             for (left, operator), field in OPERANDS.items()
+            if field not in OPTIONAL or getattr(terms, field) is not None
         ],
         "sb:column": [encode(term) for term in terms.columns],
     }
@@ -153,7 +157,7 @@ def _terms(value: Any, where: str) -> Terms:
         if field in fields:
             raise Malformed(f"`{left} {operator}` appears twice", where=at)
         fields[field] = _right_operand(field, constraint.get("rightOperand"), f"{at}.rightOperand")
-    missing = [f"{left} {operator}" for (left, operator), field in OPERANDS.items() if field not in fields]
+    missing = [f"{left} {operator}" for (left, operator), field in OPERANDS.items() if field not in fields and field not in OPTIONAL]
     if missing:
         raise Malformed(f"constraint `{missing[0]}` is missing", where=f"{where}.constraint")
     return decode(Terms, fields, where)
@@ -162,15 +166,24 @@ def _terms(value: Any, where: str) -> Terms:
 def _right_operand(field: str, value: Any, where: str) -> Any:
     if field in ("not_before", "not_after"):
         return parse_timestamp(value, where)
-    if field in ("job_loss", "total_loss"):
+    if field in _LOSSES:
         return encode(_loss(value, where))
     return value
 
 
 def _loss(value: Any, where: str) -> Loss:
-    if not isinstance(value, dict) or value.get("sb:measure") != "pure":
-        raise Malformed("must be an object with sb:measure `pure` and sb:epsilon", where=where)
-    return parse_epsilon(decode(str, value.get("sb:epsilon"), f"{where}.sb:epsilon"), f"{where}.sb:epsilon")
+    measure = value.get("sb:measure") if isinstance(value, dict) else None
+    if not isinstance(measure, str) or measure not in PARAMETERS:
+        raise Malformed("must be an object with sb:measure `pure` and sb:epsilon, or `zcdp` and sb:rho", where=where)
+    known: Measure = measure
+    name = f"sb:{PARAMETERS[known]}"
+    delta0 = decode(str, value.get("sb:delta0", "0"), f"{where}.sb:delta0")
+    return parse_loss(known, decode(str, value.get(name), f"{where}.{name}"), delta0, f"{where}.{name}")
+
+
+def _loss_document(loss: Loss) -> dict[str, str]:
+    found = {"sb:measure": loss.measure, f"sb:{PARAMETERS[loss.measure]}": loss.epsilon}
+    return found | ({"sb:delta0": units_to_decimal(loss.delta0, 12)} if loss.delta0 else {})
 
 
 def _object(document: Any, kind: str, fields: set[str]) -> dict[str, Any]:

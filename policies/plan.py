@@ -1,377 +1,280 @@
-"""From SQL text to the canonical Plan. The only module that knows sqlglot.
+"""From SQL text to the canonical Plan, over the declarations of an agreement.
 
-Accepted: one SELECT of group keys and COUNT(*), COUNT(x), SUM(x), AVG(x), from one dataset or an inner join of two on the whole unique
-key of both, WHERE over comparisons of a column with constants joined by AND, OR and NOT, and GROUP BY over columns with a declared
-domain. Every other construct is refused by name: the walk allows what it knows and never skips a part of the syntax tree.
+Accepted: one SELECT of group keys and aggregates from tables, inner joins and subqueries, as docs/sql.md lists it. Every other construct is
+refused by name: the walk allows what it knows and never skips a part of the syntax tree. A plan does not depend on aliases, letter case,
+parentheses or on the order in which conditions and join columns are written.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Literal
 
-import sqlglot
-import sqlglot.errors
 import sqlglot.expressions as exp
 
-from policies.codec import decode
-from policies.declaration import Column, Declaration
+from policies.canonical import canonical
+from policies.codec import encode
+from policies.declaration import Declaration
 from policies.errors import Malformed
-from policies.names import require_name
-from policies.privacy import decimal_to_units
-from policies.query import (
-    MAX_SQL,
-    AggregateOutput,
-    AllOf,
-    AnyOf,
-    ColumnRef,
-    Compare,
-    Condition,
-    IsNull,
-    KeyOutput,
-    Not,
-    OneOf,
-    Plan,
-    cells,
-    require_sound,
-)
+from policies.expression import Constant, Expression, Ref, refs, typed
+from policies.normal_form import all_of
+from policies.privacy import units_to_decimal
+from policies.query import MAX_CELLS, MAX_OUTPUTS, AggregateOutput, Having, Key, KeyOutput, Order, Plan, Table, declared, tables
+from policies.schedule import fitted, measures, needs
+from policies.shape import public_cells, require_sound
+from policies.sql_aggregates import Aggregate, holds_aggregate, is_aggregate, read_aggregate
+from policies.sql_functions import literal_number
+from policies.sql_sources import Rows, Sources, group_items, unaliased
+from policies.sql_text import at, bare, conjuncts, name_of, only, parse_select, position, refuse, refuse_construct
 
-PARSER_VERSION = f"sqlglot/{version('sqlglot')}"
+PARSER_VERSION = f"sqlglot/{version('sqlglot')} plan/2"
 """Logged with every decision: replay parses SQL again only under the same parser."""
 
-MAX_NESTING = 40
-MAX_CONDITION_DEPTH = 10
-"""Alternations of AND, OR and NOT. Each takes at most two levels of the plan's JSON, of which canonical JSON allows 32."""
+_SELECT = {"expressions", "from_", "joins", "where", "group", "having", "order", "limit", "with_"}
+_OPERATORS: dict[type[exp.Expr], tuple[str, str, str]] = {
+    exp.EQ: ("=", "=", "<>"), exp.NEQ: ("<>", "<>", "="), exp.LT: ("<", ">", ">="), exp.LTE: ("<=", ">=", ">"),
+    exp.GT: (">", "<", "<="), exp.GTE: (">=", "<=", "<"),
+}  # fmt: skip
+"""Operator as written, with its sides exchanged, and negated."""
 
-MAX_OUTPUTS = 100
-MAX_TERMS = 500
-
-_FUNCTIONS: dict[type[exp.Expression], str] = {exp.Count: "COUNT", exp.Sum: "SUM", exp.Avg: "AVG"}
-_COMPARISONS: dict[type[exp.Expression], tuple[str, str]] = {
-    exp.EQ: ("=", "="),
-    exp.NEQ: ("<>", "<>"),
-    exp.LT: ("<", ">"),
-    exp.LTE: ("<=", ">="),
-    exp.GT: (">", "<"),
-    exp.GTE: (">=", "<="),
-}
-"""Operator as written, and with its sides exchanged."""
+_EMBEDDED_LEVELS = 4
+"""Levels of JSON around a plan where it is logged."""
 
 
-def parse_plan(sql: str, declarations: dict[str, Declaration]) -> Plan:
+def parse_plan(sql: str, declarations: Mapping[str, Declaration]) -> Plan:
     """Return the canonical plan of `sql` over the declared datasets.
 
     Raises:
-        Malformed: naming the construct that is not accepted, with its position where the parser knows it.
+        Malformed: naming the construct that is not accepted, in `where` its position where the parser knows it, and the accepted form
+            where there is one; or whatever `policies.shape.require_sound` and `policies.schedule.measures` refuse.
     """
-    select = _parse_select(sql)
-    _only(select, "SELECT", {"expressions", "from_", "joins", "where", "group"})
-    scope = _scope(select, declarations)
-    join = _join(select, scope)
-    group_by = _group_by(select, scope)
-    outputs = tuple(_output(node, scope, group_by, index) for index, node in enumerate(select.expressions))
-    _check_outputs(outputs, group_by)
-    where = None
-    if select.args.get("where"):
-        if len(list(select.args["where"].find_all(exp.Column))) > MAX_TERMS:
-            raise Malformed(f"WHERE has more than {MAX_TERMS} terms", code="sql")
-        where = _condition(select.args["where"].this, scope)
-    plan = Plan(sources=tuple(scope.tables.values()), join=join, where=where, group_by=group_by, outputs=outputs)
-    require_sound(plan, declarations)
-    cells(plan, declarations)
+    select = parse_select(sql)
+    if select.args.get("distinct"):
+        refuse(select, "is not accepted: SELECT DISTINCT shows raw values; use GROUP BY, or COUNT(DISTINCT x)")
+    if select.args.get("offset"):
+        refuse(select.args["offset"], "is not accepted: OFFSET hides cells that are paid for; use ORDER BY and LIMIT")
+    if select.args.get("qualify"):
+        refuse(select.args["qualify"], "is not accepted: QUALIFY filters by window functions, which are not accepted; use HAVING")
+    only(select, "SELECT", _SELECT)
+    sources = Sources(declarations=declarations)
+    rows = sources.rows(select, sources.named_queries(select, {}))
+    sources.require_used()
+    plan = _Query(select=select, rows=rows, declarations=declarations).plan()
+    found = require_sound(plan, declarations)
+    public_cells(plan, found.scope)
+    measures(plan, found)
+    _require_depth(plan)
     return plan
 
 
-def _parse_select(sql: str) -> exp.Select:
-    if len(sql) > MAX_SQL:
-        raise Malformed(f"the query is longer than {MAX_SQL} characters", code="sql")
-    depth = 0
-    for character in sql:
-        depth += (character == "(") - (character == ")")
-        if depth > MAX_NESTING:
-            raise Malformed(f"the query nests deeper than {MAX_NESTING} levels", code="sql")
-        if character < " " and character not in "\n\t\r":
-            raise Malformed("the query holds a control character", code="sql")
+def _require_depth(plan: Plan) -> None:
+    document: object = encode(plan)
+    for _ in range(_EMBEDDED_LEVELS):
+        document = [document]
     try:
-        statements = [s for s in sqlglot.parse(sql, read="duckdb") if s is not None]
-    except (sqlglot.errors.SqlglotError, RecursionError, ValueError) as error:
-        raise Malformed("the query is not valid SQL" + _position(error), code="sql") from error
-    if len(statements) != 1:
-        raise Malformed(f"one statement is accepted, not {len(statements)}", code="sql")
-    if not isinstance(statements[0], exp.Select):
-        _refuse(statements[0], "is not a SELECT; only SELECT is accepted")
-    return statements[0]
-
-
-def _position(error: Exception) -> str:
-    details = getattr(error, "errors", None)
-    if details and details[0].get("line"):
-        return f" near line {details[0]['line']}, column {details[0].get('col')}"
-    return ""
+        canonical(document)
+    except Malformed as error:
+        raise Malformed("the query nests too deep: its plan does not fit into a log entry", code="sql") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Scope:
-    """Names that the query may use: alias -> dataset, and the declarations."""
+class _Query:
+    """The outermost SELECT, over the rows that it reads."""
 
-    tables: dict[str, str]
-    declarations: dict[str, Declaration]
+    select: exp.Select
+    rows: Rows
+    declarations: Mapping[str, Declaration]
 
-    def resolve(self, node: exp.Expression) -> ColumnRef:
-        """Return the column that a column node names; a join key without a table name means that of the first dataset."""
-        if not isinstance(node, exp.Column) or isinstance(node.this, exp.Star):
-            _refuse(node, "is not a column name")
-        _only(node, "column", {"this", "table", "db"})
-        name = _name(node.this)
-        if node.args.get("db"):
-            alias = f"{_name(node.args['db'])}.{_name(node.args['table'])}"
-            datasets = [d for d in self.tables.values() if d == alias]
-        elif node.args.get("table"):
-            alias = _name(node.args["table"])
-            datasets = [self.tables[alias]] if alias in self.tables else []
-        else:
-            alias = ""
-            datasets = [d for d in self.tables.values() if self.declarations[d].has(name)]
-            if len(datasets) == 2 and all(name in self.declarations[d].unique_key for d in datasets):
-                datasets = datasets[:1]
-        if not datasets:
-            raise Malformed(f"unknown {'table `' + alias + '`' if alias else 'column `' + name + '`'}", code="unknown-column")
-        if len(datasets) > 1:
-            raise Malformed(f"column `{name}` is in both datasets; write it with its table", code="sql")
-        self.declarations[datasets[0]].column(name)
-        return ColumnRef(dataset=datasets[0], column=name)
+    def plan(self) -> Plan:
+        keys = self._keys()
+        if len(self.select.expressions) > MAX_OUTPUTS:
+            raise Malformed(f"output names must be distinct, at most {MAX_OUTPUTS}", code="sql")
+        outputs = tuple(self._output(item, keys, index) for index, item in enumerate(self.select.expressions))
+        self._require_outputs(outputs, keys)
+        return Plan(
+            source=self.rows.relation,
+            where=all_of(self.rows.where),
+            group_by=keys,
+            outputs=outputs,
+            having=self._having(outputs),
+            order=self._order(outputs),
+            limit=self._limit(),
+        )
 
-    def column(self, reference: ColumnRef) -> Column:
-        return self.declarations[reference.dataset].column(reference.column)
+    def _keys(self) -> tuple[Key, ...]:
+        items = group_items(self.select, self.rows)
+        found: dict[Expression, Key] = {}
+        for written, expression in items:
+            if expression in found:
+                raise Malformed("GROUP BY names a key twice", code="sql", where=position(written))
+            with at(written):
+                found[expression] = Key(expression=expression, source=self._source_of(expression))
+        return tuple(found.values())
 
+    def _source_of(self, expression: Expression) -> Literal["declared", "public", "discovered"]:
+        if typed(expression, self.rows.shape.scope).domain is not None:
+            return "declared"
+        public = {t.alias for t in tables(self.rows.relation) if isinstance(t, Table) and declared(t.dataset, self.declarations).public}
+        return "public" if isinstance(expression, Ref) and expression.table in public else "discovered"
 
-def _scope(select: exp.Select, declarations: dict[str, Declaration]) -> _Scope:
-    if not select.args.get("from_"):
-        raise Malformed("the query has no FROM", code="sql")
-    tables: dict[str, str] = {}
-    nodes = [select.args["from_"].this, *(join.this for join in select.args.get("joins") or [])]
-    if len(nodes) > 2:
-        raise Malformed(f"at most two datasets may be joined, not {len(nodes)}", code="sql")
-    for node in nodes:
-        if not isinstance(node, exp.Table) or not isinstance(node.this, exp.Identifier):
-            _refuse(node, "cannot be read from; name a dataset as provider.dataset")
-        _only(node, "table", {"this", "db", "alias"})
-        if not node.args.get("db"):
-            raise Malformed(f"table `{_name(node.this)}` needs its provider: write provider.{_name(node.this)}", code="sql")
-        dataset = f"{_name(node.args['db'])}.{_name(node.this)}"
-        if dataset not in declarations:
-            known = ", ".join(sorted(declarations))
-            raise Malformed(f"no dataset `{dataset}` in this agreement; it has {known}", code="unknown-dataset")
-        alias = _alias(node) or _name(node.this)
-        if alias in tables or dataset in tables.values():
-            raise Malformed(f"`{alias}` names two tables, or a dataset is joined with itself", code="sql")
-        tables[alias] = dataset
-    return _Scope(tables=tables, declarations=declarations)
+    def _output(self, item: exp.Expr, keys: tuple[Key, ...], index: int) -> KeyOutput | AggregateOutput:
+        name, node = unaliased(item)
+        if is_aggregate(node):
+            found = self._aggregate(node)
+            output = _named(name or _default_name(node, found, index), found)
+            with at(node):
+                for measured in needs(output, self.rows.shape.scope).values():
+                    fitted(measured, self.rows.shape, set())
+            return output
+        if holds_aggregate(node) and node.find(exp.Window) is None:
+            why = "is not accepted in SELECT: noise is added to each aggregate by itself; select each and compute outside"
+            refuse(node, why)
+        if isinstance(node, exp.Star) or (isinstance(node, exp.Column) and isinstance(node.this, exp.Star)):
+            refuse(node, "is not accepted: SELECT * shows rows; rows never leave, only aggregates and group keys")
+        expression = self.rows.reader("in SELECT").read(node)
+        position_of = {key.expression: number for number, key in enumerate(keys)}
+        if expression not in position_of:
+            if isinstance(expression, Constant):
+                refuse(node, "is not accepted in SELECT; only group keys and aggregates are")
+            why = "is neither aggregated nor a group key: raw values never leave; use COUNT, SUM or AVG of it, or drop it from SELECT"
+            refuse(node, why, code="raw-column")
+        column = name_of(node.this) if isinstance(node, exp.Column) else f"key_{index}"
+        return KeyOutput(name=name or column, key=position_of[expression])
 
+    def _aggregate(self, node: exp.Expr) -> Aggregate:
+        if (inner := bare(node)).find(exp.Window) is not None:
+            refuse_construct(inner.find(exp.Window), "here")
+        return read_aggregate(node, self.rows.reader("in an aggregate"), self.rows.is_unit)
 
-def _alias(node: exp.Expression) -> str | None:
-    alias = node.args.get("alias")
-    if alias is None:
-        return None
-    if isinstance(alias, exp.TableAlias):
-        _only(alias, "alias", {"this"})
-        alias = alias.this
-    return _name(alias)
+    def _require_outputs(self, outputs: tuple[KeyOutput | AggregateOutput, ...], keys: tuple[Key, ...]) -> None:
+        names = [output.name for output in outputs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise Malformed(f"output names must be distinct; `{twice}` stands twice", code="sql")
+        shown = {output.key for output in outputs if isinstance(output, KeyOutput)}
+        items = self.select.args["group"].expressions if keys else []
+        for number, written in enumerate(items):
+            if number not in shown:
+                refuse(written, "is a group key and must also be selected: without it nobody could tell the cells apart")
+        if all(isinstance(output, KeyOutput) for output in outputs):
+            raise Malformed("the query has no aggregate; add COUNT(*), SUM(x) or AVG(x)", code="sql")
 
+    def _having(self, outputs: tuple[KeyOutput | AggregateOutput, ...]) -> tuple[Having, ...]:
+        having = self.select.args.get("having")
+        if having is None:
+            return ()
+        only(having, "HAVING", {"this"})
+        found = [rule for term in conjuncts(having.this) for rule in self._rules(term, outputs)]
+        return tuple(sorted(set(found), key=lambda rule: (rule.output, rule.operator, rule.value)))
 
-def _join(select: exp.Select, scope: _Scope) -> tuple[str, ...]:
-    joins = select.args.get("joins") or []
-    if not joins:
-        return ()
-    node = joins[0]
-    if node.args.get("side") or node.args.get("method") or (node.args.get("kind") or "INNER") != "INNER":
-        raise Malformed("only an inner JOIN is accepted; outer, cross, natural and lateral joins are not", code="sql")
-    _only(node, "JOIN", {"this", "using", "on", "kind"})
-    if node.args.get("using"):
-        names = [_name(identifier) for identifier in node.args["using"]]
-    elif node.args.get("on"):
-        names = [_equated(term, scope) for term in _operands(node.args["on"], exp.And)]
-    else:
-        raise Malformed("a join needs USING (...) or ON; cross joins are not accepted", code="sql")
-    return tuple(sorted(names))
+    def _rules(self, node: exp.Expr, outputs: tuple[KeyOutput | AggregateOutput, ...], negated: bool = False) -> list[Having]:
+        if isinstance(node, exp.Not):
+            only(node, "NOT", {"this"})
+            return self._rules(bare(node.this), outputs, not negated)
+        if isinstance(node, exp.Between) and not negated:
+            only(node, "BETWEEN", {"this", "low", "high"})
+            low, high = node.args["low"], node.args["high"]
+            return [self._rule(node, node.this, ">=", low, outputs), self._rule(node, node.this, "<=", high, outputs)]
+        operators = _OPERATORS.get(type(node))
+        if operators is None:
+            refuse(node, "is not accepted in HAVING; write conditions like name > 5 on selected aggregates, joined by AND")
+        only(node, "HAVING", {"this", "expression"})
+        left, right, operator = bare(node.this), bare(node.expression), operators[0]
+        if _constant(left) is not None:
+            left, right, operator = right, left, operators[1]
+        if negated:
+            operator = next(names[2] for names in _OPERATORS.values() if names[0] == operator)
+        return [self._rule(node, left, operator, right, outputs)]
 
+    def _rule(
+        self, node: exp.Expr, left: exp.Expr, operator: str, right: exp.Expr, outputs: tuple[KeyOutput | AggregateOutput, ...]
+    ) -> Having:
+        value = _constant(right)
+        if value is None:
+            refuse(node, "is not accepted in HAVING; compare a selected aggregate with a number")
+        output = self._output_of(left, outputs, "HAVING")
+        if isinstance(output, KeyOutput):
+            refuse(node, "is not accepted in HAVING: it is a group key; write the condition in WHERE")
+        return Having(output=output.name, operator=operator, value=value)  # type: ignore[arg-type]
 
-def _operands(node: exp.Expression, connective: type[exp.Connector]) -> list[exp.Expression]:
-    """Return what a chain of one connective joins, from left to right, without parentheses and without recursion."""
-    found: list[exp.Expression] = []
-    waiting = [node]
-    while waiting:
-        part = waiting.pop()
-        while isinstance(part, exp.Paren):
-            part = part.this
-        if isinstance(part, connective):
-            waiting += [part.expression, part.this]
-        else:
-            found.append(part)
-    return found
+    def _output_of(self, node: exp.Expr, outputs: tuple[KeyOutput | AggregateOutput, ...], clause: str) -> KeyOutput | AggregateOutput:
+        """The output that a name, or the same aggregate written again, means."""
+        if isinstance(node, exp.Column) and not node.args.get("table") and isinstance(node.this, exp.Identifier):
+            name = name_of(node.this)
+            for output in outputs:
+                if output.name == name:
+                    return output
+        if is_aggregate(node):
+            found = self._aggregate(node)
+            for output in outputs:
+                if isinstance(output, AggregateOutput) and replace(output, name="x") == _named("x", found):
+                    return output
+            refuse(node, f"is not selected: {clause} reads noised outputs only; select it AS a name and write {clause} with the name")
+        keys = {key.expression: number for number, key in enumerate(self._keys())}
+        number = keys.get(self.rows.reader(f"in {clause}").read(node))
+        for output in outputs:
+            if isinstance(output, KeyOutput) and output.key == number:
+                return output
+        refuse(node, f"is not accepted in {clause}, which reads noised outputs only: a selected column's name, or the aggregate again")
 
+    def _order(self, outputs: tuple[KeyOutput | AggregateOutput, ...]) -> tuple[Order, ...]:
+        order = self.select.args.get("order")
+        if order is None:
+            return ()
+        only(order, "ORDER BY", {"expressions"})
+        found: dict[str, Order] = {}
+        for item in order.expressions:
+            only(item, "ORDER BY", {"this", "desc"})
+            node = bare(item.this)
+            if isinstance(node, exp.Literal):
+                index = int(node.this) if str(node.this).isdigit() and len(str(node.this)) < 6 else 0
+                if node.is_string or not 1 <= index <= len(outputs):
+                    refuse(node, f"is no position in SELECT, which has {len(outputs)} columns")
+                name = outputs[index - 1].name
+            elif isinstance(node, exp.Var):
+                refuse(node, "is not accepted in ORDER BY; list columns")
+            else:
+                name = self._output_of(node, outputs, "ORDER BY").name
+            # Ordering again by a column that has decided already changes nothing.
+            found.setdefault(name, Order(output=name, descending=bool(item.args.get("desc"))))
+        return tuple(found.values())
 
-def _equated(node: exp.Expression, scope: _Scope) -> str:
-    if not isinstance(node, exp.EQ):
-        _refuse(node, "is not accepted in ON; write equalities of key columns joined by AND")
-    left, right = scope.resolve(node.this), scope.resolve(node.expression)
-    if left.column != right.column or left.dataset == right.dataset:
-        _refuse(node, "must equate a key column of one dataset with the same column of the other")
-    return left.column
-
-
-def _group_by(select: exp.Select, scope: _Scope) -> tuple[ColumnRef, ...]:
-    group = select.args.get("group")
-    if group is None:
-        return ()
-    _only(group, "GROUP BY", {"expressions"})
-    if not group.expressions:
-        raise Malformed("GROUP BY ALL, ROLLUP, CUBE and GROUPING SETS are not accepted; list columns", code="sql")
-    keys = [scope.resolve(node) for node in group.expressions]
-    if len(set(keys)) != len(keys):
-        raise Malformed("GROUP BY names a column twice", code="sql")
-    return tuple(keys)
-
-
-def _output(node: exp.Expression, scope: _Scope, group_by: tuple[ColumnRef, ...], index: int) -> KeyOutput | AggregateOutput:
-    name = None
-    if isinstance(node, exp.Alias):
-        _only(node, "alias", {"this", "alias"})
-        name, node = _name(node.args["alias"]), node.this
-    if isinstance(node, exp.Star) or (isinstance(node, exp.Column) and isinstance(node.this, exp.Star)):
-        raise Malformed("SELECT * is not accepted; rows never leave, only aggregates and group keys", code="sql")
-    if isinstance(node, exp.Column):
-        reference = scope.resolve(node)
-        if reference not in group_by:
-            raise Malformed(
-                f"`{reference}` is neither aggregated nor a group key: raw values never leave; "
-                f"use COUNT, SUM or AVG of it, or drop it from SELECT",
-                code="raw-column",
-            )
-        return KeyOutput(name=name or reference.column, column=reference)
-    function = _FUNCTIONS.get(type(node))
-    if function is None:
-        _refuse(node, "is not accepted in SELECT; only group keys, COUNT, SUM and AVG of a column are")
-    reference_or_none = _argument(node, function, scope)
-    default = f"{function.lower()}_{reference_or_none.column if reference_or_none else 'rows'}"[:36] + (f"_{index}" if not name else "")
-    return AggregateOutput(name=name or default, function=function, column=reference_or_none)  # type: ignore[arg-type]
-
-
-def _argument(node: exp.Expression, function: str, scope: _Scope) -> ColumnRef | None:
-    _only(node, function, {"this", "big_int"})
-    if isinstance(node.this, exp.Star) and function == "COUNT":
-        _only(node.this, "*", set())
-        return None
-    if isinstance(node.this, exp.Distinct):
-        raise Malformed(f"{function}(DISTINCT ...) is not accepted", code="sql")
-    if not isinstance(node.this, exp.Column):
-        _refuse(node.this, f"is not accepted inside {function}; name a column")
-    reference = scope.resolve(node.this)
-    column = scope.column(reference)
-    if function != "COUNT" and column.lower is None:
-        raise Malformed(f"{function}({reference}) needs declared bounds of `{reference}`, and there are none", code="bounds-missing")
-    return reference
-
-
-def _check_outputs(outputs: tuple[KeyOutput | AggregateOutput, ...], group_by: tuple[ColumnRef, ...]) -> None:
-    names = [output.name for output in outputs]
-    if len(names) > MAX_OUTPUTS or len(set(names)) != len(names):
-        raise Malformed(f"output names must be distinct, at most {MAX_OUTPUTS}", code="sql")
-    shown = {output.column for output in outputs if isinstance(output, KeyOutput)}
-    hidden = [str(reference) for reference in group_by if reference not in shown]
-    if hidden:
-        raise Malformed(f"group key `{hidden[0]}` must also be selected", code="sql")
-    if len(shown) == len(outputs):
-        raise Malformed("the query has no aggregate; add COUNT(*), SUM(x) or AVG(x)", code="sql")
-
-
-def _condition(node: exp.Expression, scope: _Scope, depth: int = 0) -> Condition:
-    if depth > MAX_CONDITION_DEPTH:
-        raise Malformed(f"WHERE alternates AND, OR and NOT more than {MAX_CONDITION_DEPTH} levels deep", code="sql")
-    while isinstance(node, exp.Paren):
-        node = node.this
-    if isinstance(node, exp.And):
-        conditions = [_condition(part, scope, depth + 1) for part in _operands(node, exp.And)]
-        return AllOf(terms=tuple(term for condition in conditions for term in _flat(condition, AllOf)))
-    if isinstance(node, exp.Or):
-        conditions = [_condition(part, scope, depth + 1) for part in _operands(node, exp.Or)]
-        return AnyOf(terms=tuple(term for condition in conditions for term in _flat(condition, AnyOf)))
-    if isinstance(node, exp.Not):
-        return Not(term=_condition(node.this, scope, depth + 1))
-    if isinstance(node, exp.Is):
-        if not isinstance(node.expression, exp.Null):
-            _refuse(node, "is not accepted; only IS NULL and IS NOT NULL are")
-        return IsNull(column=scope.resolve(node.this))
-    if isinstance(node, exp.Between):
-        _only(node, "BETWEEN", {"this", "low", "high"})
-        reference = scope.resolve(node.this)
-        low, high = (_constant(node.args[side], scope.column(reference), reference) for side in ("low", "high"))
-        return AllOf(terms=(Compare(column=reference, operator=">=", value=low), Compare(column=reference, operator="<=", value=high)))
-    if isinstance(node, exp.In):
-        _only(node, "IN", {"this", "expressions"})
-        reference = scope.resolve(node.this)
-        if not node.expressions or len(node.expressions) > MAX_TERMS:
-            raise Malformed(f"IN needs 1 to {MAX_TERMS} constants", code="sql")
-        return OneOf(column=reference, values=tuple(_constant(value, scope.column(reference), reference) for value in node.expressions))
-    return _comparison(node, scope)
+    def _limit(self) -> int | None:
+        limit = self.select.args.get("limit")
+        if limit is None:
+            return None
+        if not isinstance(limit, exp.Limit):
+            refuse(limit, "is not accepted; write LIMIT n")
+        only(limit, "LIMIT", {"expression"})
+        node = bare(limit.expression)
+        if not isinstance(node, exp.Literal) or node.is_string or not str(node.this).isdigit() or len(str(node.this)) > 9:
+            refuse(limit, f"is not accepted; LIMIT takes a number between 0 and {MAX_CELLS}")
+        if self.select.args.get("order") is None:
+            refuse(limit, "is not accepted without ORDER BY: which cells it keeps would be nobody's choice")
+        return int(str(node.this))
 
 
-def _flat(condition: Condition, kind: type[AllOf | AnyOf]) -> tuple[Condition, ...]:
-    return condition.terms if isinstance(condition, kind) else (condition,)
+def _named(name: str, found: Aggregate) -> AggregateOutput:
+    return AggregateOutput(name=name, function=found.function, arguments=found.arguments, filter=found.filter, fraction=found.fraction)
 
 
-def _comparison(node: exp.Expression, scope: _Scope) -> Compare:
-    operators = _COMPARISONS.get(type(node))
-    if operators is None:
-        _refuse(node, "is not accepted in WHERE; compare a column with a constant")
-    left, right, operator = node.this, node.expression, operators[0]
-    if not isinstance(left, exp.Column):
-        left, right, operator = right, left, operators[1]
-    if not isinstance(left, exp.Column):
-        _refuse(node, "is not accepted in WHERE; compare a column with a constant, no functions or arithmetic")
-    reference = scope.resolve(left)
-    if isinstance(right, exp.Column):
-        raise Malformed(f"comparing `{reference}` with another column is not accepted; compare with a constant", code="sql")
-    return Compare(column=reference, operator=operator, value=_constant(right, scope.column(reference), reference))  # type: ignore[arg-type]
+def _default_name(node: exp.Expr, found: Aggregate, index: int) -> str:
+    """A name for an aggregate without an alias: its function, its column as it is written, and its position."""
+    written = bare(node).find(exp.Column) if found.arguments else None
+    column = (
+        name_of(written.this) if isinstance(written, exp.Column) else next((r.column for a in found.arguments for r in refs(a)), "rows")
+    )
+    return f"{found.function.lower()}_{column}"[:36] + f"_{index}"
 
 
-def _constant(node: exp.Expression, column: Column, reference: ColumnRef) -> int | str:
-    """Return a literal as text or in the column's fixed-point units."""
-    sign = ""
+def _constant(node: exp.Expr) -> str | None:
+    """A number as a decimal string, None of anything else."""
+    node, sign = bare(node), 1
     if isinstance(node, exp.Neg):
-        sign, node = "-", node.this
-    if not isinstance(node, exp.Literal):
-        _refuse(node, "is not a constant")
-    text = str(node.this)
-    if column.type == "text":
-        if not node.is_string or sign:
-            raise Malformed(f"`{reference}` is text; compare it with a quoted string", code="sql")
-        return decode(str, text, f"constant for {reference}")
-    if node.is_string:
-        raise Malformed(f"`{reference}` is a number; compare it with a number", code="sql")
-    return decimal_to_units(sign + text, column.decimals, f"constant for {reference}")
-
-
-def _name(node: exp.Expression) -> str:
-    """Return an identifier, folded to lower case unless quoted, if it is a name of ours. Raises Malformed."""
-    if not isinstance(node, exp.Identifier):
-        _refuse(node, "is not a name")
-    text = str(node.this)
-    return require_name(text if node.args.get("quoted") else text.lower(), "sql")
-
-
-def _only(node: exp.Expression, construct: str, allowed: set[str]) -> None:
-    """Refuse a node that carries anything besides the `allowed` parts. Raises Malformed naming the part."""
-    for part, value in node.args.items():
-        if value and part not in allowed:
-            raise Malformed(f"{part.strip('_').replace('_', ' ').upper()} is not accepted in {construct}", code="sql")
-
-
-def _refuse(node: Any, why: str) -> NoReturn:
-    try:
-        text = node.sql(dialect="duckdb") if isinstance(node, exp.Expression) else "nothing"
-    except (sqlglot.errors.SqlglotError, ValueError, RecursionError):
-        text = type(node).__name__
-    shown = "".join(c if c.isprintable() else " " for c in text[:60])
-    raise Malformed(f"`{shown}` ({type(node).__name__}) {why}", code="sql")
+        node, sign = bare(node.this), -1
+    if not isinstance(node, exp.Literal) or node.is_string:
+        return None
+    found = literal_number(node, sign)
+    return units_to_decimal(found.value, found.decimals) if isinstance(found.value, int) else None

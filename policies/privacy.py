@@ -1,12 +1,15 @@
-"""Privacy loss as fixed-point integers, and the schedule that turns a plan and a loss into mechanisms.
+"""Privacy loss as fixed-point integers, and the scale of noise that a loss buys.
 
-Measure `pure`: amounts are epsilon in units of 10^-9 (nano-epsilon), they add up by basic composition (Dwork and Roth 2014, theorem
-3.16), and every mechanism is the discrete Laplace mechanism with scale = sensitivity / epsilon (Ghosh et al. 2009; Canonne, Kamath and
-Steinke 2020). Neighbouring tables differ in all rows of one privacy unit, present or absent.
+Measure `pure`: amounts are epsilon, they add up by basic composition (Dwork and Roth 2014, theorem 3.16), and every mechanism is the
+discrete Laplace mechanism with scale = L1 sensitivity / epsilon (Ghosh et al. 2009). Measure `zcdp`: amounts are rho, they add up (Bun and
+Steinke 2016, lemma 1.7), and every mechanism is the discrete Gaussian mechanism with sigma = L2 sensitivity / sqrt(2 rho) (Canonne, Kamath
+and Steinke 2020, theorem 14). Neighbouring tables differ in all rows of one privacy unit, present or absent. Discovering group keys costs
+delta0 besides: the probabilities of failure add, too.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -24,34 +27,70 @@ MAX_EPSILON = 100
 
 _DECIMAL = re.compile(r"(-?)([0-9]{1,19})(?:\.([0-9]{1,19}))?\Z")
 
-SUM_SHARES = 2
-"""Shares of a sum where a count has one: relative to its size a sum of bounded values is noisier than a count."""
+Measure = Literal["pure", "zcdp"]
 
-UNITS_SHARE = 10
-"""The minimum-group test takes one part in ten of a job's loss: it only needs to tell large groups from small ones."""
+PICO = 10**12
+"""Units of delta0 per probability 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
-    """What a release costs: `amount` in nano-epsilon (measure `pure`) and `delta0` in units of 10^-12; both rounded up, both add."""
+    """What a release costs, rounded up; both parts add within one measure.
 
-    measure: Literal["pure"] = "pure"
+    Attributes:
+        amount: in units of 10^-9: epsilon (`pure`) or rho (`zcdp`).
+        delta0: in units of 10^-12: the probability that discovering group keys fails to protect somebody.
+    """
+
+    measure: Measure = "pure"
     amount: int
     delta0: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.amount <= MAX_EPSILON * NANO:
-            raise Malformed(f"epsilon must lie between 0 and {MAX_EPSILON}", where="amount")
-        if self.delta0 != 0:
-            raise Malformed("a pure loss has delta0 = 0", where="delta0")
+            raise Malformed(f"{PARAMETERS[self.measure]} must lie between 0 and {MAX_EPSILON}", where="amount")
+        if not 0 <= self.delta0 < PICO:
+            raise Malformed("must lie between 0 and 1", where="delta0")
 
     def __add__(self, other: Loss) -> Loss:
-        return Loss(amount=self.amount + other.amount, delta0=self.delta0 + other.delta0)
+        if self.measure != other.measure:
+            raise Malformed(f"a loss in {other.measure} does not add to one in {self.measure}", where="measure")
+        return Loss(measure=self.measure, amount=self.amount + other.amount, delta0=self.delta0 + other.delta0)
+
+    def within(self, most: Loss) -> bool:
+        """Whether both parts are at most those of `most`, in the same measure."""
+        return self.measure == most.measure and self.amount <= most.amount and self.delta0 <= most.delta0
 
     @property
     def epsilon(self) -> str:
-        """Epsilon as an exact decimal string."""
+        """The amount (epsilon or rho) as an exact decimal string."""
         return units_to_decimal(self.amount, 9)
+
+    @property
+    def text(self) -> str:
+        """The loss in words, for example ``epsilon 0.5`` or ``rho 0.02, delta0 0.000001``."""
+        tail = f", delta0 {units_to_decimal(self.delta0, 12)}" if self.delta0 else ""
+        return f"{PARAMETERS[self.measure]} {self.epsilon}{tail}"
+
+
+PARAMETERS: dict[Measure, str] = {"pure": "epsilon", "zcdp": "rho"}
+"""What the amount of each measure is called."""
+
+
+def parse_loss(measure: Measure, amount: str, delta0: str = "0", where: str = "loss") -> Loss:
+    """Return a loss from decimal strings, each rounded up to its unit.
+
+    Raises:
+        Malformed: not plain decimal numbers, an amount not above zero or above `MAX_EPSILON`, a delta0 outside [0, 1).
+    """
+    digits, places = _plain_decimal(amount, where)
+    if not 0 < digits <= MAX_EPSILON * 10**places:
+        raise Malformed(f"{PARAMETERS[measure]} must be a decimal number above 0 and at most {MAX_EPSILON}", where=where)
+    failing, of = _plain_decimal(delta0, where)
+    rounded = -(-failing * PICO // 10**of)
+    if failing < 0 or rounded >= PICO:
+        raise Malformed("delta0 must lie between 0 and 1", where=where)
+    return Loss(measure=measure, amount=-(-digits * NANO // 10**places), delta0=rounded)
 
 
 def parse_epsilon(text: str, where: str = "epsilon") -> Loss:
@@ -60,10 +99,7 @@ def parse_epsilon(text: str, where: str = "epsilon") -> Loss:
     Raises:
         Malformed: not a plain decimal number, not above zero, or above `MAX_EPSILON`.
     """
-    digits, places = _plain_decimal(text, where)
-    if not 0 < digits <= MAX_EPSILON * 10**places:
-        raise Malformed(f"epsilon must be a decimal number above 0 and at most {MAX_EPSILON}", where=where)
-    return Loss(amount=-(-digits * NANO // 10**places))
+    return parse_loss("pure", text, where=where)
 
 
 def decimal_to_units(text: str, decimals: int, where: str) -> int:
@@ -98,31 +134,6 @@ def units_to_decimal(units: int, decimals: int) -> str:
     return sign + (text.rstrip("0").rstrip(".") if decimals else text)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Statistic:
-    """One noised vector with a cell per group.
-
-    Attributes:
-        quantity: `units` (distinct privacy units), `rows` (rows), `present` (rows where `column` is not null), `sum` (of `column`, in
-            its fixed-point units).
-        column: `dataset.column` for `present` and `sum`, else None.
-        sensitivity: most by which one privacy unit moves the vector in L1.
-        amount: nano-epsilon spent on it.
-        scale: of the discrete Laplace noise, in units of 2^-20.
-    """
-
-    quantity: Literal["units", "rows", "present", "sum"]
-    column: str | None = None
-    sensitivity: int
-    amount: int
-    scale: int
-
-    @property
-    def name(self) -> str:
-        """Stable name inside one schedule, for example ``sum:clinic.care.visits``."""
-        return self.quantity if self.column is None else f"{self.quantity}:{self.column}"
-
-
 def scale_for(sensitivity: int, amount: int) -> int:
     """Return the smallest scale (2^-20 units) whose loss sensitivity/scale, one part in 2^50 larger, is still below `amount` nano-epsilon.
 
@@ -133,37 +144,12 @@ def scale_for(sensitivity: int, amount: int) -> int:
     return sensitivity * NANO * SCALE_UNIT * (2**50 + 1) // (amount * 2**50) + 1
 
 
-def split_loss(loss: Loss, wanted: list[tuple[str, str | None, int]], *, with_units: int | None) -> tuple[Statistic, ...]:
-    """Split a loss over statistics.
+def sigma_for(squared: int, amount: int) -> int:
+    """Return a discrete Gaussian sigma (2^-20 units) whose loss is below `amount` nano-rho, with room for rounding as in `scale_for`.
 
     Args:
-        loss: the whole loss of the job.
-        wanted: (quantity, column, L1 sensitivity) for every statistic that the outputs need.
-        with_units: L1 sensitivity of the distinct-unit count for the minimum-group test, or None when no test is needed.
-
-    Returns:
-        the schedule; its amounts add up to at most `loss.amount`.
-
-    Raises:
-        Malformed: code `loss-too-small` if a share would be zero.
+        squared: the square of the L2 sensitivity. The loss is squared / (2 sigma^2).
     """
-    rest = loss.amount
-    schedule: list[Statistic] = []
-    if with_units is not None:
-        share = loss.amount // UNITS_SHARE
-        rest -= share
-        schedule.append(_statistic("units", None, with_units, share))
-    shares = [SUM_SHARES if quantity == "sum" else 1 for quantity, _, _ in wanted]
-    for (quantity, column, sensitivity), part in zip(wanted, shares, strict=True):
-        schedule.append(_statistic(quantity, column, sensitivity, rest * part // sum(shares)))
-    return tuple(schedule)
-
-
-def _statistic(quantity: str, column: str | None, sensitivity: int, amount: int) -> Statistic:
-    return Statistic(
-        quantity=quantity,  # type: ignore[arg-type]
-        column=column,
-        sensitivity=sensitivity,
-        amount=amount,
-        scale=scale_for(sensitivity, amount),
-    )
+    if squared <= 0 or amount <= 0:
+        raise Malformed("the loss is too small to be split over this many statistics", code="loss-too-small")
+    return math.isqrt(squared * NANO * SCALE_UNIT**2 * (2**48 + 1) // (2 * amount * 2**48)) + 1

@@ -2,277 +2,290 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from policies.canonical import MAX_INTEGER
-from policies.declaration import Column, Declaration
+from policies.declaration import Declaration
 from policies.errors import Malformed
+from policies.expression import Expression, Ref, refs
 from policies.names import require_name
-from policies.privacy import Loss, Statistic, split_loss
+from policies.privacy import decimal_to_units
 
 MAX_SQL = 20_000
 """Longest query text, characters."""
 
 MAX_CELLS = 10_000
-MAX_SUM = 2**62
-"""Bound on any exact sum that a schedule admits; clamping there keeps the sensitivity and never overflows 64 bits."""
+"""Most cells with public keys, and most keys that a discovery may release."""
+
+MAX_OUTPUTS = 100
+MAX_KEYS = 16
+MAX_SOURCES = 8
+FRACTION_DECIMALS = 4
+
+UnitFunction = Literal["COUNT", "SUM", "AVG", "MIN", "MAX", "COUNT_DISTINCT"]
+"""Exact aggregates over one unit's own rows; their values stay inside."""
+
+AggregateFunction = Literal[
+    "COUNT", "COUNT_UNITS", "COUNT_DISTINCT", "SUM", "AVG", "VAR_POP", "VAR_SAMP", "STDDEV_POP", "STDDEV_SAMP",
+    "QUANTILE", "MIN", "MAX", "COVAR_POP", "COVAR_SAMP", "CORR",
+]  # fmt: skip
+"""`COUNT` without an argument counts rows, `COUNT_UNITS` distinct privacy units. `MIN` and `MAX` are quantiles near 0 and 1."""
+
+ARGUMENTS: dict[str, tuple[int, int]] = {
+    "COUNT": (0, 1), "COUNT_UNITS": (0, 0), "COVAR_POP": (2, 2), "COVAR_SAMP": (2, 2), "CORR": (2, 2),
+}  # fmt: skip
+"""Fewest and most arguments; one for every function that is not named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ColumnRef:
-    """A column of a dataset."""
+class Table:
+    """A dataset under an alias."""
 
+    kind: Literal["table"] = "table"
+    alias: str
     dataset: str
-    column: str
-
-    def __str__(self) -> str:
-        return f"{self.dataset}.{self.column}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Compare:
-    """`column operator value`; the value is in the column's fixed-point units, or text."""
+class Equality:
+    """`left = right`, two columns of the same type on the two sides of a join."""
 
-    kind: Literal["compare"] = "compare"
-    column: ColumnRef
-    operator: Literal["=", "<>", "<", "<=", ">", ">="]
-    value: int | str
+    left: Ref
+    right: Ref
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OneOf:
-    """`column IN (values)`."""
+class Join:
+    """Inner join. Two protected sides are joined on their privacy unit at least; a public table on its whole unique key."""
 
-    kind: Literal["one_of"] = "one_of"
-    column: ColumnRef
-    values: tuple[int | str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IsNull:
-    """`column IS NULL`."""
-
-    kind: Literal["is_null"] = "is_null"
-    column: ColumnRef
+    kind: Literal["join"] = "join"
+    left: Relation
+    right: Table | PerUnit
+    on: tuple[Equality, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AllOf:
-    """Conjunction."""
+class NamedExpression:
+    """An expression that a subquery names."""
 
-    kind: Literal["all_of"] = "all_of"
-    terms: tuple[Condition, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnyOf:
-    """Disjunction."""
-
-    kind: Literal["any_of"] = "any_of"
-    terms: tuple[Condition, ...]
+    name: str
+    expression: Expression
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Not:
-    """Negation, three-valued as in SQL."""
+class UnitColumn:
+    """An aggregate over one unit's rows; without an argument the number of rows."""
 
-    kind: Literal["not"] = "not"
-    term: Condition
+    name: str
+    function: UnitFunction
+    argument: Expression | None = None
 
 
-Condition: TypeAlias = Compare | OneOf | IsNull | AllOf | AnyOf | Not
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PerUnit:
+    """A subquery that aggregates per unit: one row per unit and combination of `keys`. Its columns are `unit`, keys and aggregates.
+
+    Attributes:
+        by: the column of the source that holds the privacy unit.
+        unit: name under which the privacy unit goes on.
+    """
+
+    kind: Literal["per_unit"] = "per_unit"
+    alias: str
+    source: Relation
+    by: Ref
+    where: Expression | None = None
+    unit: str
+    keys: tuple[NamedExpression, ...] = ()
+    columns: tuple[UnitColumn, ...] = ()
+
+
+Relation: TypeAlias = Table | Join | PerUnit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Key:
+    """A group key.
+
+    Attributes:
+        source: where its values come from: `declared` (a domain that follows from the declarations), `public` (all values of a column of
+            a public table) or `discovered` (what the data hold, of which values with enough units are released).
+    """
+
+    expression: Expression
+    source: Literal["declared", "public", "discovered"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyOutput:
-    """An output column that holds a group key."""
+    """An output column that holds the group key at position `key`."""
 
     kind: Literal["key"] = "key"
     name: str
-    column: ColumnRef
+    key: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AggregateOutput:
-    """An output column that holds an aggregate; `column` is None for COUNT(*)."""
+    """An output column that holds a noised aggregate of the rows for which `filter` is true.
+
+    Attributes:
+        fraction: of `QUANTILE`: a decimal string between 0 and 1.
+    """
 
     kind: Literal["aggregate"] = "aggregate"
     name: str
-    function: Literal["COUNT", "SUM", "AVG"]
-    column: ColumnRef | None = None
+    function: AggregateFunction
+    arguments: tuple[Expression, ...] = ()
+    filter: Expression | None = None
+    fraction: str | None = None
+
+    def __post_init__(self) -> None:
+        least, most = ARGUMENTS.get(self.function, (1, 1))
+        if not least <= len(self.arguments) <= most:
+            raise Malformed(f"{self.function} does not take {len(self.arguments)} arguments", where="arguments")
+        if (self.fraction is not None) != (self.function == "QUANTILE"):
+            raise Malformed("QUANTILE and only QUANTILE has a fraction", where="fraction")
+        if self.fraction is not None and not 0 <= decimal_to_units(self.fraction, FRACTION_DECIMALS, "fraction") <= 10**FRACTION_DECIMALS:
+            raise Malformed("must lie between 0 and 1", where="fraction")
+
+
+_HAVING_VALUE = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,12})?\Z")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Having:
+    """A condition on a noised output: `output operator value`, the value a decimal string. Cells that fail it are left out."""
+
+    output: str
+    operator: Literal["=", "<>", "<", "<=", ">", ">="]
+    value: str
+
+    def __post_init__(self) -> None:
+        if _HAVING_VALUE.match(self.value) is None:
+            raise Malformed("HAVING compares with a decimal number of at most 15 digits and 12 decimals", where="having")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """An output to order cells by."""
+
+    output: str
+    descending: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A query over one dataset, or over a one-to-one join of two on `join`, which is the unique key of both.
+    """A query. Cells are the product of the public values of all keys, or the discovered combinations; one cell without keys.
 
-    Cells are the Cartesian product of the declared domains of `group_by`, in that order; one cell without GROUP BY.
+    `having`, `order` and `limit` read noised outputs only, after the gate's noise.
     """
 
-    kind: Literal["plan/1"] = "plan/1"
-    sources: tuple[str, ...]
-    join: tuple[str, ...] = ()
-    where: Condition | None = None
-    group_by: tuple[ColumnRef, ...] = ()
+    kind: Literal["plan/2"] = "plan/2"
+    source: Relation
+    where: Expression | None = None
+    group_by: tuple[Key, ...] = ()
     outputs: tuple[KeyOutput | AggregateOutput, ...]
+    having: tuple[Having, ...] = ()
+    order: tuple[Order, ...] = ()
+    limit: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.sources) <= 2 or len(set(self.sources)) != len(self.sources):
-            raise Malformed("a plan reads one dataset or joins two different ones", where="sources")
-        if (len(self.sources) == 2) != bool(self.join):
-            raise Malformed("two datasets need a join, one has none", where="join")
-        if not any(isinstance(output, AggregateOutput) for output in self.outputs):
+        names = [require_name(output.name, "outputs") for output in self.outputs]
+        if len(set(names)) != len(names) or len(names) > MAX_OUTPUTS:
+            raise Malformed(f"output names must be distinct, at most {MAX_OUTPUTS}", where="outputs")
+        if not self.aggregates:
             raise Malformed("a plan needs an aggregate", where="outputs")
+        if len(self.group_by) > MAX_KEYS or len({key.expression for key in self.group_by}) != len(self.group_by):
+            raise Malformed(f"group keys must be distinct, at most {MAX_KEYS}", where="group_by")
+        if any(isinstance(output, KeyOutput) and not 0 <= output.key < len(self.group_by) for output in self.outputs):
+            raise Malformed("an output names a group key that there is not", where="outputs")
+        if {*(rule.output for rule in self.having), *(rule.output for rule in self.order)} - set(names):
+            raise Malformed("HAVING and ORDER BY read outputs only", where="having")
+        if self.limit is not None and not 0 <= self.limit <= MAX_CELLS:
+            raise Malformed(f"must lie between 0 and {MAX_CELLS}", where="limit")
+
+    @property
+    def aggregates(self) -> tuple[AggregateOutput, ...]:
+        """The outputs that hold aggregates."""
+        return tuple(output for output in self.outputs if isinstance(output, AggregateOutput))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The datasets that the plan reads, each once, in the order in which they appear."""
+        return tuple(dict.fromkeys(table.dataset for table in tables(self.source)))
+
+    @property
+    def discovers(self) -> bool:
+        """Whether keys come from the data, for which delta0 is paid."""
+        return any(key.source == "discovered" for key in self.group_by)
 
 
-def leaves(condition: Condition | None) -> Iterator[Compare | OneOf | IsNull]:
-    """Yield the conditions on single columns that a condition is made of, from left to right."""
-    if condition is None:
-        return
-    if isinstance(condition, (AllOf, AnyOf)):
-        for term in condition.terms:
-            yield from leaves(term)
-    elif isinstance(condition, Not):
-        yield from leaves(condition.term)
+def tables(relation: Relation) -> Iterator[Table]:
+    """Yield the tables of a relation from left to right."""
+    if isinstance(relation, Table):
+        yield relation
+    elif isinstance(relation, Join):
+        yield from tables(relation.left)
+        yield from tables(relation.right)
     else:
-        yield condition
+        yield from tables(relation.source)
 
 
-def columns_of(condition: Condition | None) -> Iterator[ColumnRef]:
-    """Yield every column that a condition reads, with repeats."""
-    for leaf in leaves(condition):
-        yield leaf.column
+def relations(relation: Relation) -> Iterator[Relation]:
+    """Yield a relation and every relation inside it, outermost first."""
+    yield relation
+    if isinstance(relation, Join):
+        yield from relations(relation.left)
+        yield from relations(relation.right)
+    elif isinstance(relation, PerUnit):
+        yield from relations(relation.source)
 
 
-def require_sound(plan: Plan, declarations: dict[str, Declaration]) -> None:
-    """Hold a plan, whoever sent it, to what the sensitivities rely on and to the declared columns.
-
-    Raises:
-        Malformed: an unknown dataset or column, a column of a dataset that is not read, a join that is not on the whole unique key of both
-            datasets or over different privacy units, an output of a column that is no group key, or a constant of the wrong type.
-    """
-    for reference in [*plan.group_by, *(o.column for o in plan.outputs if o.column is not None), *columns_of(plan.where)]:
-        resolve(reference, declarations)
-        if reference.dataset not in plan.sources:
-            raise Malformed(f"`{reference}` belongs to a dataset that the plan does not read", code="unknown-column")
-    _require_join(plan, declarations)
-    names = [require_name(output.name, "outputs") for output in plan.outputs]
-    if len(set(names)) != len(names) or len(set(plan.group_by)) != len(plan.group_by):
-        raise Malformed("output names and group keys must be distinct", where="outputs")
-    for output in plan.outputs:
-        if isinstance(output, KeyOutput) and output.column not in plan.group_by:
-            raise Malformed(f"`{output.column}` is put out but is no group key: raw values never leave", code="raw-column")
-    for leaf in leaves(plan.where):
-        wanted = str if resolve(leaf.column, declarations).type == "text" else int
-        values = () if isinstance(leaf, IsNull) else leaf.values if isinstance(leaf, OneOf) else (leaf.value,)
-        if any(type(value) is not wanted for value in values):
-            raise Malformed(f"a constant for `{leaf.column}` is not of its type", where="where")
+def expressions(plan: Plan) -> Iterator[Expression]:
+    """Yield every expression of a plan, subqueries and joins included."""
+    for relation in relations(plan.source):
+        if isinstance(relation, Join):
+            for equality in relation.on:
+                yield equality.left
+                yield equality.right
+        elif isinstance(relation, PerUnit):
+            yield relation.by
+            yield from (key.expression for key in relation.keys)
+            yield from (column.argument for column in relation.columns if column.argument is not None)
+            if relation.where is not None:
+                yield relation.where
+    if plan.where is not None:
+        yield plan.where
+    yield from (key.expression for key in plan.group_by)
+    for output in plan.aggregates:
+        yield from output.arguments
+        if output.filter is not None:
+            yield output.filter
 
 
-def _require_join(plan: Plan, declarations: dict[str, Declaration]) -> None:
-    for source in plan.sources:
-        if source not in declarations:
-            raise Malformed(f"no dataset `{source[:81]}` in this agreement", code="unknown-dataset")
-    if len(plan.sources) == 1:
-        return
-    left, right = (declarations[source] for source in plan.sources)
-    if not plan.join == tuple(sorted(left.unique_key)) == tuple(sorted(right.unique_key)):
-        raise Malformed(
-            f"a join must use the whole unique key of both datasets: ({', '.join(left.unique_key)}) of {left.dataset} and "
-            f"({', '.join(right.unique_key)}) of {right.dataset}",
-            code="join-key",
-        )
-    if any(left.column(name).type != right.column(name).type for name in plan.join):
-        raise Malformed(f"{left.dataset} and {right.dataset} declare different types for a join column", code="join-key")
-    if left.id_space != right.id_space or left.unit != right.unit:
-        raise Malformed(f"{left.dataset} and {right.dataset} do not identify the same privacy units", code="join-unit")
-
-
-def columns_read(plan: Plan, declarations: dict[str, Declaration]) -> dict[str, tuple[str, ...]]:
-    """Return, per source, the sorted names of the columns that a run of `plan` needs: those it names, the unit and the join keys."""
-    needed: dict[str, set[str]] = {source: {declarations[source].unit, *plan.join} for source in plan.sources}
-    for source in plan.sources:
-        needed[source].update(declarations[source].unique_key)
-    aggregated = [output.column for output in plan.outputs if output.column is not None]
-    for reference in [*plan.group_by, *aggregated, *columns_of(plan.where)]:
-        needed[reference.dataset].add(reference.column)
-    return {source: tuple(sorted(names)) for source, names in needed.items()}
-
-
-def cells(plan: Plan, declarations: dict[str, Declaration]) -> int:
-    """Number of cells of the release.
+def columns_read(plan: Plan, declarations: Mapping[str, Declaration]) -> dict[str, tuple[str, ...]]:
+    """Return, per dataset, the sorted names of the columns that a run needs: those that the plan names, the unit and the unique key.
 
     Raises:
-        Malformed: a group key without a declared domain, or more than `MAX_CELLS` cells.
+        Malformed: a dataset that is not declared.
     """
-    total = 1
-    for reference in plan.group_by:
-        column = declarations[reference.dataset].column(reference.column)
-        if column.domain is None:
-            raise Malformed(
-                f"GROUP BY `{reference}` needs a declared domain; only columns with one may be group keys", code="domain-missing"
-            )
-        total *= len(column.domain)
-        if total > MAX_CELLS:
-            raise Malformed(f"the group keys have more than {MAX_CELLS} combinations", code="too-many-cells")
-    return total
+    by_alias = {table.alias: table.dataset for table in tables(plan.source)}
+    needed: dict[str, set[str]] = {}
+    for dataset in plan.sources:
+        declaration = declared(dataset, declarations)
+        needed[dataset] = {*declaration.unique_key, *([declaration.unit] if declaration.unit else [])}
+    for expression in expressions(plan):
+        for ref in refs(expression):
+            if ref.table in by_alias:
+                needed[by_alias[ref.table]].add(ref.column)
+    return {dataset: tuple(sorted(names)) for dataset, names in needed.items()}
 
 
-def rows_per_unit(plan: Plan, declarations: dict[str, Declaration]) -> int:
-    """Most rows that one privacy unit contributes after bounding and a one-to-one join: the smaller of the bounds."""
-    return min(declarations[source].rows_per_unit for source in plan.sources)
-
-
-def schedule(plan: Plan, declarations: dict[str, Declaration], loss: Loss, minimum_group: int) -> tuple[Statistic, ...]:
-    """Return the statistics that answer `plan` within `loss`, with their sensitivities and scales.
-
-    One unit has at most `rows_per_unit` rows, each in one cell, so it moves the row counts by that many in L1, a sum by that many times
-    the largest clamped value, and the distinct-unit counts by the number of cells it can reach.
-
-    Raises:
-        Malformed: an unsound plan, missing bounds or domains, a sum that could overflow, or a loss too small to split.
-    """
-    require_sound(plan, declarations)
-    rows = rows_per_unit(plan, declarations)
-    wanted: dict[tuple[str, str | None], int] = {}
-    for output in plan.outputs:
-        if not isinstance(output, AggregateOutput):
-            continue
-        for quantity, column in needs(output, declarations):
-            wanted[quantity, column] = rows * (_largest(column, declarations) if quantity == "sum" else 1)
-    reach = min(rows, cells(plan, declarations))
-    statistics = split_loss(loss, [(q, c, s) for (q, c), s in wanted.items()], with_units=reach if minimum_group > 1 else None)
-    if any(statistic.sensitivity * 2**20 > MAX_SUM for statistic in statistics):
-        raise Malformed("the declared bounds are too wide for exact 64-bit sums", code="bounds-too-wide")
-    if any(statistic.scale > MAX_INTEGER for statistic in statistics):
-        raise Malformed("the loss is too small for the declared bounds: the noise would have no exact scale", code="loss-too-small")
-    return statistics
-
-
-def needs(output: AggregateOutput, declarations: dict[str, Declaration]) -> list[tuple[str, str | None]]:
-    """Return the (quantity, column) pairs from which an aggregate is computed.
-
-    COUNT(*) needs rows; COUNT(x) and AVG(x) need rows, or the non-null rows where `x` is nullable; SUM and AVG need the sum.
-    """
-    if output.column is None:
-        return [("rows", None)]
-    column = resolve(output.column, declarations)
-    count: tuple[str, str | None] = ("present", str(output.column)) if column.nullable else ("rows", None)
-    total: tuple[str, str | None] = ("sum", str(output.column))
-    by_function: dict[str, list[tuple[str, str | None]]] = {"COUNT": [count], "SUM": [total], "AVG": [total, count]}
-    return by_function[output.function]
-
-
-def resolve(reference: ColumnRef, declarations: dict[str, Declaration]) -> Column:
-    """Return the declared column of a reference. Raises Malformed."""
-    if reference.dataset not in declarations:
-        raise Malformed(f"no dataset `{reference.dataset}` in this agreement", code="unknown-dataset")
-    return declarations[reference.dataset].column(reference.column)
-
-
-def _largest(column: str | None, declarations: dict[str, Declaration]) -> int:
-    assert column is not None
-    dataset, _, name = column.rpartition(".")
-    return resolve(ColumnRef(dataset=dataset, column=name), declarations).largest
+def declared(dataset: str, declarations: Mapping[str, Declaration]) -> Declaration:
+    """Return the declaration of a dataset. Raises Malformed (code `unknown-dataset`)."""
+    if dataset not in declarations:
+        raise Malformed(f"no dataset `{dataset[:81]}` in this agreement", code="unknown-dataset")
+    return declarations[dataset]

@@ -10,7 +10,7 @@ from policies.codec import omitted
 from policies.documents import SignedRotation
 from policies.errors import Malformed
 from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
-from policies.privacy import Loss
+from policies.privacy import PARAMETERS, Loss
 from policies.query import MAX_SQL
 
 
@@ -34,7 +34,7 @@ class JobRequest:
         if len(self.sql) > MAX_SQL:
             raise Malformed(f"is longer than {MAX_SQL} characters", where="sql", code="sql")
         if self.loss.amount <= 0:
-            raise Malformed("epsilon must be above 0", where="loss.amount")
+            raise Malformed(f"{PARAMETERS[self.loss.measure]} must be above 0", where="loss.amount")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,11 +61,14 @@ class SpentFact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """Everything a decision reads besides request, agreement and plan. Replay re-derives `versions` and `spent` from the log.
+    """Everything a decision reads besides request, agreement and plan. Replay re-derives all but time and enclave from the log.
 
     Attributes:
         now: seconds since 1970.
         enclave_kind, measurement: of the enclave that the host would start.
+        consumer_spent: of what the ledgers have paid, the part that counts to the asking consumer: what was charged for it, and what was
+            charged before charges named their consumer.
+        repeats: the job that answered the very same question with a release before; what it released is handed out again, uncharged.
         rotations: those that lead from the consumer's keys in the agreement to its keys in force. Facts of the first logs name none.
     """
 
@@ -74,13 +77,19 @@ class Facts:
     measurement: str
     versions: tuple[VersionFact, ...]
     spent: tuple[SpentFact, ...]
+    consumer_spent: tuple[SpentFact, ...] = omitted(())
+    repeats: str | None = omitted(None)
     rotations: tuple[SignedRotation, ...] = omitted(())
 
     def __post_init__(self) -> None:
         datasets = [fact.dataset for fact in self.versions]
-        ledgers = [(fact.provider, fact.id_space) for fact in self.spent]
-        if len(set(datasets)) != len(datasets) or len(set(ledgers)) != len(ledgers):
-            raise Malformed("states a dataset or a ledger twice")
+        for spent in (self.spent, self.consumer_spent):
+            if len({(fact.provider, fact.id_space) for fact in spent}) != len(spent):
+                raise Malformed("states a ledger twice")
+        if len(set(datasets)) != len(datasets):
+            raise Malformed("states a dataset twice")
+        if self.repeats is not None:
+            require_slug(self.repeats, "repeats")
 
     def version_of(self, dataset: str) -> VersionFact | None:
         """The newest version of a dataset, or None if none is published."""
@@ -88,7 +97,13 @@ class Facts:
 
     def spent_on(self, provider: str, id_space: str) -> Loss:
         """What a ledger has paid; zero if it has no charge yet."""
-        for fact in self.spent:
-            if (fact.provider, fact.id_space) == (provider, id_space):
-                return fact.spent
-        return Loss(amount=0)
+        return _spent_on(self.spent, provider, id_space)
+
+    def consumer_spent_on(self, provider: str, id_space: str) -> Loss:
+        """What a ledger has paid that counts to the asking consumer."""
+        return _spent_on(self.consumer_spent, provider, id_space)
+
+
+def _spent_on(facts: tuple[SpentFact, ...], provider: str, id_space: str) -> Loss:
+    found = (fact.spent for fact in facts if (fact.provider, fact.id_space) == (provider, id_space))
+    return next(found, Loss(amount=0))

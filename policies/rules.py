@@ -11,30 +11,11 @@ from dataclasses import dataclass
 from policies.agreement import Agreement, Terms
 from policies.declaration import Declaration
 from policies.derive import Use, derive
+from policies.finding import Finding
 from policies.odrl import timestamp
-from policies.privacy import units_to_decimal
+from policies.privacy import PARAMETERS, Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """The result of one rule on one provider's terms.
-
-    Attributes:
-        rule: name of the rule.
-        dataset: whose terms; empty for a rule about the agreement as a whole.
-        column, clause: for a column rule, the column and the part of the query that uses it.
-        remedy: the smallest change of the request that would pass, where there is one.
-    """
-
-    rule: str
-    dataset: str
-    allowed: bool
-    message: str
-    column: str | None = None
-    clause: str | None = None
-    remedy: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +101,8 @@ def _column_finding(case: Case, use: Use) -> Finding:
     else:
         others = [name for name in ("count", "sum", "avg") if name in allowed]
         remedy = f"use {others[0].upper()}({use.column}) instead" if others else f"drop `{use.output}` from SELECT"
+        if use.operation == "discover":
+            remedy = f"declare a domain for `{use.column}`, or drop it from GROUP BY"
     return case.finding(
         "columns",
         False,
@@ -136,26 +119,59 @@ def minimum_group(case: Case) -> Iterator[Finding]:
 
 
 def job_loss(case: Case) -> Iterator[Finding]:
-    """One job's loss stays within the bound."""
+    """One job's loss stays within the bound, in the measure of the terms. Public tables charge nothing."""
     asked, most = case.request.loss, case.terms.job_loss
-    yield case.finding(
-        "job_loss",
-        asked.measure == most.measure and asked.amount <= most.amount,
-        f"epsilon {asked.epsilon} asked; one job may cost at most {most.epsilon}",
-        remedy=f"ask for epsilon {most.epsilon} or less",
-    )
+    if _repeated(case):
+        yield case.finding("job_loss", True, f"repeats {case.facts.repeats}: nothing is charged")
+        return
+    remedy = f"ask for {most.text} or less" if asked.measure == most.measure else f"ask in {PARAMETERS[most.measure]}"
+    allowed = case.declaration.public or asked.within(most)
+    yield case.finding("job_loss", allowed, f"{asked.text} asked; one job may cost at most {most.text}", remedy=remedy)
 
 
 def total_loss(case: Case) -> Iterator[Finding]:
-    """The ledger of this provider and id space can pay."""
+    """The ledger of this provider and id space can pay. A ledger has one measure: that of its first charge."""
+    if case.declaration.public or _repeated(case):
+        reason = "a public table has no ledger" if case.declaration.public else f"repeats {case.facts.repeats}: nothing is charged"
+        yield case.finding("total_loss", True, reason)
+        return
     provider, id_space = case.declaration.provider, case.declaration.id_space
-    spent, most, asked = case.facts.spent_on(provider, id_space).amount, case.terms.total_loss, case.request.loss
-    left = max(0, most.amount - spent)
-    remedy = f"ask for epsilon {units_to_decimal(left, 9)} or less" if left else "no budget is left; agree on a new one"
-    yield case.finding(
-        "total_loss",
-        asked.measure == most.measure and asked.amount <= left,
-        f"ledger {provider}/{id_space}: epsilon {units_to_decimal(spent, 9)} of {most.epsilon} spent, {asked.epsilon} asked",
+    yield _within(case, "total_loss", case.facts.spent_on(provider, id_space), case.terms.total_loss, f"ledger {provider}/{id_space}")
+
+
+def consumer_loss(case: Case) -> Iterator[Finding]:
+    """What this ledger pays for one consumer stays within the bound, if there is one."""
+    most = case.terms.consumer_loss
+    if most is None or case.declaration.public or _repeated(case):
+        yield case.finding("consumer_loss", True, "no bound for one consumer applies")
+        return
+    provider, id_space = case.declaration.provider, case.declaration.id_space
+    spent = case.facts.consumer_spent_on(provider, id_space)
+    yield _within(case, "consumer_loss", spent, most, f"`{case.request.consumer}` on ledger {provider}/{id_space}")
+
+
+def _repeated(case: Case) -> bool:
+    return case.facts.repeats is not None
+
+
+def _within(case: Case, rule: str, spent: Loss, most: Loss, whose: str) -> Finding:
+    """Whether what is spent and what is asked stay within a bound together, in one measure."""
+    asked = case.request.loss
+    if not spent.amount:
+        spent = Loss(measure=most.measure, amount=0, delta0=spent.delta0)
+    one_measure = asked.measure == most.measure == spent.measure
+    left = max(0, most.amount - spent.amount)
+    left_delta0 = max(0, most.delta0 - spent.delta0)
+    if not one_measure:
+        remedy = f"this ledger pays in {PARAMETERS[spent.measure]}"
+    elif left:
+        remedy = f"ask for {Loss(measure=asked.measure, amount=min(left, most.amount), delta0=left_delta0).text} or less"
+    else:
+        remedy = "no budget is left; agree on a new one"
+    return case.finding(
+        rule,
+        one_measure and asked.amount <= left and asked.delta0 <= left_delta0,
+        f"{whose}: {spent.text} of {most.text} spent, {asked.text} asked",
         remedy=remedy,
     )
 
@@ -194,6 +210,7 @@ RULES: dict[str, Callable[[Case], Iterator[Finding]]] = {
         minimum_group,
         job_loss,
         total_loss,
+        consumer_loss,
         enclave,
         version,
     )

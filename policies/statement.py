@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from policies.agreement import EnclaveKind
-from policies.grant import WithheldCode
+from policies.granted import WithheldCode
+from policies.law1 import statement as law1
 from policies.names import require_digest, require_key
-from policies.privacy import Loss, Statistic
+from policies.privacy import Loss
+from policies.schedule import Statistic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +58,11 @@ class SignedEvidence:
 class Statement:
     """What the enclave states of a run. `sealed` is the digest of the sealed release, or None with a `withheld` code."""
 
-    kind: Literal["statement/1"] = "statement/1"
+    kind: Literal["statement/2"] = "statement/2"
     grant: str
     evidence: str
     sealed: str | None
     withheld: WithheldCode | None
-    mechanism: Literal["discrete-laplace"]
     statistics: tuple[Statistic, ...]
     loss: Loss
 
@@ -72,11 +73,15 @@ class Statement:
             require_digest(self.sealed, "sealed")
 
 
+AnyStatement: TypeAlias = Statement | law1.Statement
+"""A statement of whatever law."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignedStatement:
     """A statement with the enclave's signature (128 hex digits)."""
 
-    statement: Statement
+    statement: AnyStatement
     signature: str
 
 
@@ -94,7 +99,7 @@ class Figure:
 class Cell:
     """One combination of group keys; `figures` is empty where the noised unit count stayed below the minimum group."""
 
-    keys: tuple[str | int, ...]
+    keys: tuple[str | int | None, ...]
     suppressed: bool
     figures: tuple[Figure, ...]
 
@@ -103,7 +108,7 @@ class Cell:
 class Release:
     """What leaves an enclave, before sealing."""
 
-    kind: Literal["release/1"] = "release/1"
+    kind: Literal["release/2"] = "release/2"
     grant: str
     enclave_kind: EnclaveKind
     key_names: tuple[str, ...]
@@ -111,3 +116,7 @@ class Release:
     minimum_group: int
     statistics: tuple[Statistic, ...]
     loss: Loss
+
+
+AnyRelease: TypeAlias = Release | law1.Release
+"""A release of whatever law."""

@@ -28,7 +28,14 @@ ENCLAVE_SEAM = {"enclaves/frames"}
 """What the host may import of the inside besides the kit: the shape of the pipe."""
 
 OWNERS = {
-    "sqlglot": ("policies/plan",),
+    "sqlglot": (
+        "policies/plan",
+        "policies/sql_text",
+        "policies/sql_functions",
+        "policies/sql_expressions",
+        "policies/sql_aggregates",
+        "policies/sql_sources",
+    ),
     "pyarrow": ("enclaves/kit", "enclaves/run", "enclaves/aggregate"),
     "duckdb": ("enclaves/kit",),
     "tenseal": ("enclaves/kit",),

@@ -10,6 +10,7 @@ import csv
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -91,6 +92,8 @@ def typed_csv(local: LocalTable, source: str, column: Column) -> pa.ChunkedArray
     if column.type == "text":
         return cells
     trimmed = pc.utf8_trim_whitespace(cells)
+    if column.type == "date":
+        return _dates(local, source, column, trimmed)
     fraction = rf"(\.[0-9]{{1,{column.decimals}}}0*)?" if column.decimals else r"(\.0+)?"
     pattern = r"^-?[0-9]{1,19}$" if column.type == "integer" else rf"^-?[0-9]{{1,18}}{fraction}$"
     fits = pc.fill_null(pc.match_substring_regex(trimmed, pattern), True)
@@ -108,10 +111,30 @@ def typed_csv(local: LocalTable, source: str, column: Column) -> pa.ChunkedArray
         raise _misfit(local, source, column, row) from None
 
 
+def _dates(local: LocalTable, source: str, column: Column, cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Days written as 2026-01-31, of the calendar: there is no 30th of February."""
+    fits = pc.fill_null(pc.match_substring_regex(cells, r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), True)
+    wrong = pc.index(fits, False).as_py()
+    if wrong >= 0:
+        raise _misfit(local, source, column, wrong)
+    try:
+        return cells.cast(pa.date32())
+    except pa.ArrowInvalid:
+        raise _misfit(local, source, column, next(row for row, text in enumerate(cells.to_pylist()) if not _is_day(text))) from None
+
+
+def _is_day(text: str | None) -> bool:
+    try:
+        return text is None or date.fromisoformat(text) is not None
+    except ValueError:
+        return False
+
+
 def _misfit(local: LocalTable, source: str, column: Column, row: int) -> Malformed:
     text = str(local.table.column(source)[row].as_py())
     shown = "".join(c if c.isprintable() else "?" for c in text[:40])
-    declared = column.type if column.type == "integer" else f"decimal with {column.decimals} fractional digits"
+    declared = f"decimal with {column.decimals} fractional digits" if column.type == "decimal" else column.type
+    declared += " (as 2026-01-31)" if column.type == "date" else ""
     return Malformed(f"{local.place(row)}: `{source}` holds `{shown}`, and is declared {declared}", where=column.name, code="column-type")
 
 

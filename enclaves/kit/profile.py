@@ -13,12 +13,13 @@ from enclaves.kit.formats import LocalTable, open_local
 from policies.declaration import MAX_DECIMALS
 from policies.errors import Malformed
 
-Kind: TypeAlias = Literal["integer", "decimal", "text"]
+Kind: TypeAlias = Literal["integer", "decimal", "text", "date"]
 FEW_VALUES = 20
 """A column with at most this many distinct values may be meant as a group key."""
 
 _INTEGER = r"^ *(0|-?[1-9][0-9]{0,17}) *$"
 _DECIMAL = r"^ *-?(0|[1-9][0-9]{0,17})(\.[0-9]+)? *$"
+_DATE = r"^ *[0-9]{4}-[0-9]{2}-[0-9]{2} *$"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +66,18 @@ def _kind_of_text(cells: pa.ChunkedArray) -> Kind:
     """Numbers without leading zeros are numbers; `007` is text, since a postcode is not a quantity."""
     if cells.null_count == len(cells):
         return "text"
-    for kind, pattern in (("integer", _INTEGER), ("decimal", _DECIMAL)):
-        if pc.all(pc.match_substring_regex(cells, pattern)).as_py():
+    for kind, pattern in (("integer", _INTEGER), ("decimal", _DECIMAL), ("date", _DATE)):
+        if pc.all(pc.match_substring_regex(cells, pattern)).as_py() and (kind != "date" or _are_days(cells)):
             return kind  # type: ignore[return-value]
     return "text"
+
+
+def _are_days(cells: pa.ChunkedArray) -> bool:
+    try:
+        pc.utf8_trim_whitespace(cells).cast(pa.date32())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _kind_of(kind: pa.DataType) -> Kind | None:
@@ -76,6 +85,8 @@ def _kind_of(kind: pa.DataType) -> Kind | None:
         return "integer"
     if pa.types.is_float32(kind) or pa.types.is_float64(kind) or (pa.types.is_decimal(kind) and kind.bit_width <= 128):
         return "decimal"
+    if pa.types.is_date(kind):
+        return "date"
     return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else None
 
 

@@ -32,7 +32,7 @@ def read_table(path: Path, declaration: Declaration, sources: Mapping[str, str] 
     """
     local = open_local(path, memory=memory)
     table = select_columns(local, declaration, sources or {})
-    missing = pc.index(pc.is_valid(table.column(declaration.unit)), False).as_py()
+    missing = -1 if declaration.public else pc.index(pc.is_valid(table.column(declaration.unit)), False).as_py()
     if missing >= 0:
         raise Malformed(f"{local.place(missing)}: no `{declaration.unit}`", where=declaration.unit, code="unit-missing")
     keys = table.group_by(list(declaration.unique_key)).aggregate([])
@@ -56,7 +56,8 @@ def select_columns(local: LocalTable, declaration: Declaration, sources: Mapping
             raise Malformed(f"{local.path.name} has {found} column `{source}`", where=column.name, code="unknown-column")
         if local.format != "csv":
             _require_kind(column, local.table.schema.field(source).type)
-        columns[column.name] = typed_csv(local, source, column) if local.format == "csv" else local.table.column(source)
+        cells = typed_csv(local, source, column) if local.format == "csv" else local.table.column(source)
+        columns[column.name] = cells.cast(pa.date32()) if column.type == "date" else cells
     return pa.table(columns)
 
 
@@ -78,7 +79,7 @@ def write_table(path: Path, columns: Mapping[str, Sequence[int | str | Decimal |
 def _written_as(column: Column) -> pa.DataType:
     if column.type == "decimal":
         return pa.decimal128(18, column.decimals)
-    return pa.int64() if column.type == "integer" else pa.string()
+    return {"integer": pa.int64(), "date": pa.date32()}.get(column.type, pa.string())
 
 
 def _first_repeat(table: pa.Table, key: Sequence[str]) -> int:
@@ -97,13 +98,24 @@ def dropped_and_clamped(table: pa.Table, declaration: Declaration) -> dict[str, 
         if column.lower is None or column.name in declaration.unique_key:
             continue
         lower, upper = column.bounds
-        values = pc.multiply(table.column(column.name).cast(pa.float64(), safe=False), float(10**column.decimals))
+        values = _numbers(table.column(column.name), column)
         outside = pc.or_(pc.less(values, float(lower)), pc.greater(values, float(upper)))
         counts[column.name] = int(pc.sum(outside).as_py() or 0)
+    if declaration.public:
+        return counts
     per_unit = table.group_by(declaration.unit).aggregate([([], "count_all")]).column("count_all")
     excess = pc.sum(pc.max_element_wise(pc.subtract(per_unit, declaration.rows_per_unit), 0)).as_py()
     counts["rows beyond the contribution bound"] = int(excess or 0)
     return counts
+
+
+def _numbers(cells: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
+    """Cells as floating-point numbers of the column's units; dates as days, where a text that is no date is NULL."""
+    if column.type != "date":
+        return pc.multiply(cells.cast(pa.float64(), safe=False), float(10**column.decimals))
+    if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+        cells = pc.strptime(cells, format="%Y-%m-%d", unit="s", error_is_null=True)
+    return cells.cast(pa.date32(), safe=False).cast(pa.int32()).cast(pa.float64())
 
 
 def _require_kind(column: Column, kind: pa.DataType) -> None:
@@ -114,6 +126,7 @@ def _require_kind(column: Column, kind: pa.DataType) -> None:
         "integer": pa.types.is_integer(kind) or pa.types.is_boolean(kind),
         "decimal": number,
         "text": pa.types.is_string(kind) or pa.types.is_large_string(kind),
+        "date": pa.types.is_date(kind) or pa.types.is_timestamp(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind),
     }[column.type]
     if not fits:
         raise Malformed(f"column `{column.name}` holds {kind}, and is declared {column.type}", where=column.name, code="column-type")

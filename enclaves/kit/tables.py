@@ -1,4 +1,4 @@
-"""A locked DuckDB in memory, and the SQL that bounds contributions: the one owner of duckdb.
+"""A locked DuckDB in memory, and the SQL that reads and bounds tables: the one owner of duckdb.
 
 The database has no file, no network, no extensions and no spill folder, and its configuration is locked. Every expression is total: casts
 are TRY_CAST, arithmetic is on clamped values, so no row can raise an error that tells about it.
@@ -6,76 +6,158 @@ are TRY_CAST, arithmetic is on clamped values, so no row can raise an error that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import duckdb
 import pyarrow as pa
 
+from enclaves.kit.expressions import Fragment, days_of, empty
 from policies.declaration import Column, Declaration
-from policies.query import AllOf, AnyOf, Compare, Condition, IsNull, Not, OneOf
+from policies.shape import column_type
+
+FEW_KEPT = 64
+"""Most rows per combination that are found by their smallest hashes rather than by sorting."""
 
 OutOfMemory = duckdb.OutOfMemoryException
 """Raised when a database has used up its memory; it never spills."""
 
+Connection: TypeAlias = duckdb.DuckDBPyConnection
 
-def open_database(*, memory_mib: int, threads: int) -> duckdb.DuckDBPyConnection:
-    """Return a connection to a fresh in-memory database that cannot reach anything outside itself."""
+DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+"""Ticks of a timestamp per day."""
+
+
+def open_database(*, memory_mib: int, threads: int) -> Connection:
+    """Return a connection to a fresh in-memory database that cannot reach anything outside itself.
+
+    It never has more threads than the process has cores: two of them on one core take half as long again as one.
+    """
     connection = duckdb.connect(
         ":memory:",
         config={
             "memory_limit": f"{memory_mib}MiB",
-            "threads": str(threads),
+            "threads": str(min(threads, len(os.sched_getaffinity(0)))),
             "temp_directory": "",
+            "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "allow_community_extensions": "false",
         },
     )
+    # The rewrite of "first n of each" into lists is slower for rows as narrow as ours.
+    connection.execute("SET disabled_optimizers='top_n_window_elimination'")
     connection.execute("SET enable_external_access=false")
     connection.execute("SET lock_configuration=true")
     return connection
 
 
-def load_bounded(
-    connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table, declaration: Declaration, columns: Sequence[str]
+def load_table(
+    connection: Connection, name: str, table: pa.Table, declaration: Declaration, columns: Sequence[str], *, bounded: bool, unique: bool
 ) -> None:
-    """Create table `name` with the normalised and bounded rows of `table`.
+    """Make `name` the normalised rows of `table`: values typed, clamped to declared bounds, and no row without a privacy unit.
 
-    Rows without a privacy unit are dropped; of rows with the same unique key one is kept; of each unit at most `rows_per_unit` rows are
-    kept. Which ones depends only on the unit's own row contents (a hash over the row, then the row itself), never on other units or on
-    the order of rows, so one unit's presence changes no other unit's rows.
+    Key columns are not clamped, since that would merge units. Where `bounded`, at most `rows_per_unit` rows are kept per unit; where
+    `unique` as well, one per unique key. Which ones depends only on the unit's own row contents (a hash over the row, then the row itself),
+    never on other units or on the order of rows, so one unit's presence changes no other unit's rows.
     """
-    connection.register(f"{name}_raw", _readable(table.select(columns)))
-    normal = ", ".join(f"{_normalised(declaration, column)} AS {quote(column)}" for column in columns)
-    listed = ", ".join(quote(column) for column in columns)
-    unit, key = quote(declaration.unit), ", ".join(quote(column) for column in declaration.unique_key)
-    connection.execute(
-        f"""
-        CREATE TABLE {quote(name)} AS
-        WITH normal AS (SELECT {normal} FROM {quote(name + "_raw")}),
-        hashed AS (SELECT *, hash({listed}) AS row_hash FROM normal WHERE {unit} IS NOT NULL),
-        unique_rows AS (SELECT * FROM hashed
-            QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY row_hash, {listed}) = 1),
-        bounded AS (SELECT * FROM unique_rows
-            QUALIFY row_number() OVER (PARTITION BY {unit} ORDER BY row_hash, {listed}) <= {int(declaration.rows_per_unit)})
-        SELECT {listed} FROM bounded
-        """  # noqa: S608 - names are quoted, numbers are integers
+    raw = f"{name}_raw"
+    connection.register(raw, _readable(table.select(columns), declaration))
+    normal = ", ".join(f"{_normalised(declaration, table.schema.field(column))} AS {quote(column)}" for column in columns)
+    owned = "" if declaration.public else f" WHERE {quote(declaration.unit)} IS NOT NULL"
+    select = f"SELECT * FROM (SELECT {normal} FROM {quote(raw)}){owned}"  # noqa: S608 - quoted names
+    connection.execute(f"CREATE VIEW {quote(name)} AS {select}")
+    bounds: list[tuple[Sequence[str], int]] = []
+    alone = declaration.unique_key == (declaration.unit,)
+    if bounded and (unique or alone or declaration.public):
+        bounds.append((declaration.unique_key, 1))
+    if bounded and not declaration.public and not alone:
+        bounds.append(((declaration.unit,), declaration.rows_per_unit))
+    # Most tables keep to their bounds and need no copy.
+    if not any(_in_excess(connection, name, by, most) for by, most in bounds):
+        return
+    connection.execute(f"DROP VIEW {quote(name)}")
+    connection.execute(f"CREATE TABLE {quote(name)} AS {select}")
+    connection.unregister(raw)
+    for by, most in bounds:
+        keep_at_most(connection, name, by=by, most=most, order=columns)
+
+
+def keep_at_most(connection: Connection, name: str, *, by: Sequence[str], most: int, order: Sequence[str]) -> None:
+    """Keep of table `name` at most `most` rows per combination of the columns `by`: the first by a hash of `order`, then by `order`.
+
+    Rows that are equal in `order` are interchangeable for the caller. A small `most` is cut at its last hash, which is quicker than
+    sorting; what then remains in excess, because hashes are equal, is sorted like the rest.
+    """
+    group = ", ".join(quote(column) for column in by)
+    hashed = f"hash({', '.join(quote(column) for column in order)})"
+    if not _in_excess(connection, name, by, most):
+        return
+    if most <= FEW_KEPT:
+        limits = (
+            f"SELECT {group}, min({hashed}, {int(most)})[-1] AS _limit FROM {quote(name)} "  # noqa: S608
+            f"GROUP BY {group} HAVING count(*) > {int(most)}"
+        )
+        rows_, last = f"(SELECT *, {hashed} AS _hash FROM {quote(name)}) AS t", f"({limits}) AS l ON {_same(by, 't', 'l')}"  # noqa: S608
+        kept = f"SELECT t.* EXCLUDE (_hash) FROM {rows_} LEFT JOIN {last} WHERE _limit IS NULL OR _hash <= _limit"  # noqa: S608
+        _replace(connection, name, kept)
+        if not _in_excess(connection, name, by, most):
+            return
+    # Within a combination its own columns are equal.
+    sort = ", ".join([hashed, *(quote(column) for column in order if column not in by)])
+    over = f"(SELECT {group} FROM {quote(name)} GROUP BY {group} HAVING count(*) > {int(most)}) AS o ON {_same(by, 't', 'o')}"  # noqa: S608
+    _replace(
+        connection,
+        name,
+        f"SELECT * FROM {quote(name)} AS t ANTI JOIN {over} UNION ALL SELECT * FROM {quote(name)} AS t SEMI JOIN {over} "  # noqa: S608
+        f"QUALIFY row_number() OVER (PARTITION BY {group} ORDER BY {sort}) <= {int(most)}",
     )
-    connection.unregister(f"{name}_raw")
 
 
-def _readable(table: pa.Table) -> pa.Table:
-    """`table` with NULL for text that is not UTF-8: the database would end the whole query at the first such cell."""
+def _in_excess(connection: Connection, name: str, by: Sequence[str], most: int) -> bool:
+    group = ", ".join(quote(column) for column in by)
+    counted = f"SELECT count(*) FROM (SELECT 1 FROM {quote(name)} GROUP BY {group} HAVING count(*) > {int(most)})"  # noqa: S608
+    return row(connection, Fragment(sql=counted))[0] > 0
+
+
+def _same(by: Sequence[str], left: str, right: str) -> str:
+    return " AND ".join(f"{left}.{quote(column)} IS NOT DISTINCT FROM {right}.{quote(column)}" for column in by)
+
+
+def _replace(connection: Connection, name: str, select: str) -> None:
+    kept = quote(f"{name}_kept")
+    connection.execute(f"CREATE TABLE {kept} AS {select}")
+    connection.execute(f"DROP TABLE {quote(name)}")
+    connection.execute(f"ALTER TABLE {kept} RENAME TO {quote(name)}")
+
+
+def rows(connection: Connection, query: Fragment) -> list[tuple[int | str | None, ...]]:
+    """All rows of a query."""
+    found: list[tuple[int | str | None, ...]] = connection.execute(query.sql, list(query.parameters)).fetchall()
+    return found
+
+
+def row(connection: Connection, query: Fragment) -> tuple[int, ...]:
+    """The one row of a query."""
+    # All of it: a result that is not read to its end keeps the connection from registering tables.
+    (found,) = connection.execute(query.sql, list(query.parameters)).fetchall()
+    return tuple(found)
+
+
+def _readable(table: pa.Table, declaration: Declaration) -> pa.Table:
+    """`table` with NULL for text that is not UTF-8, at which the database would end the whole query, and dates as plain numbers."""
     for index, field in enumerate(table.schema):
-        if not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
-            continue
-        try:
-            table.column(index).validate(full=True)
-        except pa.ArrowInvalid:
-            cells = table.column(index).cast(pa.large_binary()).to_pylist()
-            table = table.set_column(index, field.name, pa.array([_text(cell) for cell in cells], pa.large_string()))
+        column = table.column(index)
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid:
+                cells = column.cast(pa.large_binary()).to_pylist()
+                table = table.set_column(index, field.name, pa.array([_text(cell) for cell in cells], pa.large_string()))
+        elif declaration.column(field.name).type == "date" and pa.types.is_temporal(field.type):
+            whole = pa.int32() if pa.types.is_date32(field.type) else pa.int64()
+            table = table.set_column(index, field.name, column.cast(whole))
     return table
 
 
@@ -86,63 +168,58 @@ def _text(cell: bytes | None) -> str | None:
         return None
 
 
-def _normalised(declaration: Declaration, name: str) -> str:
-    """SQL for one column as text or as a 64-bit integer in its fixed-point units, clamped where bounds are declared.
+def _normalised(declaration: Declaration, field: pa.Field) -> str:
+    """SQL for one column as text, or as a 64-bit integer in its fixed-point unit or in days, clamped where bounds are declared."""
+    column = declaration.column(field.name)
+    is_key = column.name in declaration.unique_key
+    value = _VALUES[column.type](column, quote(column.name), field.type, not is_key and column.lower is not None)
+    return value if column.nullable or is_key else f"coalesce({value}, {empty(column_type(column))})"
 
-    Key columns are never clamped: that would merge different units.
-    """
-    column, source = declaration.column(name), quote(name)
-    is_key = name in declaration.unique_key
-    if column.type == "text":
-        value, empty = f"TRY_CAST({source} AS VARCHAR)", "''"
+
+def _text_value(column: Column, source: str, kind: pa.DataType, clamp: bool) -> str:
+    return f"TRY_CAST({source} AS VARCHAR)"
+
+
+def _date_value(column: Column, source: str, kind: pa.DataType, clamp: bool) -> str:
+    if pa.types.is_date32(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        days = f"TRY_CAST({source} AS BIGINT)"
+    elif pa.types.is_date64(kind) or pa.types.is_timestamp(kind):
+        ticks = DAY["ms" if pa.types.is_date64(kind) else kind.unit]
+        days = f"({source} // {ticks} - CASE WHEN {source} % {ticks} < 0 THEN 1 ELSE 0 END)"
     else:
-        value, empty = _integer(column, source, clamp=not is_key)
-    return value if column.nullable or is_key else f"coalesce({value}, {empty})"
+        days = days_of(Fragment(sql=f"TRY_CAST({source} AS DATE)")).sql
+    return _held(column, days) if clamp else days
 
 
-def _integer(column: Column, source: str, *, clamp: bool) -> tuple[str, str]:
-    number = f"TRY_CAST({source} AS DOUBLE)" if column.type == "decimal" else source
+def _held(column: Column, whole: str) -> str:
+    """SQL of a BIGINT within the declared bounds."""
+    lower, upper = column.bounds
+    return f"CASE WHEN {whole} > {upper} THEN {upper} WHEN {whole} < {lower} THEN {lower} ELSE {whole} END"
+
+
+def _number_value(column: Column, source: str, kind: pa.DataType, clamp: bool) -> str:
+    decimal = column.type == "decimal"
+    if not decimal and pa.types.is_integer(kind) and not pa.types.is_uint64(kind):
+        return _held(column, f"{source}::BIGINT") if clamp else f"{source}::BIGINT"
     factor = 10**column.decimals
-    exact = f"TRY_CAST(round({number} * {factor}.0) AS BIGINT)" if column.type == "decimal" else f"TRY_CAST({source} AS BIGINT)"
-    if not clamp or column.lower is None:
-        return exact, "0"
+    wide = source if pa.types.is_float64(kind) else f"TRY_CAST({source} AS DOUBLE)"
+    exact = f"TRY_CAST(round({wide} * {factor}.0) AS BIGINT)" if decimal else f"TRY_CAST({source} AS BIGINT)"
+    if not clamp:
+        return exact
     lower, upper = column.bounds
     # NaN compares greater than every number, so it is named first.
-    wide = f"TRY_CAST({source} AS DOUBLE)"
-    value = (
+    return (
         f"CASE WHEN {wide} IS NULL OR isnan({wide}) THEN NULL WHEN {wide} * {factor}.0 >= {upper} THEN {upper} "
         f"WHEN {wide} * {factor}.0 <= {lower} THEN {lower} ELSE greatest({lower}, least({upper}, {exact})) END"
     )
-    return value, str(lower)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fragment:
-    """A piece of SQL with its positional parameters."""
-
-    sql: str
-    parameters: tuple[Any, ...]
-
-
-def condition_sql(condition: Condition, alias: dict[str, str]) -> Fragment:
-    """Return `condition` as SQL over tables named by `alias` (dataset -> table); constants become parameters."""
-    if isinstance(condition, (AllOf, AnyOf)):
-        parts = [condition_sql(term, alias) for term in condition.terms]
-        word = " AND " if isinstance(condition, AllOf) else " OR "
-        return Fragment(
-            sql="(" + word.join(part.sql for part in parts) + ")", parameters=tuple(p for part in parts for p in part.parameters)
-        )
-    if isinstance(condition, Not):
-        inner = condition_sql(condition.term, alias)
-        return Fragment(sql=f"(NOT {inner.sql})", parameters=inner.parameters)
-    column = f"{quote(alias[condition.column.dataset])}.{quote(condition.column.column)}"
-    if isinstance(condition, IsNull):
-        return Fragment(sql=f"({column} IS NULL)", parameters=())
-    if isinstance(condition, OneOf):
-        marks = ", ".join("?" for _ in condition.values)
-        return Fragment(sql=f"({column} IN ({marks}))", parameters=condition.values)
-    assert isinstance(condition, Compare)
-    return Fragment(sql=f"({column} {condition.operator} ?)", parameters=(condition.value,))
+_VALUES: dict[str, Callable[[Column, str, Any, bool], str]] = {
+    "text": _text_value,
+    "date": _date_value,
+    "integer": _number_value,
+    "decimal": _number_value,
+}
 
 
 def quote(name: str) -> str:

@@ -17,7 +17,7 @@ class Rule:
     """How entries of one kind are judged.
 
     Attributes:
-        ids: the fields that the header has, no more and no less.
+        ids: the fields that the header has; `optional`: fields that it may have besides.
         judge: folds the entry into the state and reports what does not follow.
         rests: promises that cannot be shown where the body is not opened.
         promise: what is broken where the body cannot be read as one of this kind.
@@ -27,10 +27,11 @@ class Rule:
     judge: Callable[[State, Entry], None]
     promise: Promise
     rests: tuple[Promise, ...]
+    optional: frozenset[str] = frozenset()
 
 
-def _rule(ids: str, judge: Callable[[State, Entry], None], promise: Promise, *rests: Promise) -> Rule:
-    return Rule(ids=frozenset(ids.split()), judge=judge, promise=promise, rests=rests)
+def _rule(ids: str, judge: Callable[[State, Entry], None], promise: Promise, *rests: Promise, optional: str = "") -> Rule:
+    return Rule(ids=frozenset(ids.split()), judge=judge, promise=promise, rests=rests, optional=frozenset(optional.split()))
 
 
 RULES: dict[EntryKind, Rule] = {
@@ -48,7 +49,7 @@ RULES: dict[EntryKind, Rule] = {
     "signed": _rule("agreement participant", judge_exchange.signed, "signatures", "signatures"),
     "agreed": _rule("agreement", judge_exchange.agreed, "signatures"),
     "decided": _rule("job agreement request allowed", judge_decision.decided, "decisions", "decisions", "signatures", "budgets"),
-    "charged": _rule("job agreement grant", judge_decision.charged, "budgets"),
+    "charged": _rule("job agreement grant", judge_decision.charged, "budgets", optional="consumer public"),
     "granted": _rule("job agreement grant", judge_decision.granted, "grants", "grants"),
     "running": _rule("job agreement", judge_run.running, "order"),
     "attested": _rule("job grant evidence measurement", judge_run.attested, "evidence", "evidence"),
@@ -56,6 +57,7 @@ RULES: dict[EntryKind, Rule] = {
     "key_refused": _rule("job provider reason", judge_run.key_refused, "signatures", "signatures"),
     "released": _rule("job agreement grant evidence statement sealed", judge_run.ended, "releases", "releases"),
     "withheld": _rule("job agreement grant evidence statement code", judge_run.ended, "releases", "releases"),
+    "repeated": _rule("job agreement of", judge_decision.repeated, "releases", "releases"),
     "failed": _rule("job agreement code", judge_run.failed, "releases"),
 }
 
@@ -72,7 +74,7 @@ def judge_entry(state: State, index: int, data: bytes, opening: Opening | None) 
     if rule is None:
         state.report(entry, "log", "nothing says what such an entry means")
         return
-    if header.ids.keys() != rule.ids:
+    if header.ids.keys() - rule.optional != rule.ids:
         state.report(entry, "log", f"the header must name {', '.join(sorted(rule.ids))} and nothing else")
         return
     if header.losses and header.kind not in ("charged", "epoch_opened"):

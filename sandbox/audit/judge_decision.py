@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from enclaves.kit.envelope import Signed, document_digest
 from policies.agreement import Agreement
 from policies.codec import decode
-from policies.decide import LAW_VERSION, Decision, decide
+from policies.decide import LAW_VERSION
+from policies.entries import LedgerCharge
 from policies.errors import Malformed
-from policies.grant import Grant, grant_digest, job_id, ledgers_charged, make_grant
+from policies.finding import Decision
+from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, public_providers, question_digest
+from policies.granted import job_id
 from policies.plan import PARSER_VERSION, parse_plan
-from policies.query import Plan
+from policies.privacy import Loss
 from policies.request import Facts, JobRequest
+from sandbox.audit.laws import law_of
 from sandbox.audit.order import follow
-from sandbox.audit.state import Derived, Entry, State
+from sandbox.audit.state import Derived, Entry, JobFold, Ledger, State
+from sandbox.audit.totals import Total
 
 MAX_FACT_AGE_S = 60
 """Most seconds between the time that a decision states and the time of its entry."""
-
-LAWS: dict[str, Callable[[JobRequest, Agreement, Plan, Facts], Decision]] = {LAW_VERSION: decide}
-"""Every version of the law that a logged decision may name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +32,7 @@ class DecidedBody:
     """The body of `decided`: all inputs of the decision and the decision."""
 
     signed: Signed
-    plan: Plan
+    plan: AnyPlan
     facts: Facts
     decision: Decision
     law: str
@@ -47,7 +50,15 @@ class ChargedBody:
 class GrantedBody:
     """The body of `granted`."""
 
-    grant: Grant
+    grant: AnyGrant
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepeatedBody:
+    """The body of `repeated`."""
+
+    job: str
+    of: str
 
 
 def decided(state: State, entry: Entry) -> None:
@@ -70,7 +81,7 @@ def decided(state: State, entry: Entry) -> None:
     if entry.body is None or agreement is None:
         state.cannot("signatures", "decisions", "budgets", "grants")
     else:
-        job.derived = _derive(state, entry, agreement, decode(DecidedBody, entry.body))
+        job.derived = _derive(state, entry, job, agreement, decode(DecidedBody, entry.body))
     allowed = {"yes": True, "no": False}.get(entry.ids["allowed"])
     state.require(entry, allowed is not None, "decisions", "the header says neither yes nor no")
     if not allowed:
@@ -79,13 +90,16 @@ def decided(state: State, entry: Entry) -> None:
 
 def charged(state: State, entry: Entry) -> None:
     """A charge on exactly the ledgers of the grant, each for its whole loss, within the budgets. Counted whatever else is wrong."""
-    losses = entry.header.losses
+    losses, consumer = entry.header.losses, entry.ids.get("consumer", "")
     for loss in losses:
-        state.ledgers[loss.provider, loss.id_space] += loss.amount
+        one = state.charge(loss, consumer)
+        what = f"ledger {loss.provider}/{loss.id_space} is charged in {loss.measure}, and was charged in another measure before"
+        state.require(entry, one, "budgets", what)
     job = follow(state, entry)
     if job is None:
         return
-    job.providers = frozenset(loss.provider for loss in losses)
+    public = entry.ids.get("public", "")
+    job.providers = frozenset([loss.provider for loss in losses] + (public.split(",") if public else []))
     job.grant_id = entry.ids["grant"]
     if entry.body is not None:
         state.require(entry, decode(ChargedBody, entry.body).job == entry.ids["job"], "budgets", "the body names another job")
@@ -93,14 +107,38 @@ def charged(state: State, entry: Entry) -> None:
     if own is None:
         state.cannot("budgets")
         return
-    found = [((loss.provider, loss.id_space), loss.amount, loss.delta0) for loss in losses]
-    wanted = [(ledger, own.request.loss.amount, own.request.loss.delta0) for ledger in own.ledgers]
-    state.require(entry, sorted(found) == wanted, "budgets", f"charged {_shown(found)}; the grant spends {_shown(wanted)}")
-    for (provider, id_space), most in own.totals.items():
-        total = state.ledgers[provider, id_space]
-        state.require(
-            entry, total <= most, "budgets", f"ledger {provider}/{id_space}: {total} nano-epsilon are charged; the budget is {most}"
-        )
+    asked = own.request.loss
+    wanted = [
+        LedgerCharge(provider=provider, id_space=id_space, amount=asked.amount, delta0=asked.delta0, measure=asked.measure)
+        for provider, id_space in own.ledgers
+    ]
+    same = sorted(losses, key=lambda loss: (loss.provider, loss.id_space)) == wanted
+    state.require(entry, same, "budgets", f"charged {_shown(losses)}; the grant spends {_shown(wanted)}")
+    state.require(entry, public == ",".join(own.public), "budgets", "the header names other providers of public tables than the plan reads")
+    named = consumer == (own.request.consumer if own.names_consumer else "")
+    state.require(entry, named, "budgets", f"charged for `{consumer}`; `{own.request.consumer}` asked")
+    for ledger, most in own.totals.items():
+        _require_within(state, entry, state.ledgers[ledger], most, "/".join(ledger))
+    for ledger, most in own.consumer_totals.items():
+        _require_within(state, entry, state.consumer_total(ledger, consumer), most, f"{'/'.join(ledger)} for `{consumer}`")
+
+
+def repeated(state: State, entry: Entry) -> None:
+    """The release of an earlier job is handed out again, without a charge, as its decision says."""
+    job = follow(state, entry)
+    if job is None:
+        return
+    of = state.jobs.get(entry.ids["of"])
+    state.require(entry, of is not None and of.stage == "released", "releases", "what is handed out again was not released before")
+    if entry.body is not None:
+        body = decode(RepeatedBody, entry.body)
+        state.require(entry, (body.job, body.of) == (entry.ids["job"], entry.ids["of"]), "releases", "the body names other jobs")
+    if job.derived is None:
+        state.cannot("releases")
+    else:
+        stated = job.derived.repeats == entry.ids["of"]
+        state.require(entry, stated, "releases", "the decision does not say that this job is repeated")
+    job.end("repeated")
 
 
 def granted(state: State, entry: Entry) -> None:
@@ -125,26 +163,42 @@ def granted(state: State, entry: Entry) -> None:
         job.grant = job.grant or own.grant
 
 
-def _derive(state: State, entry: Entry, agreement: Agreement, body: DecidedBody) -> Derived:
+def _require_within(state: State, entry: Entry, total: Total, most: Loss, whose: str) -> None:
+    within = total.measure == most.measure and total.amount <= most.amount and total.delta0 <= most.delta0
+    state.require(entry, within, "budgets", f"ledger {whose}: {total.text} are charged; the budget is {most.text}")
+
+
+def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body: DecidedBody) -> Derived:
     request = _request(state, entry, agreement, body.signed)
     plan, facts = body.plan, body.facts
     if not set(plan.sources) <= set(agreement.by_dataset):
         raise Malformed("the plan reads a dataset that the agreement does not declare")
     _check_plan(state, entry, agreement, request, body)
     ledgers = ledgers_charged(agreement, plan)
-    _check_facts(state, entry, plan, facts, ledgers)
     _check_keys(state, entry, agreement, request, plan, facts)
-    if body.law not in LAWS:
-        raise Malformed(f"decided under `{body.law[:40]}`, a law that this replay does not have")
-    own = LAWS[body.law](request, agreement, plan, facts)
+    law, current = law_of(body.law), body.law == LAW_VERSION
+    job.question = question_digest(request, plan, facts.versions)
+    _check_facts(state, entry, plan, facts, ledgers)
+    _check_consumer_facts(state, entry, request.consumer if current else None, facts, ledgers)
+    own = law.decide(request, agreement, plan, facts)
+    _check_repeats(state, entry, job, facts)
     if own != body.decision:
         state.report(entry, "decisions", _decision_difference(own, body.decision))
     header_agrees = entry.ids["allowed"] == ("yes" if own.allowed else "no")
     state.require(entry, header_agrees, "decisions", f"the header says allowed: {entry.ids['allowed'][:8]}; derived: {own.allowed}")
     grant = None
-    if own.allowed:
-        grant = make_grant(entry.ids["agreement"], entry.ids["request"], request, agreement, plan, facts, own)
-    return Derived(request=request, ledgers=ledgers, totals=_totals(agreement, plan), grant=grant)
+    if own.allowed and facts.repeats is None:
+        grant = law.grants(entry.ids["agreement"], entry.ids["request"], request, agreement, plan, facts, own)
+    return Derived(
+        request=request,
+        ledgers=ledgers if grant is not None else (),
+        public=public_providers(agreement, plan),
+        totals=_bounds(agreement, plan, "total_loss"),
+        consumer_totals=_bounds(agreement, plan, "consumer_loss") if current else {},
+        names_consumer=current,
+        repeats=facts.repeats,
+        grant=grant,
+    )
 
 
 def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -> JobRequest:
@@ -160,7 +214,7 @@ def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -
 
 
 def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRequest, body: DecidedBody) -> None:
-    if body.parser != PARSER_VERSION:
+    if body.parser != PARSER_VERSION or body.law != LAW_VERSION:
         state.not_reparsed += 1
         return
     try:
@@ -171,25 +225,22 @@ def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRe
     state.require(entry, same, "decisions", "the logged plan is not what the SQL means")
 
 
-def _check_facts(state: State, entry: Entry, plan: Plan, facts: Facts, ledgers: tuple[tuple[str, str], ...]) -> None:
+def _check_facts(state: State, entry: Entry, plan: AnyPlan, facts: Facts, ledgers: tuple[Ledger, ...]) -> None:
     newest = tuple(state.newest[dataset] for dataset in plan.sources if dataset in state.newest)
     state.require(entry, facts.versions == newest, "decisions", "the stated versions are not the newest published ones")
     late = abs(facts.now - entry.header.at // 1000)
     state.require(
         entry, late <= MAX_FACT_AGE_S, "decisions", f"the stated time and the entry's are {late} s apart; {MAX_FACT_AGE_S} s are allowed"
     )
-    stated = {ledger: facts.spent_on(*ledger).amount for ledger in ledgers}
-    stated |= {(fact.provider, fact.id_space): fact.spent.amount for fact in facts.spent}
-    for (provider, id_space), amount in stated.items():
-        total = state.ledgers.get((provider, id_space), 0)
-        state.require(
-            entry, amount == total, "budgets", f"ledger {provider}/{id_space}: {amount} nano-epsilon stated as spent; charged were {total}"
-        )
-    distinct = len({(fact.provider, fact.id_space) for fact in facts.spent}) == len(facts.spent)
-    state.require(entry, distinct, "budgets", "a ledger is stated twice")
+    stated = {ledger: facts.spent_on(*ledger) for ledger in ledgers}
+    stated |= {(fact.provider, fact.id_space): fact.spent for fact in facts.spent}
+    for ledger, spent in stated.items():
+        total = state.ledgers.get(ledger, Total())
+        what = f"ledger {'/'.join(ledger)}: {spent.text} stated as spent; charged were {total.text}"
+        state.require(entry, total.is_stated_by(spent), "budgets", what)
 
 
-def _check_keys(state: State, entry: Entry, agreement: Agreement, request: JobRequest, plan: Plan, facts: Facts) -> None:
+def _check_keys(state: State, entry: Entry, agreement: Agreement, request: JobRequest, plan: AnyPlan, facts: Facts) -> None:
     """The stated rotations are those before this entry, and nobody whose part is needed has lost its keys."""
     chain = state.keyring.chain(agreement.party(request.consumer).signing_key)
     state.require(entry, facts.rotations == chain, "decisions", "the stated rotations are not those of the consumer's keys")
@@ -198,18 +249,47 @@ def _check_keys(state: State, entry: Entry, agreement: Agreement, request: JobRe
         state.require(entry, held, "signatures", f"decided although the keys of `{name}` were revoked before")
 
 
-def _totals(agreement: Agreement, plan: Plan) -> dict[tuple[str, str], int]:
-    """Strictest total loss by ledger, over the datasets that the plan reads."""
-    totals: dict[tuple[str, str], int] = {}
+def _check_consumer_facts(state: State, entry: Entry, consumer: str | None, facts: Facts, ledgers: tuple[Ledger, ...]) -> None:
+    """What is stated as spent for the consumer is what the headers of earlier charges say; None under a law without such facts."""
+    stated = {(fact.provider, fact.id_space): fact.spent for fact in facts.consumer_spent}
+    if consumer is None:
+        state.require(entry, not stated, "budgets", "states what one consumer has spent, which its law does not read")
+        return
+    for ledger, spent in ({ledger: facts.consumer_spent_on(*ledger) for ledger in ledgers} | stated).items():
+        total = state.consumer_total(ledger, consumer)
+        what = f"ledger {'/'.join(ledger)}: {spent.text} stated as spent for `{consumer}`; charged were {total.text}"
+        state.require(entry, total.is_stated_by(spent), "budgets", what)
+
+
+def _check_repeats(state: State, entry: Entry, job: JobFold, facts: Facts) -> None:
+    """A question that is stated as repeated is the very same that the named job asked, and answered with a release.
+
+    That a question is run and charged once more is no fault: the sealed release may be lost.
+    """
+    if facts.repeats is not None and facts.repeats not in state.answered.get(job.question, ()):
+        earlier = state.jobs.get(facts.repeats)
+        if earlier is not None and earlier.stage == "released" and not earlier.question:
+            state.cannot("decisions")
+        else:
+            state.report(entry, "decisions", f"stated as the same question as {facts.repeats}, which did not ask or release it")
+
+
+def _bounds(agreement: Agreement, plan: AnyPlan, name: Literal["total_loss", "consumer_loss"]) -> dict[Ledger, Loss]:
+    """Strictest bound by ledger, over the protected datasets that the plan reads."""
+    bounds: dict[Ledger, Loss] = {}
     for dataset in plan.sources:
-        declaration, most = agreement.by_dataset[dataset], agreement.terms_of(dataset).total_loss.amount
+        declaration = agreement.by_dataset[dataset]
+        most: Loss | None = getattr(agreement.terms_of(dataset), name)
+        if most is None or declaration.public:
+            continue
         ledger = (declaration.provider, declaration.id_space)
-        totals[ledger] = min(most, totals.get(ledger, most))
-    return totals
+        known = bounds.get(ledger, most)
+        bounds[ledger] = Loss(measure=most.measure, amount=min(most.amount, known.amount), delta0=min(most.delta0, known.delta0))
+    return bounds
 
 
-def _shown(charges: list[tuple[tuple[str, str], int, int]]) -> str:
-    return ", ".join(f"{amount} on {provider}/{id_space}" for (provider, id_space), amount, _ in charges) or "nothing"
+def _shown(charges: Iterable[LedgerCharge]) -> str:
+    return ", ".join(f"{Total().plus(c).text} on {c.provider}/{c.id_space}" for c in charges) or "nothing"
 
 
 def _decision_difference(own: Decision, logged: Decision) -> str:
@@ -219,8 +299,8 @@ def _decision_difference(own: Decision, logged: Decision) -> str:
     return "the logged findings are not those that follow from the inputs"
 
 
-def _difference(own: Grant, logged: Grant | None) -> str:
-    if logged is None:
+def _difference(own: AnyGrant, logged: AnyGrant | None) -> str:
+    if logged is None or type(own) is not type(logged):
         return "the grant is not the one that the decision entails"
-    names = [name for name in Grant.__slots__ if getattr(own, name) != getattr(logged, name)]
+    names = [name for name in type(own).__slots__ if getattr(own, name) != getattr(logged, name)]
     return f"the grant differs from what the decision entails in: {', '.join(names)}"

@@ -10,7 +10,7 @@ from policies.canonical import digest
 from policies.codec import decode, encode
 from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import Refused
-from policies.grant import FailureCode
+from policies.granted import FailureCode
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.audit.judge_exchange import signed_body
 from sandbox.audit.order import follow
@@ -120,6 +120,8 @@ def ended(state: State, entry: Entry) -> None:
         if entry.body is not None:
             _judge_statement(state, entry, job, decode(EndedBody, entry.body).statement)
     finally:
+        if entry.header.kind == "released" and job.question:
+            state.answered[job.question].add(entry.ids["job"])
         job.end(entry.header.kind)
 
 

@@ -8,12 +8,13 @@ from sandbox.audit.state import Entry, JobFold, State
 STEPS: tuple[str, ...] = ("nothing", "decided", "denied", "charged", "granted", "running", "attested")
 """Stages before the end, in their order."""
 
-ENDS: frozenset[str] = frozenset({"denied", "released", "withheld", "failed"})
+ENDS: frozenset[str] = frozenset({"denied", "released", "withheld", "failed", "repeated"})
 
 FOLLOWS: dict[EntryKind, frozenset[str]] = {
     "decided": frozenset({"nothing"}),
     "charged": frozenset({"decided"}),
     "granted": frozenset({"charged"}),
+    "repeated": frozenset({"decided"}),
     "running": frozenset({"granted"}),
     "attested": frozenset({"running"}),
     "key_released": frozenset({"attested"}),

@@ -13,12 +13,21 @@ from policies.canonical import digest, digest_bytes
 from policies.codec import encode, omitted
 from policies.entries import parse_header
 from policies.errors import Malformed, SandboxError, Tampered
-from policies.grant import Grant, grant_digest
+from policies.grant import AnyGrant, grant_digest
 from policies.lineage import LogLink
 from policies.odrl import agreement_digest
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
 from sandbox.audit.merkle import leaf_hash, verify_inclusion
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repetition:
+    """The log entry by which a release was handed out again for another job, and its place under the receipt's checkpoint."""
+
+    entry: str
+    index: int
+    proof: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,10 +38,11 @@ class Receipt:
         entry: the log entry that recorded the outcome, as canonical JSON.
         index, proof, checkpoint: its place in the log, RFC 6962 inclusion proof (hex) and the signed note.
         lineage: what leads from the log that the agreement names to the one that signed; nothing where that is the same.
+        repeated: where a job asked again what an earlier one had answered: all else is of the earlier job.
     """
 
     kind: Literal["receipt/1"] = "receipt/1"
-    grant: Grant
+    grant: AnyGrant
     evidence: SignedEvidence
     statement: SignedStatement
     entry: str
@@ -40,12 +50,18 @@ class Receipt:
     proof: tuple[str, ...]
     checkpoint: str
     lineage: tuple[LogLink, ...] = omitted(())
+    repeated: Repetition | None = omitted(None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
-    """A receipt that holds: the outcome is in the log under `checkpoint`, and the attested enclave signed it for this grant."""
+    """A receipt that holds: the outcome is in the log under `checkpoint`, and the attested enclave signed it for this grant.
 
+    Attributes:
+        job: the job that it is about: the grant's, or the one that repeats it.
+    """
+
+    job: str
     receipt: Receipt
     attested: Attested
     checkpoint: Checkpoint
@@ -67,12 +83,7 @@ def verify_receipt(receipt: Receipt, agreement: Agreement, sealed: bytes | None 
         Tampered, EvidenceRejected, Malformed: what failed.
     """
     checkpoint = open_checkpoint(receipt.checkpoint, log_key(follow_lineage(agreement, receipt.lineage).log))
-    try:
-        proof = [bytes.fromhex(item) for item in receipt.proof]
-    except ValueError as error:
-        raise Malformed("the proof is not hexadecimal", where="proof") from error
-    entry = receipt.entry.encode()
-    verify_inclusion(leaf_hash(entry), receipt.index, checkpoint.size, proof, checkpoint.root)
+    entry = _require_included(receipt, checkpoint)
     attested = _appraise(receipt, agreement)
     statement = verify_statement(receipt.statement, attested, receipt.grant)
     header = parse_header(entry)
@@ -88,7 +99,26 @@ def verify_receipt(receipt: Receipt, agreement: Agreement, sealed: bytes | None 
         raise Tampered("the log entry records another outcome", code="receipt-entry")
     if sealed is not None and (digest_bytes(sealed) if sealed else None) != statement.sealed:
         raise Tampered("the sealed release is not the one that the enclave signed", code="receipt-sealed")
-    return Verified(receipt=receipt, attested=attested, checkpoint=checkpoint)
+    job = receipt.grant.job if receipt.repeated is None else _repeating_job(receipt, receipt.repeated, checkpoint)
+    return Verified(job=job, receipt=receipt, attested=attested, checkpoint=checkpoint)
+
+
+def _require_included(place: Receipt | Repetition, checkpoint: Checkpoint) -> bytes:
+    try:
+        proof = [bytes.fromhex(item) for item in place.proof]
+    except ValueError as error:
+        raise Malformed("the proof is not hexadecimal", where="proof") from error
+    entry = place.entry.encode()
+    verify_inclusion(leaf_hash(entry), place.index, checkpoint.size, proof, checkpoint.root)
+    return entry
+
+
+def _repeating_job(receipt: Receipt, repeated: Repetition, checkpoint: Checkpoint) -> str:
+    header = parse_header(_require_included(repeated, checkpoint))
+    expected = {"job": header.ids.get("job", ""), "agreement": receipt.grant.agreement, "of": receipt.grant.job}
+    if header.kind != "repeated" or header.ids != expected or receipt.statement.statement.sealed is None:
+        raise Tampered("the log entry does not hand this release out again", code="receipt-entry")
+    return expected["job"]
 
 
 def _appraise(receipt: Receipt, agreement: Agreement) -> Attested:

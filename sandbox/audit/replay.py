@@ -7,7 +7,6 @@ from contextlib import suppress
 
 from policies.agreement import LogIdentity
 from policies.errors import Malformed, Tampered
-from policies.privacy import units_to_decimal
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
 from sandbox.audit.export import Export, Read
 from sandbox.audit.judge import judge_entry
@@ -113,7 +112,8 @@ def _verdict(state: State, size: int, done: int, since: Checkpoint | None) -> Ve
         entries=done,
         mismatches=tuple(sorted(state.mismatches, key=_place)),
         promises=promises,
-        ledgers={f"{provider}/{id_space}": amount for (provider, id_space), amount in sorted(state.ledgers.items())},
+        ledgers={"/".join(ledger): total.amount for ledger, total in sorted(state.ledgers.items())},
+        totals={"/".join(ledger): total for ledger, total in sorted(state.ledgers.items())},
         unopened=state.unopened,
         not_reparsed=state.not_reparsed,
         notes=_notes(state, since),
@@ -133,7 +133,7 @@ def _notes(state: State, since: Checkpoint | None) -> tuple[str, ...]:
     if state.simulated:
         notes.append("evidence is `simulated`: it proves nothing about the machine, so all this rests on whoever ran the enclave")
     if state.unopened:
-        charges = ", ".join(f"{p}/{s} epsilon {units_to_decimal(amount, 9)}" for (p, s), amount in sorted(state.ledgers.items()))
+        charges = ", ".join(f"{'/'.join(ledger)} {total.text}" for ledger, total in sorted(state.ledgers.items()))
         notes.append(f"{state.unopened} entries are not opened; the sums of charges hold without them: {charges or 'nothing charged'}")
     if state.not_reparsed:
         notes.append(f"{state.not_reparsed} queries were not parsed again, for want of their parser; all else follows from their plans")

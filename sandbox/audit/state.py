@@ -10,12 +10,14 @@ from enclaves.kit.appraisal import Attested
 from enclaves.kit.envelope import Purpose, Signed, verify_document
 from policies.agreement import Agreement, LogIdentity
 from policies.declaration import Declaration
-from policies.entries import Header
+from policies.entries import Header, LedgerCharge
 from policies.errors import Tampered
-from policies.grant import Grant
+from policies.grant import AnyGrant
+from policies.privacy import Loss
 from policies.request import JobRequest, VersionFact
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.keyring import Keyring
+from sandbox.audit.totals import Total
 from sandbox.audit.verdict import PROMISES, Mismatch, Promise, PromiseState
 
 Ledger = tuple[str, str]
@@ -69,12 +71,25 @@ class AgreementFold:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Derived:
-    """What this replay derived itself from one opened decision. `grant` is None where its own decision denies."""
+    """What this replay derived itself from one opened decision.
+
+    Attributes:
+        ledgers: that are to be charged; none where nothing is.
+        public: providers of public tables that the plan reads.
+        totals, consumer_totals: strictest bounds by ledger, of all charges and of those for the asking consumer.
+        names_consumer: whether a charge under this law names the consumer.
+        repeats: the job whose release is to be handed out again.
+        grant: None where the own decision denies or repeats.
+    """
 
     request: JobRequest
     ledgers: tuple[Ledger, ...]
-    totals: dict[Ledger, int]
-    grant: Grant | None
+    public: tuple[str, ...]
+    totals: dict[Ledger, Loss]
+    consumer_totals: dict[Ledger, Loss]
+    names_consumer: bool
+    repeats: str | None
+    grant: AnyGrant | None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,7 +98,8 @@ class JobFold:
 
     Attributes:
         stage: kind of the last step, `denied`, or `nothing` before the first.
-        providers: of the ledgers charged: those whose keys a run needs.
+        providers: of the ledgers charged and of public tables: those whose keys a run needs.
+        question: digest of what was asked of which data; empty where not opened.
         answered: providers that released or refused keys; `released`: those that released.
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
         grant: the logged one, or where it was not opened the derived one; None if neither is known.
@@ -94,10 +110,11 @@ class JobFold:
     providers: frozenset[str] = frozenset()
     answered: set[str] = field(default_factory=set)
     released: set[str] = field(default_factory=set)
+    question: str = ""
     grant_id: str = ""
     evidence_id: str = ""
     derived: Derived | None = None
-    grant: Grant | None = None
+    grant: AnyGrant | None = None
     attested: Attested | None = None
 
     def end(self, stage: str) -> None:
@@ -117,7 +134,8 @@ class State:
         declarations: declared datasets; None where not opened.
         newest: newest published version by dataset.
         requests: digests of decided requests; `asked`: (consumer, request id) of those opened.
-        ledgers: sums of all charges in nano-epsilon.
+        ledgers: sums of all charges; `of_consumers`: of those for one consumer, under "" of those whose header names none.
+        answered: by question, the jobs that released an answer.
         log_keys: keys of this log in the order of its `log_rotated` entries, the first one before them; empty without such entries.
         log_names: logs that agreements may name besides this one, from the epoch that opens it.
         named: agreements' logs, to be judged once all keys of the log are known.
@@ -138,7 +156,9 @@ class State:
     jobs: dict[str, JobFold] = field(default_factory=dict)
     requests: set[str] = field(default_factory=set)
     asked: set[tuple[str, str]] = field(default_factory=set)
-    ledgers: defaultdict[Ledger, int] = field(default_factory=lambda: defaultdict(int))
+    ledgers: defaultdict[Ledger, Total] = field(default_factory=lambda: defaultdict(Total))
+    of_consumers: defaultdict[tuple[Ledger, str], Total] = field(default_factory=lambda: defaultdict(Total))
+    answered: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     log_keys: list[str] = field(default_factory=list)
     log_names: set[LogIdentity] = field(default_factory=set)
     named: list[tuple[Entry, LogIdentity]] = field(default_factory=list)
@@ -150,6 +170,18 @@ class State:
     not_reparsed: int = 0
     released: int = 0
     simulated: bool = False
+
+    def charge(self, charge: LedgerCharge, consumer: str) -> bool:
+        """Count a charge; returns whether it is in the measure of its ledger."""
+        ledger = (charge.provider, charge.id_space)
+        total = self.ledgers[ledger] = self.ledgers[ledger].plus(charge)
+        self.of_consumers[ledger, consumer] = self.of_consumers[ledger, consumer].plus(charge)
+        return total.measure == charge.measure
+
+    def consumer_total(self, ledger: Ledger, consumer: str) -> Total:
+        """What counts to one consumer: charges that name it, and those that name nobody."""
+        own, unnamed = (self.of_consumers.get((ledger, name), Total()) for name in (consumer, ""))
+        return own.plus(unnamed) if consumer else unnamed
 
     def report(self, entry: Entry, promise: Promise, what: str) -> None:
         """Note something about an entry that does not follow."""

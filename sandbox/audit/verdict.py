@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from sandbox.audit.totals import Total
+
 Promise = Literal["log", "signatures", "decisions", "budgets", "grants", "order", "evidence", "releases"]
 
 PromiseState = Literal["ok", "broken", "unopened"]
@@ -47,7 +49,8 @@ class Verdict:
         size: entries that the checkpoint covers; 0 if it could not be verified.
         entries: how many of them were read.
         mismatches: by index; those of the log as a whole last.
-        ledgers: sum of all charges by `provider/id_space`, nano-epsilon; from public headers, whatever was opened.
+        ledgers: sum of all charges by `provider/id_space`, in units of 10^-9; from public headers, whatever was opened.
+        totals: the same with measure and delta0.
         unopened: entries whose body was not opened.
         not_reparsed: decisions replayed from the logged plan only, because another parser version made it.
         notes: what this replay cannot show.
@@ -59,6 +62,7 @@ class Verdict:
     mismatches: tuple[Mismatch, ...]
     promises: Mapping[Promise, PromiseState]
     ledgers: Mapping[str, int]
+    totals: Mapping[str, Total]
     unopened: int
     not_reparsed: int
     notes: tuple[str, ...]

@@ -14,13 +14,14 @@ from policies.canonical import parse_json
 from policies.codec import decode
 from policies.errors import Malformed, Tampered
 from policies.odrl import parse_agreement
+from policies.privacy import PARAMETERS
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
 from sandbox.audit.export import Export
 from sandbox.audit.receipt import Receipt, verify_receipt
 from sandbox.audit.replay import Verdict, replay
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, table
-from sandbox.party.client import kept_agreement
 from sandbox.party.exporting import export_log
+from sandbox.party.kept import kept_agreement
 
 INCOMPLETE = 1
 """Exit code of a replay that found no mismatch and could not open everything."""
@@ -136,11 +137,12 @@ def receipt_verify(file: Path, agreement_file: Path | None, home_folder: Path | 
         raise Malformed("give the agreement by --agreement or --home")
     verified = verify_receipt(parsed, agreement, None if sealed is None else sealed.read_bytes())
     facts = {
-        "job": parsed.grant.job,
+        "job": verified.job,
+        **({} if parsed.repeated is None else {"repeats": parsed.grant.job}),
         "outcome": "released" if parsed.statement.statement.sealed else f"withheld: {parsed.statement.statement.withheld}",
         "entry": parsed.index,
         "log": f"{verified.checkpoint.origin}, {verified.checkpoint.size} entries",
-        "epsilon": parsed.grant.loss.epsilon,
+        PARAMETERS[parsed.grant.loss.measure]: parsed.grant.loss.epsilon,
         "enclave": f"{verified.attested.evidence.kind}, {verified.attested.evidence.measurement}",
     }
     print_json(facts | {"ok": True}) if as_json else table(("", ""), facts.items(), title="The receipt holds")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from policies.codec import encode
-from policies.errors import Malformed
-from policies.privacy import SCALE_UNIT, parse_epsilon, units_to_decimal
+from policies.codec import decode, encode
+from policies.errors import Malformed, Refused
+from policies.privacy import SCALE_UNIT, Loss, parse_loss, units_to_decimal
 from policies.request import JobRequest
-from policies.statement import Release
+from policies.schedule import Statistic
+from policies.statement import AnyRelease
 from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
@@ -32,49 +33,106 @@ STAGES = ("charged", "running")
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
+_LOSS_OPTIONS = (
+    click.option("--epsilon", help="Privacy loss to spend, a decimal number; where ledgers pay in epsilon."),
+    click.option("--rho", help="Privacy loss to spend in zero-concentrated differential privacy; where ledgers pay in rho."),
+    click.option("--delta", default="0", show_default=True, help="Paid for group keys that are discovered in the data (delta0)."),
+)
+
+
+def _loss_options(function: Any) -> Any:
+    for option in reversed(_LOSS_OPTIONS):
+        function = option(function)
+    return function
+
+
+def _loss(epsilon: str | None, rho: str | None, delta: str) -> Loss:
+    """The loss that exactly one of --epsilon and --rho names. Raises Malformed."""
+    if epsilon is not None and rho is None:
+        return parse_loss("pure", epsilon, delta, "epsilon")
+    if rho is not None and epsilon is None:
+        return parse_loss("zcdp", rho, delta, "rho")
+    raise Malformed("give either --epsilon or --rho", where="epsilon")
+
+
 def _request_options(function: Any) -> Any:
     options = (
         click.option("--agreement", "agreement_name", required=True, help="Digest of the agreement."),
         click.option("--purpose", required=True),
         click.option("--sql", required=True, help="The query; - reads it from standard input."),
-        click.option("--epsilon", required=True, help="Privacy loss to spend, a decimal number."),
+        *_LOSS_OPTIONS,
     )
     for option in reversed(options):
         function = option(function)
     return function
 
 
-def _request(consumer: str, agreement_name: str, purpose: str, sql: str, epsilon: str, request_id: str | None = None) -> JobRequest:
+def _request(consumer: str, agreement_name: str, purpose: str, sql: str, loss: Loss, request_id: str | None = None) -> JobRequest:
     return JobRequest(
         request_id=request_id or "r-" + secrets.token_hex(12),
         agreement=agreement_name,
         consumer=consumer,
         purpose=purpose,
         sql=sys.stdin.read() if sql == "-" else sql,
-        loss=parse_epsilon(epsilon),
+        loss=loss,
     )
 
 
 @job.command("check")
 @home_option
 @_request_options
+@click.option("--rows", type=click.IntRange(1, 10**9), help="Rows of a cell that averages and other ratios assume.")
+@click.option("--half-width", "half_widths", multiple=True, help="OUTPUT=WIDTH: say what loss this 95 % half-width would need; repeat.")
 @json_option
-def job_check(home_folder: Path, agreement_name: str, purpose: str, sql: str, epsilon: str, as_json: bool) -> None:
-    """Decide without charging: the findings, and for an allowed job the noise of every statistic.
+def job_check(
+    home_folder: Path,
+    agreement_name: str,
+    purpose: str,
+    sql: str,
+    epsilon: str | None,
+    rho: str | None,
+    delta: str,
+    rows: int | None,
+    half_widths: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Decide without charging: the findings, the noise and expected 95 % half-width of every output, and what remains.
 
     \b
     Example: sandbox job check --home ~/institute --agreement sha256:... --purpose health-economics --epsilon 1
-               --sql "SELECT COUNT(*) FROM clinic.care"
+               --sql "SELECT COUNT(*) AS years FROM clinic.care" --half-width years=25
     """
-    client = client_of(home_folder)
-    answer = client.check(_request(client.home.participant, agreement_name, purpose, sql, epsilon))
+    client, loss = client_of(home_folder), _loss(epsilon, rho, delta)
+    wanted = _half_widths(half_widths)
+    try:
+        answer = client.check(_request(client.home.participant, agreement_name, purpose, sql, loss), rows, wanted)
+    except (Malformed, Refused) as error:
+        if as_json:
+            print_json({"accepted": False, "reason": error.message, "outputs": [], "loss": encode(loss), "remaining": [], "needed": None})
+        raise
     if as_json:
-        print_json(answer | {"accepted": answer["allowed"]})
+        print_json(answer)
         return
     findings_table(answer["decision"]["findings"])
-    if answer["grant"]:
-        statistics_table(answer["grant"]["statistics"])
+    outputs_table(answer["outputs"])
+    for ledger in answer["remaining"]:
+        click.echo(f"ledger {ledger['provider']}/{ledger['id_space']}: {decode(Loss, ledger['loss']).text} left")
+    if wanted:
+        needed = answer["needed"]
+        click.echo(f"these half-widths need {decode(Loss, needed).text}" if needed else "no loss gives these half-widths")
+    if answer["facts"].get("repeats"):
+        click.echo(f"{answer['facts']['repeats']} answered this question; asking again hands the same release out and charges nothing")
     click.echo("allowed; nothing was charged" if answer["allowed"] else "denied; nothing was charged")
+
+
+def _half_widths(texts: tuple[str, ...]) -> dict[str, str]:
+    wanted = {}
+    for text in texts:
+        name, separator, width = text.rpartition("=")
+        if not separator or not name:
+            raise Malformed("give OUTPUT=WIDTH", where="half-width")
+        wanted[name] = width
+    return wanted
 
 
 @job.command("submit")
@@ -89,7 +147,9 @@ def job_submit(
     agreement_name: str,
     purpose: str,
     sql: str,
-    epsilon: str,
+    epsilon: str | None,
+    rho: str | None,
+    delta: str,
     request_id: str | None,
     wait: bool,
     timeout: float,
@@ -102,7 +162,7 @@ def job_submit(
                --sql "SELECT COUNT(*) FROM clinic.care"
     """
     client = client_of(home_folder)
-    record = client.submit(_request(client.home.participant, agreement_name, purpose, sql, epsilon, request_id))
+    record = client.submit(_request(client.home.participant, agreement_name, purpose, sql, _loss(epsilon, rho, delta), request_id))
     if not wait:
         print_json(record) if as_json else click.echo(f"{record['id']} is {record['state']}")
         return
@@ -129,7 +189,7 @@ def job_submit(
 @click.option("--consumer", help="With an agreement: who asks; by default the home's participant.")
 @click.option("--purpose", help="With an agreement: the stated purpose.")
 @click.option("--sql", required=True, help="The query; - reads it from standard input.")
-@click.option("--epsilon", required=True, help="Privacy loss of the job, a decimal number.")
+@_loss_options
 @json_option
 def job_dry_run(
     forms: tuple[Path, ...],
@@ -140,7 +200,9 @@ def job_dry_run(
     consumer: str | None,
     purpose: str | None,
     sql: str,
-    epsilon: str,
+    epsilon: str | None,
+    rho: str | None,
+    delta: str,
     as_json: bool,
 ) -> None:
     """Run a query on synthetic twins, here, in the enclave process that a real job has, and show the release with a real job's noise.
@@ -154,7 +216,7 @@ def job_dry_run(
 
     if bool(forms) == bool(agreement_name):
         raise Malformed("give either --declaration or --agreement with --home")
-    loss = parse_epsilon(epsilon)
+    loss = _loss(epsilon, rho, delta)
     if forms:
         agreement = rehearsal.open_terms(rehearsal.declarations(forms), loss, minimum_group)
         consumer, purpose = rehearsal.CONSUMER, rehearsal.PURPOSE
@@ -164,7 +226,7 @@ def job_dry_run(
         if purpose is None:
             raise Malformed("an agreement needs a --purpose", where="purpose")
     release = rehearsal.rehearse(
-        agreement, _request(consumer, rehearsal.NO_AGREEMENT, purpose, sql, epsilon), rehearsal.by_dataset(agreement, twins)
+        agreement, _request(consumer, rehearsal.NO_AGREEMENT, purpose, sql, loss), rehearsal.by_dataset(agreement, twins)
     )
     if as_json:
         print_json({"synthetic": True, "release": encode(release)})
@@ -172,16 +234,36 @@ def job_dry_run(
     click.echo("SYNTHETIC: computed on twins. The figures say nothing about anybody; the noise is that of a real job.")
     statistics_table([encode(statistic) for statistic in release.statistics])
     show_release(release)
-    click.echo(f"SYNTHETIC; epsilon {release.loss.epsilon}; enclave {release.enclave_kind}; nothing was charged")
+    click.echo(f"SYNTHETIC; {release.loss.text}; enclave {release.enclave_kind}; nothing was charged")
 
 
 def _signed_at_home(home_folder: Path | None, name: str) -> tuple[Agreement, str]:
-    from sandbox.party.client import kept_agreement
+    from sandbox.party.kept import kept_agreement
 
     if home_folder is None:
         raise Malformed("--agreement needs the --home that signed it")
     home = client_of(home_folder).home
     return kept_agreement(home, name), home.participant
+
+
+@job.command("budget")
+@home_option
+@json_option
+def job_budget(home_folder: Path, as_json: bool) -> None:
+    """Show what the ledgers of one's agreements have paid, and what that is in epsilon and delta.
+
+    \b
+    Example: sandbox job budget --home ~/institute
+    """
+    ledgers = client_of(home_folder).ledgers()
+    if as_json:
+        print_json(ledgers)
+        return
+    rows = []
+    for ledger in ledgers:
+        known = f"epsilon {ledger['epsilon']}, delta {ledger['delta']}" if ledger["epsilon"] else "delta is used up"
+        rows.append((f"{ledger['provider']}/{ledger['id_space']}", decode(Loss, ledger["spent"]).text, known))
+    table(("ledger", "paid", "as approximate differential privacy"), rows)
 
 
 @job.command("show")
@@ -229,16 +311,19 @@ def job_release(home_folder: Path, job_id: str, receipt_file: Path | None, as_js
     _show_release(release, receipt, as_json=as_json)
 
 
-def _show_release(release: Release, receipt: Receipt, *, as_json: bool) -> None:
+def _show_release(release: AnyRelease, receipt: Receipt, *, as_json: bool) -> None:
     if as_json:
-        print_json({"release": encode(release), "job": receipt.grant.job, "index": receipt.index})
+        again = None if receipt.repeated is None else {"index": receipt.repeated.index}
+        print_json({"release": encode(release), "job": receipt.grant.job, "index": receipt.index, "repeated": again})
         return
     show_release(release)
-    note = f"{receipt.grant.job}; entry {receipt.index}; epsilon {release.loss.epsilon}; enclave {release.enclave_kind}"
+    note = f"{receipt.grant.job}; entry {receipt.index}; {release.loss.text}; enclave {release.enclave_kind}"
+    if receipt.repeated is not None:
+        note += f"; handed out again by entry {receipt.repeated.index} without a charge"
     click.echo(note + "; receipt, log and enclave signature verified")
 
 
-def show_release(release: Release) -> None:
+def show_release(release: AnyRelease) -> None:
     """Print a release: one row per cell, value and 95 % interval per figure."""
     names = next(([figure.name for figure in cell.figures] for cell in release.cells if cell.figures), [])
     rows = []
@@ -251,7 +336,16 @@ def show_release(release: Release) -> None:
 def statistics_table(statistics: list[dict[str, Any]]) -> None:
     """Print the noise that each statistic of a grant gets."""
     rows = [
-        (s["quantity"], s["column"] or "", s["sensitivity"], units_to_decimal(s["amount"], 9), f"{s['scale'] / SCALE_UNIT:.2f}")
-        for s in statistics
+        (s.name, s.measured.quantity, s.mechanism, units_to_decimal(s.amount, 9), f"{s.scale / SCALE_UNIT * s.measured.step:.2f}")
+        for s in (decode(Statistic, statistic) for statistic in statistics)
     ]
-    table(("statistic", "column", "sensitivity", "epsilon", "noise scale"), rows)
+    table(("statistic", "adds up", "noise", "part of the loss", "noise scale"), rows)
+
+
+def outputs_table(outputs: list[dict[str, Any]]) -> None:
+    """Print the noise that each output will have."""
+    rows = [
+        (o["name"], o["mechanism"], o["scale"], o["half_width"], "any" if o["rows"] is None else f"{o['rows']} a cell") for o in outputs
+    ]
+    if rows:
+        table(("output", "noise", "scale", "95 % half-width", "rows assumed"), rows)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from enclaves.kit.measure import checkout_root, measurement
-from policies.agreement import Agreement
+from policies.agreement import Agreement, Terms
 from policies.codec import decode
 from policies.declaration import Declaration
 from policies.errors import Conflict, Tampered
@@ -190,15 +190,30 @@ def show_agreement(parsed: Agreement) -> None:
         table((f"terms on {terms.dataset}", ""), _terms_rows(terms, parsed), title=None)
 
 
-def _terms_rows(terms: Any, parsed: Agreement) -> list[tuple[str, str]]:
+def _unit(declaration: Declaration) -> str:
+    if declaration.public:
+        return "none: a public table, for which nothing is charged"
+    groups = f", in at most {declaration.groups_per_unit} groups with {declaration.rows_per_group} rows each"
+    bound = f"{declaration.unit} in {declaration.id_space}, at most {declaration.rows_per_unit} rows"
+    return bound + (groups if declaration.groups_per_unit is not None else "")
+
+
+def _loss_rows(terms: Terms, declaration: Declaration) -> list[tuple[str, str]]:
+    if declaration.public:
+        return []
+    rows = [("loss per job / in total", f"{terms.job_loss.text} / {terms.total_loss.text}")]
+    return rows + ([("loss per consumer", terms.consumer_loss.text)] if terms.consumer_loss is not None else [])
+
+
+def _terms_rows(terms: Terms, parsed: Agreement) -> list[tuple[str, str]]:
     declaration = parsed.by_dataset[terms.dataset]
     rows = [
         ("may ask / receive", f"{', '.join(terms.assignees)} / {', '.join(terms.recipients)}"),
         ("purposes", ", ".join(terms.purposes)),
         ("valid", f"{timestamp(terms.not_before)} until {timestamp(terms.not_after)}"),
-        ("privacy unit", f"{declaration.unit} in {declaration.id_space}, at most {declaration.rows_per_unit} rows"),
+        ("privacy unit", _unit(declaration)),
         ("minimum group", str(terms.minimum_group)),
-        ("epsilon per job / in total", f"{terms.job_loss.epsilon} / {terms.total_loss.epsilon}"),
+        *_loss_rows(terms, declaration),
         ("enclaves", f"{', '.join(terms.enclave_kinds)}; measurement {', '.join(m[:23] for m in terms.measurements)}"),
     ]
     if "simulated" in terms.enclave_kinds:

@@ -15,7 +15,7 @@ from enclaves.kit.signatures import SigningKey
 from policies.codec import encode
 from policies.errors import Malformed
 from policies.names import require_name, require_slug
-from policies.privacy import parse_epsilon
+from policies.privacy import Loss, parse_loss
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.export import Export
 from sandbox.cli.service import admin, composed, next_key
@@ -212,7 +212,9 @@ def admin_epoch() -> None:
 
 @admin_epoch.command("open")
 @click.option("--new-key", is_flag=True, help="Begin under a new key, because the old one is lost or stolen.")
-@click.option("--total", "totals", multiple=True, help="provider/id-space=epsilon that a ledger has paid at least; repeat for several.")
+@click.option(
+    "--total", "totals", multiple=True, help="provider/id-space=[rho:]AMOUNT[,DELTA0]: what a ledger has paid at least; repeatable."
+)
 @click.option("--yes", is_flag=True, help="Do it: the log ends, and jobs that had not ended fail with their charge.")
 @json_option
 def admin_epoch_open(new_key: bool, totals: tuple[str, ...], yes: bool, as_json: bool) -> None:
@@ -234,10 +236,12 @@ def admin_epoch_open(new_key: bool, totals: tuple[str, ...], yes: bool, as_json:
     print_json(shown) if as_json else table(("", ""), shown.items(), title="A new log has begun")
 
 
-def _total(text: str) -> tuple[tuple[str, str], int]:
-    name, _, epsilon = text.partition("=")
+def _total(text: str) -> tuple[tuple[str, str], Loss]:
+    name, _, paid = text.partition("=")
     provider, _, id_space = name.partition("/")
-    return (require_name(provider, "--total"), require_slug(id_space, "--total")), parse_epsilon(epsilon).amount
+    amount, _, delta0 = paid.partition(",")
+    loss = parse_loss("zcdp" if amount.startswith("rho:") else "pure", amount.removeprefix("rho:"), delta0 or "0", "--total")
+    return (require_name(provider, "--total"), require_slug(id_space, "--total")), loss
 
 
 @admin.group("participant")

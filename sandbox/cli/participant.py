@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
-from policies.errors import Malformed
+from policies.errors import Malformed, NotFound
 from policies.names import require_name
 from sandbox.cli.preparing import infer, twin
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, spoken, table
@@ -113,7 +114,6 @@ def party_epoch_show(home_folder: Path, as_json: bool) -> None:
 
     from policies.codec import decode
     from policies.lineage import Epoch
-    from policies.privacy import units_to_decimal
     from sandbox.party.epochs import compare
 
     client = client_of(home_folder)
@@ -122,12 +122,9 @@ def party_epoch_show(home_folder: Path, as_json: bool) -> None:
     if as_json:
         print_json(state | {"totals": [asdict(total) for total in totals]})
         return
-    rows = [
-        (f"{t.provider}/{t.id_space}", units_to_decimal(t.seen, 9), units_to_decimal(t.opens, 9), "TOO LOW" if t.opens < t.seen else "")
-        for t in totals
-    ]
+    rows = [(f"{t.provider}/{t.id_space}", t.seen.text, t.opens.text, "TOO LOW" if t.short else "") for t in totals]
     waiting = ", ".join(state["waiting_for"]) or "nobody"
-    table(("ledger", "seen here (epsilon)", "opens with", ""), rows, title=f"Epoch {state['epoch']['number']}; waits for {waiting}")
+    table(("ledger", "seen here", "opens with", ""), rows, title=f"Epoch {state['epoch']['number']}; waits for {waiting}")
 
 
 @party_epoch.command("sign")
@@ -209,7 +206,7 @@ def party_publish(home_folder: Path, declaration: Path, file: Path, as_json: boo
 @home_option
 @json_option
 def party_inbox(home_folder: Path, as_json: bool) -> None:
-    """List what waits for this participant: agreements to sign, runs that want its keys, releases that it has not read.
+    """List what waits for this participant: an epoch or agreements to sign, runs that want its keys, releases that it has not read.
 
     \b
     Example: sandbox party inbox --home ~/insurer
@@ -217,7 +214,10 @@ def party_inbox(home_folder: Path, as_json: bool) -> None:
     from sandbox.party.inbox import inbox
 
     client = client_of(home_folder)
-    items = inbox(client.home, client.agreements(), client.key_requests(), client.jobs())
+    epoch = None
+    with suppress(NotFound):  # a log that never began anew has none
+        epoch = client.epoch()
+    items = inbox(client.home, client.agreements(), client.key_requests(), client.jobs(), epoch)
     if as_json:
         print_json([{"kind": item.kind, "name": item.name, "title": item.title, "command": item.command} for item in items])
     elif items:

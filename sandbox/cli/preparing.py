@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 @click.option("--id-space", help="Label of the set of ids that the unit's values belong to.")
 @click.option("--key", help="Columns, with the unit, that identify at most one row; comma-separated.")
 @click.option("--rows-per-unit", type=click.IntRange(1), help="Most rows of one unit that count.")
+@click.option("--groups-per-unit", type=click.IntRange(1), help="Most groups of a query that one unit counts in; with --rows-per-group.")
+@click.option("--rows-per-group", type=click.IntRange(1), help="Most rows of one unit that count in one group.")
+@click.option("--public", is_flag=True, help="The table protects nobody: no unit, no id space, nothing charged.")
 @click.option("--bounds", multiple=True, metavar="COLUMN=LOWER:UPPER", help="Possible values of a number; repeat for several columns.")
 @click.option("--domain", multiple=True, metavar="COLUMN=A,B,...", help="All possible group keys; repeat for several columns.")
 @click.option("--rest-open", is_flag=True, help="Other columns get no bounds and no domain.")
@@ -93,8 +96,9 @@ def twin(declaration: Path, rows: int, units: int | None, seed: int, output: Pat
     declared = declaration_of(read_form(declaration))
     columns = make_twin(declared, rows=rows, seed=seed, units=units)
     write_table(output, columns, declared)
-    made = {"file": str(output), "rows": rows, "units": len(set(columns[declared.unit])), "synthetic": True}
-    print_json(made) if as_json else click.echo(f"{output}: {rows} synthetic rows of {made['units']} units of {declared.dataset}")
+    people = 0 if declared.public else len(set(columns[declared.unit]))
+    made = {"file": str(output), "rows": rows, "units": people, "synthetic": True}
+    print_json(made) if as_json else click.echo(f"{output}: {rows} synthetic rows of {people} units of {declared.dataset}")
 
 
 def _require_draft(file: Path, form: dict[str, Any]) -> None:
@@ -113,11 +117,11 @@ def _require_draft(file: Path, form: dict[str, Any]) -> None:
 
 def _asked(columns: tuple[DraftColumn, ...], answers: Answers) -> Answers:
     """Ask for every answer that is missing. No question has a default: one taken from the data would leak."""
-    from sandbox.party.drafting import BOUNDS_LEAK, DOMAIN_LEAKS, QUESTIONS, undecided
+    from sandbox.party.drafting import BOUNDS_LEAK, DOMAIN_LEAKS, questions, undecided
 
     click.echo(f"columns: {', '.join(column.name for column in columns)}", err=True)
     parsers: dict[str, Callable[[str], Any]] = {"unique_key": lambda text: tuple(_listed(text)), "rows_per_unit": _count}
-    for field, (_, why) in QUESTIONS.items():
+    for field, (_, why) in questions(answers).items():
         if getattr(answers, field) is None:
             answers = replace(answers, **{field: _prompt(why, parsers.get(field, str))})
     if undecided(columns, answers):

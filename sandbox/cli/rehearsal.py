@@ -22,10 +22,11 @@ from enclaves.kit.sources import read_table
 from policies.agreement import Agreement, ColumnTerm, LogIdentity, Party, Terms
 from policies.canonical import canonical, digest, digest_bytes, parse_json
 from policies.codec import decode, encode
-from policies.decide import decide, refusal
+from policies.decide import decide
 from policies.declaration import Declaration
 from policies.derive import OPERATIONS
 from policies.errors import Malformed, ReleaseWithheld, Unavailable
+from policies.finding import refusal
 from policies.grant import Grant, grant_digest, make_grant
 from policies.odrl import agreement_digest, agreement_document
 from policies.plan import parse_plan

@@ -19,7 +19,7 @@ from policies.declaration import Declaration
 from policies.errors import BudgetExhausted, Malformed, PolicyRefused
 from policies.privacy import parse_epsilon
 from policies.request import JobRequest
-from policies.statement import Release
+from policies.statement import AnyRelease
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.replay import replay
 from sandbox.cli.audit import show_verdict
@@ -258,10 +258,10 @@ def show(story: Story) -> None:
         expect(not (found := leaks(story.stage.data, known, spending)), f"found in {found}")
 
 
-def figures(release: Release) -> list[tuple[int, str, float, float, float]]:
+def figures(release: AnyRelease) -> list[tuple[int, str, float, float, float]]:
     """(coinsurance, name, value, low, high) of every figure."""
     return [
-        (int(cell.keys[0]), figure.name, float(figure.value), float(figure.low), float(figure.high))
+        (int(str(cell.keys[0])), figure.name, float(figure.value), float(figure.low), float(figure.high))
         for cell in release.cells
         for figure in cell.figures
     ]

@@ -20,6 +20,7 @@ from policies.codec import encode
 from policies.entries import EntryKind, LedgerCharge
 from policies.errors import Conflict, Forbidden, NotFound, Unavailable
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch, SignedLogRotation
+from policies.privacy import Loss
 from sandbox.audit import merkle
 from sandbox.exchange.records import EpochState, Participant
 from sandbox.exchange.rotation import require_in_force
@@ -57,7 +58,7 @@ def rotate_log_key(host: Host, following: SigningKey) -> Host:
     return changed
 
 
-def open_epoch(host: Host, totals: Mapping[tuple[str, str], int]) -> tuple[Host, Epoch]:
+def open_epoch(host: Host, totals: Mapping[tuple[str, str], Loss]) -> tuple[Host, Epoch]:
     """End the log and begin a new one, which waits for the providers' signatures. Returns the host of the new log, and the epoch.
 
     An epoch that not all providers signed is replaced by another. Jobs that had not ended end `failed`, with their charge. Receipts of jobs
@@ -65,8 +66,11 @@ def open_epoch(host: Host, totals: Mapping[tuple[str, str], int]) -> tuple[Host,
 
     Args:
         host: with the key of the log that begins; it may be the one of the log that ends.
-        totals: nano-epsilon that ledgers have paid at least, by provider and id space, where more is known than the service has; no
-            ledger is ever lowered.
+        totals: what ledgers have paid at least, by provider and id space, where more is known than the service has; no ledger is ever
+            lowered.
+
+    Raises:
+        Conflict: code `ledger-measure`, for a total in another measure than the ledger's.
     """
     with host.store.transaction() as tx:
         tx.hold_log()
@@ -74,10 +78,12 @@ def open_epoch(host: Host, totals: Mapping[tuple[str, str], int]) -> tuple[Host,
         epoch = _epoch(host, tx)
         _keep_receipts(tx)
         carried = tx.begin_epoch(epoch, CARRIED)
-        ids = {"epoch": digest(encode(epoch)), "number": str(epoch.number), "origin": epoch.log.origin, "key": epoch.log.key}
+        name = digest(encode(epoch))
+        ids = {"epoch": name, "number": str(epoch.number), "origin": epoch.log.origin, "key": epoch.log.key}
         tx.append("epoch_opened", at=host.now(), ids=ids, body={"epoch": encode(epoch)}, losses=epoch.totals)
         for data, opening in carried:
             tx.append_bytes(data, opening)
+        tx.add_notices("epoch", name, epoch.providers, host.now())
         _complete_if_signed(tx, epoch)
     host.on_step("epoch-opened")
     begun = replace(host, config=replace(host.config, origin=epoch.log.origin))
@@ -106,7 +112,7 @@ def _epoch(host: Host, tx: Transaction) -> Epoch:
         log=LogIdentity(origin=origin, key=host.log_key.public.hex()),
         providers=_providers(tx),
         totals=tuple(
-            LedgerCharge(provider=provider, id_space=id_space, amount=loss.amount, delta0=loss.delta0)
+            LedgerCharge(provider=provider, id_space=id_space, amount=loss.amount, delta0=loss.delta0, measure=loss.measure)
             for (provider, id_space), loss in sorted(tx.spent().items())
         ),
     )

@@ -10,7 +10,7 @@ from policies.errors import NotFound, Tampered, Unavailable
 from policies.lineage import links_from
 from policies.odrl import agreement_digest
 from sandbox.audit import merkle
-from sandbox.audit.receipt import Receipt
+from sandbox.audit.receipt import Receipt, Repetition
 from sandbox.jobs.states import Job, StoredRelease
 
 if TYPE_CHECKING:
@@ -19,18 +19,30 @@ if TYPE_CHECKING:
 
 def receipt(tx: Transaction, job: Job) -> Receipt | dict[str, Any]:
     """Return the receipt of a released or withheld job; one of a former log as it was kept. Raises NotFound if it ended otherwise."""
-    return tx.former_receipt(job.id) or _receipt(tx, job, _stored(tx, job))
+    ran = _ran(tx, job)
+    return tx.former_receipt(job.id) or _receipt(tx, job, ran, _stored(tx, ran))
 
 
 def release(tx: Transaction, job: Job) -> tuple[Receipt | dict[str, Any], bytes]:
     """Return receipt and sealed release of a released or withheld job; the release is empty if it was withheld."""
-    stored = _stored(tx, job)
-    return tx.former_receipt(job.id) or _receipt(tx, job, stored), stored.sealed
+    ran = _ran(tx, job)
+    stored = _stored(tx, ran)
+    return tx.former_receipt(job.id) or _receipt(tx, job, ran, stored), stored.sealed
 
 
 @lru_cache(maxsize=256)
 def _digest(agreement: Agreement) -> str:
     return agreement_digest(agreement)
+
+
+def _ran(tx: Transaction, job: Job) -> Job:
+    """The job whose run answered: the job itself, or the one that it repeats."""
+    if job.state != "released" or job.grant is not None or job.facts.repeats is None:
+        return job
+    ran = tx.job(job.facts.repeats)
+    if ran is None:
+        raise Tampered("the job that this one repeats is not stored", code="job-record")
+    return ran
 
 
 def _stored(tx: Transaction, job: Job) -> StoredRelease:
@@ -40,22 +52,32 @@ def _stored(tx: Transaction, job: Job) -> StoredRelease:
     return stored
 
 
-def _receipt(tx: Transaction, job: Job, stored: StoredRelease) -> Receipt:
-    newest, agreement = tx.newest_checkpoint(), tx.terms(job.request.agreement)
-    index = job.positions.ended
-    if newest is None or newest[0] <= index:
+def _receipt(tx: Transaction, job: Job, ran: Job, stored: StoredRelease) -> Receipt:
+    newest, agreement = tx.newest_checkpoint(), tx.terms(ran.request.agreement)
+    if newest is None or newest[0] <= max(job.positions.ended, ran.positions.ended):
         raise Unavailable("the release is stored and not yet published; look again", code="not-published")
-    if agreement is None or _digest(agreement) != job.request.agreement or job.grant is None or job.evidence is None:
+    if agreement is None or _digest(agreement) != ran.request.agreement or ran.grant is None or ran.evidence is None:
         raise Tampered("the stored job does not fit together", code="job-record")
     size = newest[0]
-    proof = tx.over_nodes(lambda node: merkle.inclusion_proof(index, size, node))
+    entry, proof = _place(tx, ran.positions.ended, size)
+    repeated = None
+    if job.id != ran.id:
+        again, at = _place(tx, job.positions.ended, size)
+        repeated = Repetition(entry=again, index=job.positions.ended, proof=at)
     return Receipt(
-        grant=job.grant,
-        evidence=job.evidence,
+        grant=ran.grant,
+        evidence=ran.evidence,
         statement=stored.statement,
-        entry=tx.entries(index, index + 1)[0].decode(),
-        index=index,
-        proof=tuple(item.hex() for item in proof),
+        entry=entry,
+        index=ran.positions.ended,
+        proof=proof,
         checkpoint=newest[1],
         lineage=links_from(agreement.log, tx.log_links()),
+        repeated=repeated,
     )
+
+
+def _place(tx: Transaction, index: int, size: int) -> tuple[str, tuple[str, ...]]:
+    """An entry as text and its inclusion proof (hex) in the tree of `size`."""
+    proof = tx.over_nodes(lambda node: merkle.inclusion_proof(index, size, node))
+    return tx.entries(index, index + 1)[0].decode(), tuple(item.hex() for item in proof)

@@ -20,7 +20,8 @@ from enclaves.kit.measure import checkout_root
 from policies.canonical import canonical, parse_json
 from policies.codec import decode, encode
 from policies.errors import Malformed, SandboxError, Tampered
-from policies.grant import MAX_RELEASE, Grant
+from policies.grant import Grant
+from policies.granted import MAX_RELEASE
 from policies.statement import Nonce, SignedEvidence, SignedStatement
 
 T = TypeVar("T")

@@ -18,8 +18,8 @@ from enclaves.kit.signatures import SigningKey
 from policies.canonical import canonical
 from policies.errors import Malformed
 
-NoticeKind = Literal["agreement", "key-request", "release"]
-"""What waits: an agreement for a signature, a run for keys, a release for its recipient."""
+NoticeKind = Literal["agreement", "key-request", "release", "epoch"]
+"""What waits: an agreement for a signature, a run for keys, a release for its recipient, a new epoch of the log for a signature."""
 
 NoticeState = Literal["waiting", "delivered", "settled", "dead"]
 """`settled`: what it was about no longer waits, so that it is not sent. `dead`: given up after so many attempts."""
@@ -38,7 +38,7 @@ class Notice:
 
     Attributes:
         id: the same however often it is sent; receivers act once per id.
-        subject: digest of the agreement, or id of the job.
+        subject: digest of the agreement or epoch, or id of the job.
         at, next_at: milliseconds since 1970: when it came to wait, and when it is sent next.
         attempts: how often it was tried.
     """

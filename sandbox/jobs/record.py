@@ -10,7 +10,8 @@ from policies.canonical import digest, digest_bytes
 from policies.codec import encode
 from policies.entries import EntryKind
 from policies.errors import Conflict, Tampered
-from policies.grant import FailureCode, grant_digest
+from policies.grant import grant_digest
+from policies.granted import FailureCode
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.host import Host
 from sandbox.jobs.states import Job, JobState, Positions, StoredRelease

@@ -17,7 +17,7 @@ from policies.declaration import Declaration
 from policies.documents import Admission, SignedRotation, VersionManifest
 from policies.entries import EntryKind, Header
 from policies.errors import NotFound
-from policies.grant import make_grant
+from policies.grant import AnyGrant
 from policies.lineage import SignedLogRotation
 from policies.odrl import parse_agreement
 from policies.request import JobRequest
@@ -27,6 +27,7 @@ from sandbox.audit.export import Export
 from sandbox.audit.judge_decision import DecidedBody
 from sandbox.audit.judge_exchange import SignedBody
 from sandbox.audit.judge_run import AttestedBody, EndedBody
+from sandbox.audit.laws import law_of
 from sandbox.audit.merging import Found, merge_exports
 from sandbox.exchange.records import Participant, Version
 from sandbox.host import Host
@@ -134,7 +135,7 @@ class _Rebuilding:
     def _fold(self, index: int, header: Header, body: dict[str, Any] | None) -> None:
         if header.kind == "charged":
             self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
-            self.tx.charge(header.losses)
+            self.tx.charge(header.losses, header.ids.get("consumer", ""))
         if "job" in header.ids:
             self._fold_job(index, header, body)
         elif header.kind in KEYS:
@@ -231,6 +232,10 @@ class _Rebuilding:
         elif header.kind in ("released", "withheld", "failed"):
             positions = replace(positions, ended=index)
             state, code = self._ended(job, header, body)
+        elif header.kind == "repeated":
+            positions = replace(positions, ended=index)
+            earlier = self.tx.job(header.ids["of"])
+            state, code = ("released", "") if earlier is not None and earlier.state == "released" else ("failed", LOST)
         self.tx.put_job(replace(job, positions=positions, state=state, code=code, evidence=evidence))
 
     def _decided(self, index: int, header: Header, body: dict[str, Any] | None) -> None:
@@ -242,9 +247,10 @@ class _Rebuilding:
             return
         found = decode(DecidedBody, body)
         request = decode(JobRequest, found.signed.body)
-        grant = None
-        if found.decision.allowed:
-            grant = make_grant(ids["agreement"], ids["request"], request, stored.agreement, found.plan, found.facts, found.decision)
+        grant: AnyGrant | None = None
+        if found.decision.allowed and found.facts.repeats is None:
+            law = law_of(found.law)
+            grant = law.grants(ids["agreement"], ids["request"], request, stored.agreement, found.plan, found.facts, found.decision)
         self.tx.add_job(
             Job(
                 id=ids["job"],
@@ -292,7 +298,7 @@ class _Rebuilding:
         return self.tx.append(kind, at=self.host.now(), ids=ids, body=body, agreement=agreement)
 
 
-ENDED: frozenset[EntryKind] = frozenset({"decided", "released", "withheld", "failed"})
+ENDED: frozenset[EntryKind] = frozenset({"decided", "released", "withheld", "failed", "repeated"})
 """Last steps after which a job needs no end; a decision that allows is followed by its charge in the same transaction."""
 
 EXCHANGE: dict[EntryKind, Callable[[_Rebuilding, Header, Signed], None]] = {

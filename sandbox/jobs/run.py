@@ -16,7 +16,8 @@ from typing import Literal, TypeVar
 
 from enclaves.kit.appraisal import Attested, appraise
 from policies.errors import EvidenceRejected, SandboxError, Tampered, Unavailable
-from policies.grant import FailureCode, Grant
+from policies.grant import Grant
+from policies.granted import FailureCode
 from policies.statement import Nonce, SignedEvidence
 from sandbox.host import Host
 from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
@@ -81,7 +82,8 @@ class Run:
 
     def _through(self) -> Steps[None]:
         host, job, grant = self.host, self.job, self.job.grant
-        assert grant is not None
+        if not isinstance(grant, Grant):
+            raise _RunFailed("law-retired")
         with ExitStack() as held:
             # One enclave loads its libraries while brokers challenge; further runs get theirs once it has something to do.
             early = None if self.turns.open else held.enter_context(self._enclave())

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from enclaves.kit.envelope import Signed
-from policies.decide import Decision
 from policies.errors import Conflict
-from policies.grant import Grant
-from policies.query import Plan
+from policies.finding import Decision
+from policies.grant import AnyGrant, AnyPlan
 from policies.request import Facts, JobRequest
 from policies.statement import SignedEvidence, SignedStatement
 
@@ -57,6 +56,7 @@ class Job:
     Attributes:
         code: why it failed or was withheld; empty otherwise.
         worker: which worker runs it; empty before.
+        question: digest of what is asked of which data; empty for jobs of the first law and for those that repeat another.
     """
 
     id: str
@@ -64,15 +64,16 @@ class Job:
     request: JobRequest
     request_digest: str
     signed: Signed
-    plan: Plan
+    plan: AnyPlan
     facts: Facts
     decision: Decision
-    grant: Grant | None
+    grant: AnyGrant | None
     evidence: SignedEvidence | None
     positions: Positions
     code: str
     worker: str
     created_at: int
+    question: str = ""
 
 
 KeyState = Literal["wanted", "challenged", "attested", "released", "refused"]

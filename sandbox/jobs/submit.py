@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from enclaves.kit.envelope import Signed, document_digest
+from policies.accuracy import DEFAULT_ROWS, Expected, expected, needed_loss
 from policies.agreement import Agreement
 from policies.canonical import digest as digest_of
 from policies.codec import decode, encode
-from policies.decide import LAW_VERSION, Decision, decide
+from policies.decide import LAW_VERSION, decide
 from policies.entries import LedgerCharge
-from policies.errors import Conflict, NotFound, Unavailable
-from policies.grant import Grant, grant_digest, job_id, ledgers_charged, make_grant
+from policies.errors import Conflict, Malformed, NotFound, Unavailable
+from policies.finding import Decision
+from policies.grant import Grant, grant_digest, ledgers_charged, make_grant, public_providers, question_digest
+from policies.granted import job_id
 from policies.plan import PARSER_VERSION, parse_plan
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact, VersionFact
+from policies.schedule import schedule
 from sandbox.exchange.agreements import read_agreement
 from sandbox.exchange.epochs import require_signed_epoch
 from sandbox.exchange.records import Participant, StoredAgreement
@@ -31,8 +36,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
-    """What `check` answers: the plan, the decision and, if allowed, the grant that a submission would get now."""
+    """What `check` answers: the plan, the decision and, if allowed and not a repetition, the grant that a submission would get now."""
 
+    agreement: Agreement
     plan: Plan
     facts: Facts
     decision: Decision
@@ -44,14 +50,78 @@ def check(host: Host, caller: Participant, request: JobRequest) -> Preview:
     stored, plan = _prepare(host, caller, request)
     with host.store.reading() as tx:
         require_carried(tx, stored, _needed(stored.agreement, plan, request))
-        facts = _facts(host, tx, stored.agreement, plan, tx.spent(), request.consumer, host.now())
+        facts = _facts(host, tx, stored.agreement, request, plan, tx.spent(), host.now())
     decision = decide(request, stored.agreement, plan, facts)
     grant = _grant(stored, digest_of(encode(request)), request, plan, facts, decision)
-    return Preview(plan=plan, facts=facts, decision=decision, grant=grant)
+    return Preview(agreement=stored.agreement, plan=plan, facts=facts, decision=decision, grant=grant)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remaining:
+    """What a ledger could still pay under the strictest bound that applies to the consumer."""
+
+    provider: str
+    id_space: str
+    loss: Loss
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Foreseen:
+    """What a job would bring and what is left, as `sandbox.web.views.Checked` says."""
+
+    outputs: tuple[Expected, ...]
+    remaining: tuple[Remaining, ...]
+    needed: Loss | None
+
+
+def foresee(preview: Preview, request: JobRequest, *, rows: int | None, half_widths: Mapping[str, str]) -> Foreseen:
+    """Return the expected accuracy of a checked request, from documents alone. Raises Malformed for half-widths that fit no output.
+
+    Args:
+        rows: that a cell is assumed to have, for outputs that are ratios; None for the larger of `DEFAULT_ROWS` and the minimum group.
+    """
+    declarations, smallest = preview.agreement.by_dataset, preview.decision.minimum_group
+    assumed = rows if rows is not None else max(DEFAULT_ROWS, smallest)
+    try:
+        statistics = schedule(preview.plan, declarations, request.loss, smallest)
+        outputs = expected(preview.plan, declarations, statistics, assumed)
+    except Malformed:  # the decision's own finding says what cannot be scheduled
+        return Foreseen(outputs=(), remaining=_remaining(preview), needed=None)
+    needed = needed_loss(preview.plan, declarations, request.loss, smallest, assumed, half_widths) if half_widths else None
+    return Foreseen(outputs=outputs, remaining=_remaining(preview), needed=needed)
+
+
+def _remaining(preview: Preview) -> tuple[Remaining, ...]:
+    agreement, facts = preview.agreement, preview.facts
+    left: dict[tuple[str, str], Loss] = {}
+    for dataset in preview.plan.sources:
+        declaration, terms = agreement.by_dataset[dataset], agreement.terms_of(dataset)
+        if declaration.public:
+            continue
+        ledger = (declaration.provider, declaration.id_space)
+        bounds = [_left(terms.total_loss, facts.spent_on(*ledger))]
+        if terms.consumer_loss is not None:
+            bounds.append(_left(terms.consumer_loss, facts.consumer_spent_on(*ledger)))
+        for loss in bounds:
+            known = left.get(ledger, loss)
+            left[ledger] = replace(loss, amount=min(loss.amount, known.amount), delta0=min(loss.delta0, known.delta0))
+    return tuple(Remaining(provider=provider, id_space=id_space, loss=loss) for (provider, id_space), loss in sorted(left.items()))
+
+
+def _left(most: Loss, spent: Loss) -> Loss:
+    payable = most.measure == spent.measure or not spent.amount
+    return replace(
+        most,
+        amount=max(0, most.amount - spent.amount) if payable else 0,
+        delta0=max(0, most.delta0 - spent.delta0) if payable else 0,
+    )
 
 
 def submit(host: Host, caller: Participant, signed: Signed) -> Job:
     """Decide a signed request and, if allowed, charge every ledger and store the grant, all in one transaction.
+
+    A question that the same consumer asked before under the same agreement, of the same data and for the same loss, and that was
+    answered with a release, is decided anew and charged nothing: that release is its answer, drawn once.
 
     The same request id with the same request returns the job that it made before, whatever became of it.
 
@@ -82,26 +152,7 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
         require_signed_epoch(tx)
         require_in_force(tx, caller)
         require_carried(tx, stored, _needed(stored.agreement, plan, request))
-        now = host.now()  # one look: a clock that jumps in between would part the decision from its entry
-        facts = _facts(host, tx, stored.agreement, plan, spent, request.consumer, now)
-        decision = decide(request, stored.agreement, plan, facts)
-        grant = _grant(stored, digest, request, plan, facts, decision)
-        job = Job(
-            id=job_id(digest),
-            state="denied" if grant is None else "charged",
-            request=request,
-            request_digest=digest,
-            signed=signed,
-            plan=plan,
-            facts=facts,
-            decision=decision,
-            grant=grant,
-            evidence=None,
-            positions=_record(now, tx, signed, digest, plan, facts, decision, grant, ledgers),
-            code="",
-            worker="",
-            created_at=now,
-        )
+        job = _decided(host, tx, stored, signed, digest, request, plan, spent)
         tx.add_job(job)
     host.on_step("charged")
     host.publish()
@@ -111,18 +162,52 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
     return job
 
 
+def _decided(
+    host: Host,
+    tx: Transaction,
+    stored: StoredAgreement,
+    signed: Signed,
+    digest: str,
+    request: JobRequest,
+    plan: Plan,
+    spent: dict[tuple[str, str], Loss],
+) -> Job:
+    """Decide under the locks that are held, append what follows, and return the job that it makes."""
+    now = host.now()  # one look: a clock that jumps in between would part the decision from its entry
+    facts = _facts(host, tx, stored.agreement, request, plan, spent, now)
+    decision = decide(request, stored.agreement, plan, facts)
+    grant = _grant(stored, digest, request, plan, facts, decision)
+    return Job(
+        id=job_id(digest),
+        state="denied" if not decision.allowed else "released" if grant is None else "charged",
+        request=request,
+        request_digest=digest,
+        signed=signed,
+        plan=plan,
+        facts=facts,
+        decision=decision,
+        grant=grant,
+        evidence=None,
+        positions=_record(now, tx, signed, digest, stored.agreement, plan, facts, decision, grant),
+        code="",
+        worker="",
+        created_at=now,
+        question="" if grant is None else question_digest(request, plan, facts.versions),
+    )
+
+
 def _record(
     now: int,
     tx: Transaction,
     signed: Signed,
     digest: str,
+    terms: Agreement,
     plan: Plan,
     facts: Facts,
     decision: Decision,
     grant: Grant | None,
-    ledgers: tuple[tuple[str, str], ...],
 ) -> Positions:
-    """Append the decision and, with a grant, the charge and the grant; charge the ledgers."""
+    """Append the decision and, with a grant, the charge and the grant; charge the ledgers. Of a repetition, append what it repeats."""
     agreement = str(signed.body["agreement"])
     ids = {"job": job_id(digest), "agreement": agreement, "request": digest}
     body = {
@@ -135,15 +220,23 @@ def _record(
     }
     verdict = {"allowed": "yes" if decision.allowed else "no"}
     decided = tx.append("decided", at=now, ids=ids | verdict, body=body, agreement=agreement)
-    if grant is None:
+    if not decision.allowed:
         return Positions(decided=decided)
+    if grant is None:
+        again = {"job": ids["job"], "of": str(facts.repeats)}
+        repeated = tx.append("repeated", at=now, ids=again | {"agreement": agreement}, body=again, agreement=agreement)
+        return Positions(decided=decided, ended=repeated)
+    loss = grant.loss
     losses = [
-        LedgerCharge(provider=provider, id_space=id_space, amount=grant.loss.amount, delta0=grant.loss.delta0)
-        for provider, id_space in ledgers
+        LedgerCharge(provider=provider, id_space=id_space, amount=loss.amount, delta0=loss.delta0, measure=loss.measure)
+        for provider, id_space in ledgers_charged(terms, plan)
     ]
-    tx.charge(losses)
+    consumer = grant.recipient.id
+    tx.charge(losses, consumer)
     named = {"job": ids["job"], "agreement": agreement, "grant": grant_digest(grant)}
-    charged = tx.append("charged", at=now, ids=named, body={"job": ids["job"]}, losses=losses, agreement=agreement)
+    public = public_providers(terms, plan)
+    paid = named | {"consumer": consumer} | ({"public": ",".join(public)} if public else {})
+    charged = tx.append("charged", at=now, ids=paid, body={"job": ids["job"]}, losses=losses, agreement=agreement)
     granted = tx.append("granted", at=now, ids=named, body={"grant": encode(grant)}, agreement=agreement)
     return Positions(decided=decided, charged=charged, granted=granted)
 
@@ -176,26 +269,29 @@ def _needed(agreement: Agreement, plan: Plan, request: JobRequest) -> list[str]:
 
 
 def _facts(
-    host: Host, tx: Transaction, agreement: Agreement, plan: Plan, spent: dict[tuple[str, str], Loss], consumer: str, now: int
+    host: Host, tx: Transaction, agreement: Agreement, request: JobRequest, plan: Plan, spent: dict[tuple[str, str], Loss], now: int
 ) -> Facts:
-    versions = [tx.newest_version(dataset) for dataset in plan.sources]
-    for version in versions:
-        if version is not None and tx.upload_is_lost(version.file_digest):
-            raise Unavailable(
-                f"version {version.version} of `{version.dataset}` was lost; its provider publishes a new one", code="upload-lost"
-            )
+    newest = [tx.newest_version(dataset) for dataset in plan.sources]
+    for lost in newest:
+        if lost is not None and tx.upload_is_lost(lost.file_digest):
+            raise Unavailable(f"version {lost.version} of `{lost.dataset}` was lost; its provider publishes a new one", code="upload-lost")
+    versions = tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in newest if v is not None)
+    charged = {ledger: spent[ledger] for ledger in ledgers_charged(agreement, plan) if ledger in spent}
+    answered = tx.answered(question_digest(request, plan, versions))
     return Facts(
         now=now // 1000,
         enclave_kind="simulated",
         measurement=host.measurement,
-        versions=tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in versions if v is not None),
-        spent=tuple(
-            SpentFact(provider=provider, id_space=id_space, spent=spent[provider, id_space])
-            for provider, id_space in ledgers_charged(agreement, plan)
-            if (provider, id_space) in spent
-        ),
-        rotations=tx.rotations_from(agreement.party(consumer).signing_key) if agreement.has_party(consumer) else (),
+        versions=versions,
+        spent=_spent_facts(charged),
+        consumer_spent=_spent_facts(tx.spent_for(request.consumer, charged)),
+        repeats=None if answered is None else answered.id,
+        rotations=tx.rotations_from(agreement.party(request.consumer).signing_key) if agreement.has_party(request.consumer) else (),
     )
+
+
+def _spent_facts(spent: dict[tuple[str, str], Loss]) -> tuple[SpentFact, ...]:
+    return tuple(SpentFact(provider=provider, id_space=id_space, spent=loss) for (provider, id_space), loss in spent.items())
 
 
 def _grant(
@@ -206,6 +302,6 @@ def _grant(
     facts: Facts,
     decision: Decision,
 ) -> Grant | None:
-    if not decision.allowed:
+    if not decision.allowed or facts.repeats is not None:
         return None
     return make_grant(stored.digest, request_digest, request, stored.agreement, plan, facts, decision)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from policies.errors import SandboxError
+from policies.grant import Grant
 from sandbox.host import Host
 from sandbox.jobs.delivery import Deliverer
 from sandbox.jobs.launch import EnclaveDied, EnclaveProcess, remove_leftovers
@@ -222,8 +223,9 @@ class Worker:
             tx.append("running", at=host.now(), ids=ids, body={"worker": self.name}, agreement=job.request.agreement)
             taken = tx.move_job(job, "running")
             providers = sorted({read.provider for read in job.grant.reads})
-            tx.add_key_requests(job.id, providers)
-            tx.add_notices("key-request", job.id, providers, host.now())
+            if isinstance(job.grant, Grant):  # of an earlier law nothing is run, so no keys are asked for
+                tx.add_key_requests(job.id, providers)
+                tx.add_notices("key-request", job.id, providers, host.now())
         return taken
 
     def _ready_spare(self) -> None:

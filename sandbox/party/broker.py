@@ -193,6 +193,7 @@ class Broker:
 
     def _own_facts(self, grant: Grant, agreement: Agreement, plan: Plan, stated: Facts, followed: Followed, consumer: Party) -> Facts:
         """What the followed log says of charges and versions, and this clock of the time; the host only states the enclave."""
+        ledgers, asker = ledgers_charged(agreement, plan), consumer.id
         versions = (followed.version_before(grant.job, dataset) for dataset in plan.sources)
         return Facts(
             now=int(self.now()),
@@ -201,17 +202,25 @@ class Broker:
             versions=tuple(version for version in versions if version is not None),
             spent=tuple(
                 SpentFact(provider=provider, id_space=id_space, spent=followed.spent_before(grant.job, provider, id_space))
-                for provider, id_space in ledgers_charged(agreement, plan)
+                for provider, id_space in ledgers
+            ),
+            consumer_spent=tuple(
+                SpentFact(provider=provider, id_space=id_space, spent=followed.consumer_spent_before(grant.job, provider, id_space, asker))
+                for provider, id_space in ledgers
             ),
             rotations=followed.rotations_before(grant.job, consumer),
         )
 
     def _require_charged(self, grant: Grant, agreement: Agreement, followed: Followed) -> None:
-        charged = {(c["provider"], c["id_space"]): c["amount"] for c in followed.charges[grant.job]["losses"]}
-        for read in grant.reads:
-            declaration = agreement.by_dataset[read.dataset]
-            if charged.get((declaration.provider, declaration.id_space), -1) < grant.loss.amount:
+        charged = {(c["provider"], c["id_space"]): c for c in followed.charges[grant.job]["losses"]}
+        if followed.charges[grant.job].get("consumer") != grant.recipient.id:
+            raise Tampered("the log charges another consumer than the one who asks", code="charged-consumer")
+        for ledger in ledgers_charged(agreement, grant.plan):
+            found = charged.get(ledger)
+            if found is None or found["amount"] < grant.loss.amount or found["delta0"] < grant.loss.delta0:
                 raise Tampered("the logged charge is smaller than the grant", code="undercharged")
+            if found["measure"] != grant.loss.measure:
+                raise Tampered("the logged charge is in another measure than the grant", code="undercharged")
 
     def _appraise(self, job: dict[str, Any], grant: Grant, agreement: Agreement, nonce: Nonce) -> Attested:
         evidence = decode(SignedEvidence, job["evidence"])

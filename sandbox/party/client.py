@@ -21,18 +21,18 @@ from policies.declaration import Declaration
 from policies.documents import Admission, AgreementSignature, KeyRevocation, SignedRotation, secret_digest
 from policies.entries import Opening, open_body, parse_header
 from policies.errors import Conflict, Tampered, Unavailable
-from policies.grant import Grant
-from policies.grant import job_id as job_id_of
+from policies.granted import job_id as job_id_of
 from policies.lineage import Epoch
 from policies.odrl import agreement_document, offer_document, parse_agreement
 from policies.request import JobRequest
-from policies.statement import Release
+from policies.statement import AnyRelease
 from sandbox.audit.receipt import Receipt
 from sandbox.party.answers import Sized, error_of
 from sandbox.party.following import Followed, Follower
 from sandbox.party.home import Home
 from sandbox.party.inbox import mark_read
-from sandbox.party.verify import verify_release
+from sandbox.party.kept import kept_agreement, require_all_signatures
+from sandbox.party.verify import require_same_question, verify_release
 from sandbox.party.webhooks import KEPT_KEY
 
 TIMEOUT_S = 60.0
@@ -200,9 +200,16 @@ class Client:
 
     # --- asking
 
-    def check(self, request: JobRequest) -> dict[str, Any]:
-        """Decide a request without charging."""
-        return self._post("/jobs:check", {"request": encode(request)})
+    def check(self, request: JobRequest, rows: int | None = None, half_widths: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Decide a request without charging, and say how accurate it would be.
+
+        Args:
+            rows: of a cell, assumed for averages and other ratios.
+            half_widths: by output, for which the answer says what loss they would need.
+        """
+        body: dict[str, Any] = {"request": encode(request)}
+        body |= {"rows": rows} if rows is not None else {}
+        return self._post("/jobs:check", body | ({"half_widths": dict(half_widths)} if half_widths else {}))
 
     def submit(self, request: JobRequest) -> dict[str, Any]:
         """Submit a signed request. Raises PolicyRefused or BudgetExhausted with findings."""
@@ -229,7 +236,7 @@ class Client:
             time.sleep(0.05)
         raise Unavailable(f"{job_id} is still {state}", code="job-waits")
 
-    def release(self, job_id: str) -> tuple[Release, Receipt]:
+    def release(self, job_id: str) -> tuple[AnyRelease, Receipt]:
         """The release of this participant's job, opened only after receipt, enclave signature and log were verified.
 
         Raises:
@@ -242,17 +249,20 @@ class Client:
         # What a log that has ended recorded stands under its own checkpoints; otherwise the one of the receipt must extend what was seen.
         note = receipt.checkpoint if receipt.checkpoint.startswith(f"{in_force.origin}\n") else None
         self.followed_agreement(receipt.grant.agreement, note)
-        request = self._own_request(job_id, receipt.grant)
+        request = earlier = self._own_request(job_id)
+        if receipt.repeated is not None:
+            earlier = self._own_request(receipt.grant.job)
+            require_same_question(request, earlier, agreement)
         sealed = bytes.fromhex(answer["sealed"])
-        release = verify_release(receipt, sealed, agreement, request, self.home.sealing_of)
+        release = verify_release(receipt, sealed, agreement, earlier, self.home.sealing_of, job=job_id)
         mark_read(self.home, job_id)
         return release, receipt
 
-    def _own_request(self, job_id: str, grant: Grant) -> JobRequest:
+    def _own_request(self, job_id: str) -> JobRequest:
         """The request that made a job: signed by this participant, and the job is the one that was asked for. Raises Tampered."""
         signed = decode(Signed, self.job(job_id)["signed"])
         body = self._verify_own(signed)
-        if job_id != job_id_of(document_digest(signed)) or grant.job != job_id:
+        if job_id != job_id_of(document_digest(signed)):
             raise Tampered("the service sent another job's release", code="receipt-request")
         return decode(JobRequest, body)
 
@@ -394,27 +404,3 @@ class Client:
         if response.status_code >= 400:
             raise error_of(response.status_code, response.content)
         return response
-
-
-def kept_agreement(home: Home, name: str) -> Agreement:
-    """The agreement of digest `name` that this home signed. Raises NotFound, Tampered."""
-    document = home.read(f"agreements/{name.removeprefix('sha256:')}.json")
-    if digest(document) != name:
-        raise Tampered("the kept agreement was changed", code="agreement-digest")
-    return parse_agreement(document)
-
-
-def require_all_signatures(agreement: Agreement, name: str, signatures: list[Signed], followed: Followed | None = None) -> None:
-    """Raise unless every party signed the digest `name` with the key that the agreement gives it (Conflict, Tampered).
-
-    Args:
-        followed: the log, for parties whose keys have changed: the key that was in force when they signed counts.
-    """
-    for party in agreement.parties:
-        signed = next((item for item in signatures if item.by == party.id), None)
-        if signed is None:
-            raise Conflict(f"`{party.id}` has not signed", code="agreement-not-active")
-        key = party.signing_key if followed is None else followed.signature_key(name, party)
-        body = verify_document(signed, "agreement-signature", party.id, key)
-        if decode(AgreementSignature, body).agreement != name:
-            raise Tampered(f"`{party.id}` signed another agreement", code="bad-signature")

@@ -44,7 +44,7 @@ class DraftColumn:
     @property
     def numeric(self) -> bool:
         """Whether it may have bounds."""
-        return self.profile.kind in ("integer", "decimal")
+        return self.profile.kind in ("integer", "decimal", "date")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +55,8 @@ class Answers:
         bounds: (lower, upper) as decimal strings by column name.
         domains: values as written, by column name.
         rest_open: columns without an answer get neither bounds nor domain.
+        groups_per_unit, rows_per_group: further contribution bounds; never asked for.
+        public: the table protects nobody: unit, id space and rows per unit are not asked for.
     """
 
     dataset: str | None = None
@@ -66,6 +68,9 @@ class Answers:
     bounds: Mapping[str, tuple[str, str] | None] = field(default_factory=dict)
     domains: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     rest_open: bool = False
+    groups_per_unit: int | None = None
+    rows_per_group: int | None = None
+    public: bool = False
 
 
 def name_columns(profiles: Sequence[ColumnProfile]) -> tuple[tuple[DraftColumn, ...], tuple[str, ...]]:
@@ -95,9 +100,14 @@ def undecided(columns: Sequence[DraftColumn], answers: Answers) -> tuple[DraftCo
     return tuple(c for c in columns if c.name not in decided and (c.numeric or c.profile.few is not None))
 
 
+def questions(answers: Answers) -> dict[str, tuple[str, str]]:
+    """Return the questions that apply: of a public table, none about a privacy unit."""
+    return {key: question for key, question in QUESTIONS.items() if not answers.public or key not in ("unit", "id_space", "rows_per_unit")}
+
+
 def missing(columns: Sequence[DraftColumn], answers: Answers) -> list[str]:
     """Return one line per question that has no answer yet, with the flag that answers it."""
-    lines = [f"{flag}: {why}" for key, (flag, why) in QUESTIONS.items() if getattr(answers, key) is None]
+    lines = [f"{flag}: {why}" for key, (flag, why) in questions(answers).items() if getattr(answers, key) is None]
     for column in undecided(columns, answers):
         both = [f"--bounds {column.name}=LOWER:UPPER"] * column.numeric + [f"--domain {column.name}=A,B,..."] * (
             column.profile.kind != "decimal"
@@ -112,16 +122,20 @@ def form_of(columns: Sequence[DraftColumn], answers: Answers) -> dict[str, Any]:
     if lines:
         raise Malformed("these cannot be read off the data:\n  " + "\n  ".join(lines), code="answers-missing")
     known = {column.name for column in columns}
-    for name in (*answers.bounds, *answers.domains, *(answers.unique_key or ()), str(answers.unit)):
+    if answers.public and any(getattr(answers, name) is not None for name in ("unit", "id_space", "rows_per_unit", "groups_per_unit")):
+        raise Malformed("a public table has no privacy unit and no contribution bounds", where="public")
+    unit = [] if answers.public else [str(answers.unit)]
+    for name in (*answers.bounds, *answers.domains, *(answers.unique_key or ()), *unit):
         if name not in known:
             raise Malformed(f"there is no column `{name}`; there are {', '.join(sorted(known))}", code="unknown-column")
+    unit_terms = {"unit": answers.unit, "id_space": answers.id_space, "rows_per_unit": answers.rows_per_unit}
+    groups = {"groups_per_unit": answers.groups_per_unit, "rows_per_group": answers.rows_per_group}
     return {
         "kind": "declaration/1",
         "dataset": answers.dataset,
         "title": answers.title,
-        "unit": answers.unit,
-        "id_space": answers.id_space,
-        "rows_per_unit": answers.rows_per_unit,
+        **({"public": True} if answers.public else unit_terms),
+        **{name: bound for name, bound in groups.items() if bound is not None},
         "unique_key": list(answers.unique_key or ()),
         "columns": {column.name: _properties(column, answers) for column in columns},
     }
@@ -143,6 +157,14 @@ def render_form(form: Mapping[str, Any], columns: Sequence[DraftColumn], notes: 
     return "\n".join(lines) + "\n"
 
 
+_DRAFT_LOSSES = [
+    "  epsilon_per_job: 0.1  # most privacy loss of one job; or rho_per_job and rho_total, best for many small releases",
+    "  epsilon_total: 0.1  # most of all jobs on your data of this id space together, under whatever agreement; never given back",
+    "  # epsilon_per_consumer: 0.1  # most of all jobs of one consumer together",
+    "  # delta0_per_job: 0.000001  # lets group keys be discovered in the data; with delta0_total",
+]
+
+
 def draft_offer(declaration: Declaration, today: date) -> str:
     """Return an offer form for a declared dataset that is valid and allows nobody anything: its lists are empty, to be filled in."""
     name = declaration.dataset.partition(".")[2]
@@ -157,8 +179,7 @@ def draft_offer(declaration: Declaration, today: date) -> str:
         f"  from: {today}",
         f"  until: {today + timedelta(days=90)}  # exclusive",
         "  minimum_group: 20  # cells with fewer units, by a noised count, show no figures",
-        "  epsilon_per_job: 0.1  # most privacy loss of one job",
-        "  epsilon_total: 0.1  # most of all jobs on your data of this id space together, under whatever agreement; never given back",
+        *([] if declaration.public else _DRAFT_LOSSES),
         "  enclaves: []  # [simulated] trusts the operator of the machine with plaintext",
         "  columns:",
     ]
@@ -172,9 +193,11 @@ def _operations(column: Column, declaration: Declaration) -> list[str]:
     possible = ["join_key"] * (column.name in declaration.unique_key)
     if column.name == declaration.unit:
         return possible
-    possible += ["filter", "count"]
+    possible += ["filter", "count", "distinct"]
     possible += ["group_by", "output"] * (column.domain is not None)
-    return possible + ["sum", "avg"] * (column.lower is not None)
+    possible += ["group_by", "output", "discover"] * (column.domain is None and column.type != "decimal" and not declaration.public)
+    possible += ["sum", "avg", "variance", "covariance"] * (column.lower is not None and column.type != "date")
+    return possible + ["quantile"] * (column.lower is not None)
 
 
 def _properties(column: DraftColumn, answers: Answers) -> dict[str, Any]:
@@ -196,7 +219,7 @@ def _properties(column: DraftColumn, answers: Answers) -> dict[str, Any]:
 
 def _suggestions(column: DraftColumn, properties: Mapping[str, Any], form: Mapping[str, Any]) -> list[str]:
     comments = []
-    if column.profile.few is not None and "domain" not in properties and column.name != form["unit"]:
+    if column.profile.few is not None and "domain" not in properties and column.name != form.get("unit"):
         values = yaml_line("domain", list(column.profile.few))
         comments += [values, f"^ values in this file, to group by. {DOMAIN_LEAKS}"]
     if column.numeric and "lower" not in properties and column.name not in form["unique_key"]:

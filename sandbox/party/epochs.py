@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from policies.canonical import digest
 from policies.codec import decode, encode
+from policies.entries import LedgerCharge
 from policies.errors import Refused, Tampered
 from policies.lineage import Epoch
+from policies.privacy import Loss
 from sandbox.party.client import Client
 from sandbox.party.following import Follower, signed_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Total:
-    """One ledger: what this home saw charged, and what the epoch opens with (nano-epsilon)."""
+    """One ledger: what this home saw charged, and what the epoch opens with, in the measure of the ledger.
+
+    Attributes:
+        seen: the most that any log which this home followed has charged; `opens` beside it.
+        short: whether it opens with less, in amount or delta0, or in another measure.
+    """
 
     provider: str
     id_space: str
-    seen: int
-    opens: int
+    seen: Loss
+    opens: Loss
+    short: bool
 
 
 def compare(client: Client, epoch: Epoch) -> tuple[Total, ...]:
     """Return every ledger of the epoch and of all logs that this home has followed, whichever the epoch says were before it."""
     follower = Follower(home=client.home, fetch=client.log_text)
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str], list[Loss]] = {}
     for kept in follower.all_kept():
         for ledger in kept.ledgers():
-            seen[ledger] = max(seen.get(ledger, 0), kept.total(*ledger))
-    ledgers = sorted({*seen, *((total.provider, total.id_space) for total in epoch.totals)})
-    return tuple(
-        Total(provider=provider, id_space=id_space, seen=seen.get((provider, id_space), 0), opens=epoch.total(provider, id_space))
-        for provider, id_space in ledgers
+            seen.setdefault(ledger, []).append(kept.total(*ledger))
+    opening = {(total.provider, total.id_space): total for total in epoch.totals}
+    return tuple(_compared(ledger, seen.get(ledger, []), opening.get(ledger)) for ledger in sorted({*seen, *opening}))
+
+
+def _compared(ledger: tuple[str, str], seen: list[Loss], opens: LedgerCharge | None) -> Total:
+    found = Loss(amount=0) if opens is None else Loss(measure=opens.measure, amount=opens.amount, delta0=opens.delta0)
+    paid = [loss for loss in seen if loss.amount or loss.delta0]
+    short = any(not loss.within(found) for loss in paid)
+    most = replace(
+        paid[-1] if paid else Loss(measure=found.measure, amount=0),
+        amount=max((loss.amount for loss in paid), default=0),
+        delta0=max((loss.delta0 for loss in paid), default=0),
     )
+    return Total(provider=ledger[0], id_space=ledger[1], seen=most, opens=found, short=short)
 
 
 def sign_epoch(client: Client) -> Epoch:
@@ -50,10 +67,10 @@ def sign_epoch(client: Client) -> Epoch:
     kept = follower.kept(epoch.before[-1].origin)
     if kept is not None and kept.frontier.size == epoch.size and kept.frontier.root().hex() != epoch.root:
         raise Tampered("the epoch ends another history of the log than this participant followed", code="bad-epoch")
-    short = [total for total in compare(client, epoch) if total.opens < total.seen]
+    short = [total for total in compare(client, epoch) if total.short]
     if short:
-        shown = "; ".join(f"{item.provider}/{item.id_space}: {item.opens} instead of {item.seen} nano-epsilon" for item in short)
-        raise Refused(f"the epoch opens below what was charged: {shown}", code="epoch-totals")
+        shown = "; ".join(f"{item.provider}/{item.id_space}: {item.opens.text} instead of {item.seen.text}" for item in short)
+        raise Refused(f"the epoch opens below what was charged, or in another measure: {shown}", code="epoch-totals")
     # At home before it is sent: a broker accepts the new log only through what stands here.
     client.home.write(signed_file(digest(encode(epoch))), encode(epoch))
     follower.end_before(epoch.number, digest(encode(epoch)))

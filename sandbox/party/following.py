@@ -13,7 +13,7 @@ from policies.agreement import Agreement, LogIdentity, Party
 from policies.canonical import digest, parse_json
 from policies.codec import decode, encode
 from policies.documents import SignedRotation
-from policies.entries import Header, parse_header
+from policies.entries import Header, LedgerCharge, parse_header
 from policies.errors import Malformed, PolicyRefused, Tampered
 from policies.lineage import LogLink, SignedLogRotation, links_from
 from policies.privacy import Loss
@@ -37,7 +37,7 @@ class Followed:
     """What this participant has seen of the log, all of it verified.
 
     Attributes:
-        charges: by job, its (index, ledger losses).
+        charges: by job, its (index, consumer, ledger losses). What was kept before charges had measure, delta0 and consumer lacks them.
         grants: by job, (index, grant digest).
         versions: by dataset, (index, version, file digest) of every published version, oldest first.
         signatures: by agreement and party, index and commitment of the entry of its signature.
@@ -58,15 +58,25 @@ class Followed:
 
     def spent_before(self, job: str, provider: str, id_space: str) -> Loss:
         """Own total of the charges on one ledger that stand before the charge of `job`."""
+        return self._spent(job, provider, id_space, None)
+
+    def consumer_spent_before(self, job: str, provider: str, id_space: str, consumer: str) -> Loss:
+        """Of that total, what counts to one consumer: charges that name it, and those that name nobody."""
+        return self._spent(job, provider, id_space, ("", consumer))
+
+    def _spent(self, job: str, provider: str, id_space: str, consumers: tuple[str, str] | None) -> Loss:
+        """Raises Tampered (code `ledger-measure`) where a ledger was charged in two measures."""
         end = self._charged_at(job)
-        amount = sum(
-            loss["amount"]
+        charged = [
+            Loss(measure=loss.get("measure", "pure"), amount=loss["amount"], delta0=loss.get("delta0", 0))
             for charge in self.charges.values()
-            if charge["index"] < end
+            if charge["index"] < end and (consumers is None or charge.get("consumer", "") in consumers)
             for loss in charge["losses"]
             if (loss["provider"], loss["id_space"]) == (provider, id_space)
-        )
-        return Loss(amount=amount)
+        ]
+        if len({loss.measure for loss in charged}) > 1:
+            raise Tampered(f"ledger {provider}/{id_space} was charged in two measures", code="ledger-measure")
+        return sum(charged[1:], charged[0]) if charged else Loss(amount=0)
 
     def version_before(self, job: str, dataset: str) -> VersionFact | None:
         """The newest version of a dataset that was published before the charge of `job`."""
@@ -99,9 +109,9 @@ class Followed:
             raise Tampered(f"`{party.id}` signed with keys that were revoked", code="bad-signature")
         return key
 
-    def total(self, provider: str, id_space: str) -> int:
-        """Own total of all charges on one ledger, nano-epsilon."""
-        return self.spent_before("", provider, id_space).amount
+    def total(self, provider: str, id_space: str) -> Loss:
+        """Own total of all charges on one ledger."""
+        return self.spent_before("", provider, id_space)
 
     def ledgers(self) -> set[tuple[str, str]]:
         """Every ledger that was charged."""
@@ -139,7 +149,7 @@ class Followed:
         if header.kind == "charged":
             if job in self.charges:
                 raise Tampered(f"{job} is charged twice", code="charged-twice")
-            self.charges[job] = {"index": index, "losses": _losses(header)}
+            self.charges[job] = {"index": index, "losses": _losses(header), "consumer": ids.get("consumer", "")}
         elif header.kind == "granted":
             self.grants[job] = {"index": index, "grant": ids["grant"]}
         elif header.kind == "published":
@@ -287,9 +297,9 @@ class Follower:
         if lineage.epoch is not None and followed.epoch != epoch:
             raise Tampered("the log does not open with the signed epoch", code="bad-epoch")
         for total in lineage.epoch.totals if lineage.epoch is not None else ():
-            opened = followed.charges.get(EPOCH, {"losses": []})["losses"]
-            row = {"provider": total.provider, "id_space": total.id_space, "amount": total.amount}
-            if row not in opened:
+            kept = followed.charges.get(EPOCH, {"losses": []})["losses"]
+            opened = [{"delta0": 0, "measure": "pure"} | loss for loss in kept]
+            if _row(total) not in opened:
                 raise Tampered("the log opens with other totals than were signed", code="bad-epoch")
 
     def _extend(self, kept: Followed, checkpoint: Checkpoint, seen: Frontier) -> Followed:
@@ -365,4 +375,8 @@ def was_signed(home: Home, epoch: str) -> bool:
 
 
 def _losses(header: Header) -> list[dict[str, Any]]:
-    return [{"provider": c.provider, "id_space": c.id_space, "amount": c.amount} for c in header.losses]
+    return [_row(charge) for charge in header.losses]
+
+
+def _row(c: LedgerCharge) -> dict[str, Any]:
+    return {"provider": c.provider, "id_space": c.id_space, "amount": c.amount, "delta0": c.delta0, "measure": c.measure}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,13 @@ import yaml
 
 from policies.agreement import ColumnTerm, Offer, Terms
 from policies.codec import decode, encode
-from policies.declaration import Declaration
+from policies.declaration import Declaration, parse_date
 from policies.errors import Malformed
-from policies.privacy import parse_epsilon
+from policies.privacy import PARAMETERS, Loss, Measure, parse_loss
 
-_TERMS = {
-    "assignees", "recipients", "purposes", "from", "until", "minimum_group", "epsilon_per_job", "epsilon_total", "enclaves",
-    "measurements", "columns",
-}  # fmt: skip
+_LOSSES = {"job_loss": "per_job", "total_loss": "total", "consumer_loss": "per_consumer"}
+_TERMS = {"assignees", "recipients", "purposes", "from", "until", "minimum_group", "enclaves", "measurements", "columns"}
+_LOSS_TERMS = {f"{parameter}_{bound}" for parameter in (*PARAMETERS.values(), "delta0") for bound in _LOSSES.values()}
 
 
 def read_form(path: Path) -> dict[str, Any]:
@@ -31,13 +31,70 @@ def read_form(path: Path) -> dict[str, Any]:
     return value
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without aliases, explicit tags and repeated keys: what is written is what is meant, and a small file stays small."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise yaml.YAMLError("anchors and aliases are not accepted")
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError("tags are not accepted")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep=deep)
+        if len(found) != len(node.value):
+            raise yaml.YAMLError("a key stands twice")
+        return found
+
+
+def read_declarations(path: Path) -> tuple[Declaration, ...]:
+    """Return the declarations that a YAML or JSON file lists, each with `columns` as a list or as a mapping by name.
+
+    Raises:
+        Malformed: an unreadable or too large file, aliases, tags or repeated keys, a declaration that is none, or a dataset twice.
+    """
+    try:
+        text = path.read_bytes()
+        if len(text) > MAX_SCHEMA:
+            raise Malformed(f"{path.name} is larger than {MAX_SCHEMA} bytes", code="too-large")
+        value = yaml.load(text.decode("utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        why = str(error).splitlines()[0] if isinstance(error, yaml.YAMLError) else type(error).__name__
+        raise Malformed(f"{path.name} is not a readable YAML file: {why[:200]}") from error
+    forms = value if isinstance(value, list) else [value]
+    if not all(isinstance(form, dict) for form in forms):
+        raise Malformed(f"{path.name} must hold a list of declarations")
+    found = tuple(_listed_declaration(form, f"[{number}]") for number, form in enumerate(forms))
+    if len({declaration.dataset for declaration in found}) != len(found):
+        raise Malformed(f"{path.name} declares a dataset twice")
+    return found
+
+
+MAX_SCHEMA = 4 << 20
+"""Largest file of declarations, bytes."""
+
+
+def _listed_declaration(form: dict[str, Any], where: str) -> Declaration:
+    columns = form.get("columns")
+    if isinstance(columns, dict):
+        return declaration_of(form)
+    if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
+        raise Malformed("must list columns, or map their names to their properties", where=f"{where}.columns")
+    return decode(Declaration, {**form, "columns": [_column(str(column.get("name")), column) for column in columns]}, where)
+
+
 def declaration_of(form: dict[str, Any]) -> Declaration:
     """Return the declaration that a form spells; `columns` is a mapping from name to its properties. Raises Malformed.
+
+    Dates are written as such, bounds and domains alike. A public table needs no unit, id space and rows per unit.
 
     A column's `source`, its name in the provider's own file, is for publishing only and no part of the declaration.
     """
     listed = [{"name": name, **_column(name, properties)} for name, properties in _columns(form).items()]
-    return decode(Declaration, {**form, "columns": listed})
+    nobody = {"unit": "", "id_space": "", "rows_per_unit": 1} if form.get("public") is True else {}
+    return decode(Declaration, {**nobody, **form, "columns": listed})
 
 
 def sources_of(form: dict[str, Any]) -> dict[str, str]:
@@ -79,6 +136,8 @@ def _column(name: str, properties: Any) -> dict[str, Any]:
     if not isinstance(properties, dict):
         raise Malformed("must be a mapping", where=f"columns.{name}")
     known = {key: value for key, value in properties.items() if key != "source"}
+    if known.get("type") == "date" and isinstance(known.get("domain"), list):
+        known["domain"] = [parse_date(str(value), f"columns.{name}.domain") for value in known["domain"]]
     return {key: str(value) if key in ("lower", "upper") and value is not None else value for key, value in known.items()}
 
 
@@ -100,33 +159,55 @@ def offer_of(form: dict[str, Any], declaration: Declaration, measurement: str) -
         uid=decode(str, form.get("uid"), "uid"),
         title=decode(str, form.get("title"), "title"),
         declaration=declaration,
-        terms=_terms(form["terms"], declaration.dataset, measurement),
+        terms=_terms(form["terms"], declaration, measurement),
     )
 
 
-def _terms(form: dict[str, Any], dataset: str, measurement: str) -> Terms:
-    unknown = sorted(set(form) - _TERMS)
+def _terms(form: dict[str, Any], declaration: Declaration, measurement: str) -> Terms:
+    unknown = sorted(set(form) - _TERMS - _LOSS_TERMS)
     if unknown:
-        raise Malformed(f"unknown term `{unknown[0]}`; known: {', '.join(sorted(_TERMS))}", where="terms", code="unknown-term")
+        known = ", ".join(sorted(_TERMS | _LOSS_TERMS))
+        raise Malformed(f"unknown term `{unknown[0]}`; known: {known}", where="terms", code="unknown-term")
     missing = sorted(_TERMS - {"measurements", "recipients"} - set(form))
     if missing:
         raise Malformed(f"term `{missing[0]}` is missing", where="terms")
     columns = decode(dict[str, tuple[str, ...]], form["columns"], "terms.columns")
     value = {
-        "dataset": dataset,
+        "dataset": declaration.dataset,
         "assignees": form["assignees"],
         "recipients": form.get("recipients", form["assignees"]),
         "purposes": form["purposes"],
         "not_before": _seconds(form["from"], "terms.from"),
         "not_after": _seconds(form["until"], "terms.until"),
         "minimum_group": form["minimum_group"],
-        "job_loss": encode(parse_epsilon(str(form["epsilon_per_job"]), "terms.epsilon_per_job")),
-        "total_loss": encode(parse_epsilon(str(form["epsilon_total"]), "terms.epsilon_total")),
+        **{field: encode(loss) for field, loss in _losses(form, declaration).items()},
         "enclave_kinds": form["enclaves"],
         "measurements": form.get("measurements", [measurement]),
         "columns": [encode(ColumnTerm(column=name, operations=operations)) for name, operations in columns.items()],  # type: ignore[arg-type]
     }
     return decode(Terms, value, "terms")
+
+
+def _losses(form: dict[str, Any], declaration: Declaration) -> dict[str, Loss]:
+    """The bounds on losses by field of `Terms`, in the measure that the form's terms are written in."""
+    found: dict[str, Loss] = {}
+    for field, bound in _LOSSES.items():
+        written = [(measure, f"{name}_{bound}") for measure, name in PARAMETERS.items() if f"{name}_{bound}" in form]
+        if not written and (field == "consumer_loss" or declaration.public):
+            continue
+        if len(written) != 1:
+            raise Malformed(f"give either `epsilon_{bound}` or `rho_{bound}`", where="terms")
+        (measure, name), delta0 = written[0], form.get(f"delta0_{bound}", "0")
+        found[field] = parse_loss(measure, _decimal(form[name]), _decimal(delta0), f"terms.{name}")
+    if declaration.public:  # its terms have the fields, and nothing is charged
+        known: Measure = "pure"
+        found = dict.fromkeys(("job_loss", "total_loss"), parse_loss(known, "1")) | found
+    return found
+
+
+def _decimal(value: Any) -> str:
+    """A number as YAML reads it, as a plain decimal: YAML takes 0.000001 for 1e-06."""
+    return format(Decimal(str(value)), "f") if isinstance(value, float) else str(value)
 
 
 def _seconds(value: Any, where: str) -> int:

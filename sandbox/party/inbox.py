@@ -1,4 +1,4 @@
-"""What waits for a participant: agreements to sign, runs that want its keys, releases that it has not read yet.
+"""What waits for a participant: an epoch and agreements to sign, runs that want its keys, releases that it has not read yet.
 
 The service's lists are hints: signing, brokering and reading verify for themselves.
 """
@@ -18,10 +18,10 @@ class Item:
     """One thing to do.
 
     Attributes:
-        kind: `agreement` (to sign), `key-request` (for the broker) or `release` (to read).
-        name: digest of the agreement, or id of the job.
+        kind: `epoch` or `agreement` (to sign), `key-request` (for the broker) or `release` (to read).
+        name: origin of the epoch's log, digest of the agreement, or id of the job.
         title: what it is about, as the service states it.
-        command: what to begin with, below `sandbox` and without `--home`; an agreement is looked at before it is signed.
+        command: what to begin with, below `sandbox` and without `--home`; what is to be signed is looked at first.
     """
 
     kind: str
@@ -31,11 +31,24 @@ class Item:
 
 
 def inbox(
-    home: Home, agreements: Sequence[Mapping[str, Any]], key_requests: Sequence[Mapping[str, Any]], jobs: Sequence[Mapping[str, Any]]
+    home: Home,
+    agreements: Sequence[Mapping[str, Any]],
+    key_requests: Sequence[Mapping[str, Any]],
+    jobs: Sequence[Mapping[str, Any]],
+    epoch: Mapping[str, Any] | None = None,
 ) -> tuple[Item, ...]:
-    """Return what waits for the participant of `home`, from the service's lists of its agreements, key requests and newest jobs."""
+    """Return what waits for the participant of `home`, from the service's lists of its agreements, key requests and newest jobs.
+
+    Args:
+        epoch: the newest epoch of the log and who has not signed it, where there is one. It comes first: no job is accepted before.
+    """
     me = home.participant
-    items = [
+    items = []
+    if epoch is not None and me in epoch["waiting_for"]:
+        found = epoch["epoch"]
+        title = f"the log begins anew, epoch {found['number']}"
+        items.append(Item(kind="epoch", name=str(found["log"]["origin"]), title=title, command="party epoch show"))
+    items += [
         Item(kind="agreement", name=str(a["digest"]), title=str(a["document"]["sb:title"]), command=f"agreement show {a['digest']}")
         for a in agreements
         if me in a["waiting_for"]

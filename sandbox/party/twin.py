@@ -33,6 +33,8 @@ def make_twin(declaration: Declaration, *, rows: int, seed: int, units: int | No
     Raises:
         Malformed: the declaration allows no such table: too many or too few rows for the units, or more units than values of the unit.
     """
+    if declaration.public:
+        return _public_twin(declaration, rows, seed, units)
     key = [declaration.column(name) for name in declaration.unique_key if name != declaration.unit]
     most = min(declaration.rows_per_unit, math.prod(_size(column) for column in key))
     people = units if units is not None else max(1, -(-rows // max(1, (most + 1) // 2)))
@@ -45,11 +47,31 @@ def make_twin(declaration: Declaration, *, rows: int, seed: int, units: int | No
         for cells in _keys(f"{seed}/{declaration.id_space}/{unit}", key, count):
             for column, cell in zip(key, cells, strict=True):
                 columns[column.name].append(cell)
+    _fill(columns, declaration, rows, seed)
+    return columns
+
+
+def _public_twin(declaration: Declaration, rows: int, seed: int, units: int | None) -> dict[str, list[Cell]]:
+    """As many distinct keys as rows: where there are as many as possible, every key that a protected table can hold."""
+    key = [declaration.column(name) for name in declaration.unique_key]
+    most = math.prod(_size(column) for column in key)
+    if units is not None:
+        raise Malformed("a public table has no privacy units", where="units")
+    if rows > most:
+        raise Malformed(f"the unique key of `{declaration.dataset}` has {most} values", where="rows")
+    columns: dict[str, list[Cell]] = {column.name: [] for column in declaration.columns}
+    for cells in _keys(f"{seed}/{declaration.dataset}", key, rows):
+        for column, cell in zip(key, cells, strict=True):
+            columns[column.name].append(cell)
+    _fill(columns, declaration, rows, seed)
+    return columns
+
+
+def _fill(columns: dict[str, list[Cell]], declaration: Declaration, rows: int, seed: int) -> None:
     for column in declaration.columns:
         if column.name not in declaration.unique_key:
             draw = random.Random(f"{seed}/{declaration.dataset}/{column.name}")
             columns[column.name] = [_cell(column, draw) for _ in range(rows)]
-    return columns
 
 
 def _require_possible(declaration: Declaration, rows: int, units: int, most: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 from enclaves.kit.appraisal import release_info
 from enclaves.kit.sealing import SealingKey
@@ -10,17 +11,23 @@ from policies.agreement import Agreement
 from policies.canonical import digest, parse_json
 from policies.codec import decode, encode
 from policies.errors import ReleaseWithheld, Tampered
-from policies.grant import grant_digest
+from policies.grant import Grant, grant_digest
 from policies.plan import parse_plan
 from policies.request import JobRequest
-from policies.statement import Release
+from policies.statement import AnyRelease
 from sandbox.audit.receipt import Receipt, verify_receipt
 
 
 def verify_release(
-    receipt: Receipt, sealed: bytes, agreement: Agreement, request: JobRequest, key_of: Callable[[str], SealingKey]
-) -> Release:
-    """Return the opened release of one's own request.
+    receipt: Receipt,
+    sealed: bytes,
+    agreement: Agreement,
+    request: JobRequest,
+    key_of: Callable[[str], SealingKey],
+    *,
+    job: str | None = None,
+) -> AnyRelease:
+    """Return the opened release of one's own request; where a receipt repeats an earlier job's, of that job's request.
 
     The receipt must hold, the grant must be for this very request and for the plan that its SQL means here, and the opened release must
     carry the granted statistics and loss.
@@ -33,17 +40,35 @@ def verify_release(
         Tampered, EvidenceRejected, Malformed: what failed.
     """
     verified = verify_receipt(receipt, agreement, sealed)
+    if job not in (None, verified.job):
+        raise Tampered("the service sent another job's release", code="receipt-request")
     grant = receipt.grant
     if grant.request != digest(encode(request)) or grant.recipient.id != request.consumer:
         raise Tampered("the receipt answers another request", code="receipt-request")
-    if grant.plan != parse_plan(request.sql, agreement.by_dataset) or grant.loss != request.loss:
+    # A grant of an earlier law has a plan that only its own parser makes: its SQL is bound by the request's digest, and every broker
+    # derived the plan before it gave keys.
+    current = isinstance(grant, Grant)
+    if grant.loss != request.loss or (current and grant.plan != parse_plan(request.sql, agreement.by_dataset)):
         raise Tampered("the grant is for another plan or loss than requested", code="receipt-plan")
     withheld = verified.receipt.statement.statement.withheld
     if withheld is not None:
         raise ReleaseWithheld(f"the gate withheld the release: {withheld}", code=withheld)
     plain = key_of(grant.recipient.sealing_key).open(sealed, release_info(grant_digest(grant)))
     length = int.from_bytes(plain[:4], "big")
-    release = decode(Release, parse_json(plain[4 : 4 + length], limit=16 << 20))
+    release: AnyRelease = decode(cast(Any, AnyRelease), parse_json(plain[4 : 4 + length], limit=16 << 20))
     if release.grant != grant_digest(grant) or release.statistics != grant.statistics or release.loss != grant.loss:
         raise Tampered("the opened release is not the granted one", code="release-grant")
     return release
+
+
+def require_same_question(asked: JobRequest, earlier: JobRequest, agreement: Agreement) -> None:
+    """Raise Tampered (code `receipt-request`) unless two requests of one's own differ in nothing but id and spelling of the SQL."""
+    same = (asked.agreement, asked.consumer, asked.purpose, asked.loss) == (
+        earlier.agreement,
+        earlier.consumer,
+        earlier.purpose,
+        earlier.loss,
+    )
+    declarations = agreement.by_dataset
+    if not same or parse_plan(asked.sql, declarations) != parse_plan(earlier.sql, declarations):
+        raise Tampered("the service repeats the answer to another question", code="receipt-request")

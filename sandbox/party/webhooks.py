@@ -31,14 +31,14 @@ class Notice:
     """A verified notice.
 
     Attributes:
-        type: `agreement` (to sign), `key-request` (for the broker) or `release` (to read).
+        type: `agreement` or `epoch` (to sign), `key-request` (for the broker) or `release` (to read).
         id: the same however often it is sent.
-        subject: digest of the agreement, or id of the job.
+        subject: digest of the agreement or epoch, or id of the job.
         at: when it came to wait, milliseconds since 1970, as the service says.
         service: origin of the service's log.
     """
 
-    type: Literal["agreement", "key-request", "release"]
+    type: Literal["agreement", "key-request", "release", "epoch"]
     id: str
     participant: str
     subject: str

@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from enclaves.kit.envelope import Signed
 from policies.codec import decode
-from policies.decide import Decision
 from policies.entries import LedgerCharge
-from policies.grant import Grant
+from policies.errors import Conflict
+from policies.finding import Decision
+from policies.grant import AnyGrant, AnyPlan
 from policies.privacy import Loss
-from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.jobs.states import Job, JobState, KeyRequest, Positions, StoredRelease, require_transition
 from sandbox.store.exchange import parsed, to_text
 from sandbox.store.once import insert_once
-from sandbox.store.schema import jobs, key_requests, ledgers, releases
+from sandbox.store.schema import consumer_charges, jobs, key_requests, ledgers, releases
+
+_PLAN, _GRANT = cast(Any, AnyPlan), cast(Any, AnyGrant)  # types by name, as a union is no type to mypy
 
 # Statements of every request, built once: building one costs as much as running it on SQLite.
 _JOB = select(jobs).where(jobs.c.id == bindparam("id"))
@@ -47,29 +49,63 @@ class JobTables:
             if row is None:
                 insert_once(self.connection, ledgers, provider=provider, id_space=id_space, amount=0, delta0=0)
                 row = self.connection.execute(query).one()
-            spent[provider, id_space] = Loss(amount=int(row.amount), delta0=int(row.delta0))
+            spent[provider, id_space] = _loss(row)
         return spent
 
-    def charge(self, charges: Iterable[LedgerCharge]) -> None:
-        """Add charges to ledgers that `lock_ledgers` holds."""
+    def charge(self, charges: Iterable[LedgerCharge], consumer: str) -> None:
+        """Add charges to ledgers that `lock_ledgers` holds.
+
+        Args:
+            consumer: whom they are for; empty for charges that count to every consumer.
+
+        Raises:
+            Conflict: code `ledger-measure`, for a charge in another measure than the ledger's first.
+        """
         for charge in charges:
-            self.connection.execute(
+            one_measure = (ledgers.c.measure == charge.measure) | ((ledgers.c.amount == 0) & (ledgers.c.delta0 == 0))
+            done = self.connection.execute(
                 update(ledgers)
-                .where(ledgers.c.provider == charge.provider, ledgers.c.id_space == charge.id_space)
-                .values(amount=ledgers.c.amount + charge.amount, delta0=ledgers.c.delta0 + charge.delta0)
+                .where(ledgers.c.provider == charge.provider, ledgers.c.id_space == charge.id_space, one_measure)
+                .values(amount=ledgers.c.amount + charge.amount, delta0=ledgers.c.delta0 + charge.delta0, measure=charge.measure)
+            )
+            if done.rowcount != 1:
+                raise Conflict(f"ledger {charge.provider}/{charge.id_space} pays in another measure", code="ledger-measure")
+            if not consumer:
+                continue
+            named = {"provider": charge.provider, "id_space": charge.id_space, "consumer": consumer}
+            insert_once(self.connection, consumer_charges, **named, amount=0, delta0=0)
+            self.connection.execute(
+                update(consumer_charges)
+                .where(*(consumer_charges.c[name] == value for name, value in named.items()))
+                .values(amount=consumer_charges.c.amount + charge.amount, delta0=consumer_charges.c.delta0 + charge.delta0)
             )
 
-    def raise_ledgers(self, totals: Mapping[tuple[str, str], int]) -> None:
-        """Raise ledgers to totals in nano-epsilon by provider and id space; one that has paid as much is left alone."""
-        for (provider, id_space), loss in self.lock_ledgers(sorted(totals)).items():
-            more = totals[provider, id_space] - loss.amount
-            if more > 0:
-                self.charge([LedgerCharge(provider=provider, id_space=id_space, amount=more)])
+    def raise_ledgers(self, totals: Mapping[tuple[str, str], Loss]) -> None:
+        """Raise what ledgers have paid, by provider and id space; one that has paid as much is left alone.
+
+        Raises:
+            Conflict: code `ledger-measure`, for a total in another measure than the ledger's.
+        """
+        for (provider, id_space), paid in self.lock_ledgers(sorted(totals)).items():
+            wanted = totals[provider, id_space]
+            amount, delta0 = max(0, wanted.amount - paid.amount), max(0, wanted.delta0 - paid.delta0)
+            missing = LedgerCharge(provider=provider, id_space=id_space, amount=amount, delta0=delta0, measure=wanted.measure)
+            self.charge([missing], "")
 
     def spent(self) -> dict[tuple[str, str], Loss]:
         """What every ledger has paid."""
         rows = self.connection.execute(_LEDGERS)
-        return {(row.provider, row.id_space): Loss(amount=int(row.amount), delta0=int(row.delta0)) for row in rows}
+        return {(row.provider, row.id_space): _loss(row) for row in rows}
+
+    def spent_for(self, consumer: str, spent: Mapping[tuple[str, str], Loss]) -> dict[tuple[str, str], Loss]:
+        """Of what ledgers have `spent`, the part that counts to a consumer: all that is charged to nobody else by name."""
+        found = dict(spent)
+        for row in self.connection.execute(select(consumer_charges).where(consumer_charges.c.consumer != consumer)):
+            ledger = (row.provider, row.id_space)
+            if ledger in found:
+                left = found[ledger]
+                found[ledger] = replace(left, amount=left.amount - int(row.amount), delta0=left.delta0 - int(row.delta0))
+        return found
 
     def add_job(self, job: Job) -> None:
         """Store a new job with its decision."""
@@ -92,6 +128,7 @@ class JobTables:
                 worker="",
                 lease_until=0.0,
                 created_at=job.created_at,
+                question=job.question,
             )
         )
 
@@ -113,6 +150,12 @@ class JobTables:
     def job_by_request(self, consumer: str, request_id: str) -> Job | None:
         """The job that a consumer's request id made."""
         return self._one_job((jobs.c.consumer == consumer) & (jobs.c.request_id == request_id))
+
+    def answered(self, question: str) -> Job | None:
+        """The first job that released an answer to a question, by a run of its own."""
+        query = select(jobs).where(jobs.c.question == question, jobs.c.state == "released", jobs.c.grant_document.is_not(None))
+        row = self.connection.execute(query.order_by(jobs.c.created_at, jobs.c.id).limit(1)).one_or_none()
+        return None if row is None else job_of(row)
 
     def move_job(self, job: Job, state: JobState, *, positions: Positions | None = None, code: str = "") -> Job:
         """Move a held job to `state`. Raises Conflict where the table of states forbids it or another process moved it first."""
@@ -213,6 +256,10 @@ class JobTables:
         return None if row is None else job_of(row)
 
 
+def _loss(row: Any) -> Loss:
+    return Loss(measure=row.measure, amount=int(row.amount), delta0=int(row.delta0))
+
+
 def job_of(row: Any) -> Job:
     """The job that a row holds."""
     request, signed = _parsed_request(row.signed)
@@ -222,15 +269,16 @@ def job_of(row: Any) -> Job:
         request=request,
         request_digest=row.request_digest,
         signed=signed,
-        plan=parsed(Plan, row.plan),
+        plan=parsed(_PLAN, row.plan),
         facts=parsed(Facts, row.facts),
         decision=parsed(Decision, row.decision),
-        grant=parsed(Grant, row.grant_document) if row.grant_document else None,
+        grant=parsed(_GRANT, row.grant_document) if row.grant_document else None,
         evidence=parsed(SignedEvidence, row.evidence) if row.evidence else None,
         positions=parsed(Positions, row.positions),
         code=row.code,
         worker=row.worker,
         created_at=int(row.created_at),
+        question=row.question,
     )
 
 

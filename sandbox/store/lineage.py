@@ -14,6 +14,7 @@ from sandbox.store.once import insert_once
 from sandbox.store.schema import (
     agreements,
     checkpoints,
+    consumer_charges,
     entries,
     epoch_signatures,
     epochs,
@@ -105,9 +106,11 @@ class LineageTables:
             self.connection.execute(insert(former_entries).values(**values))
             if parse_header(data).kind in kinds:
                 carried.append((data, None if row.salt is None else (row.salt, row.body, row.agreement)))
-        for table in (openings, entries, tree_nodes, checkpoints):
+        # The new log opens with totals that name no consumer, and holds no earlier answer that could be repeated.
+        for table in (openings, entries, tree_nodes, checkpoints, consumer_charges):
             self.connection.execute(delete(table))
         self.connection.execute(update(log_state).where(log_state.c.id == 1).values(size=0))
+        self.connection.execute(update(jobs).values(question=""))
         self.connection.execute(update(jobs).where(jobs.c.state.in_(("charged", "running"))).values(state="failed", code="worker-died"))
         self.replace_setting("log_origin", epoch.log.origin)
         self.replace_setting("log_key", epoch.log.key)

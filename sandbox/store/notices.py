@@ -7,8 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
+from policies.canonical import digest
 from sandbox.jobs.notices import Notice, NoticeKind, NoticeState, Webhook, notice_id
-from sandbox.store.schema import agreement_parties, jobs, key_requests, notices, webhooks
+from sandbox.store.exchange import from_text
+from sandbox.store.schema import agreement_parties, epoch_signatures, epochs, jobs, key_requests, notices, webhooks
 
 
 class NoticeTables:
@@ -110,9 +112,18 @@ class NoticeTables:
                 jobs.c.id == asked.job,
                 jobs.c.state == "running",
             )
+        elif row.kind == "epoch":
+            return self._epoch_waits(row)
         else:
             return True
         return bool(self.connection.execute(select(condition)).scalar_one())
+
+    def _epoch_waits(self, row: Any) -> bool:
+        newest = self.connection.execute(select(epochs).order_by(epochs.c.number.desc()).limit(1)).one_or_none()
+        if newest is None or newest.complete or digest(from_text(newest.document)) != row.subject:
+            return False
+        own = epoch_signatures.c.number == newest.number, epoch_signatures.c.participant == row.participant
+        return not self.connection.execute(select(exists().where(*own))).scalar_one()
 
 
 def notice_of(row: Any) -> Notice:

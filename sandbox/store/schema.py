@@ -126,7 +126,19 @@ ledgers = Table(
     Column("id_space", String(60), nullable=False),
     Column("amount", BigInteger, nullable=False),
     Column("delta0", BigInteger, nullable=False),
+    Column("measure", String(10), nullable=False, server_default="pure"),
     PrimaryKeyConstraint("provider", "id_space"),
+)
+
+consumer_charges = Table(
+    "consumer_charges",
+    metadata,
+    Column("provider", String(40), nullable=False),
+    Column("id_space", String(60), nullable=False),
+    Column("consumer", String(40), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("delta0", BigInteger, nullable=False),
+    PrimaryKeyConstraint("provider", "id_space", "consumer"),
 )
 
 jobs = Table(
@@ -149,6 +161,7 @@ jobs = Table(
     Column("worker", String(80), nullable=False),
     Column("lease_until", Float, nullable=False),
     Column("created_at", BigInteger, nullable=False, index=True),
+    Column("question", String(71), nullable=False, index=True, server_default=""),
     UniqueConstraint("consumer", "request_id"),
 )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 from flask import Flask, Response, request
 from werkzeug.routing import BaseConverter
 
@@ -22,12 +25,18 @@ class DigestConverter(BaseConverter):
     regex = PATTERNS["require_digest"]
 
 
+@cache
+def _description() -> dict[str, Any]:
+    """The API's description: the same for every application, and not made before somebody asks."""
+    return describe(OPERATIONS)
+
+
 def make_app(host: Host) -> Flask:
     """Return the WSGI application. It holds no state besides `host` and the number of its open event streams."""
     app = Flask("sandbox", static_folder=None)
     app.extensions["sandbox"] = host
     app.extensions["sandbox-streams"] = Streams()
-    app.extensions["sandbox-openapi"] = describe(OPERATIONS)
+    app.extensions["sandbox-openapi"] = _description
     app.config["SANDBOX_JSON_BYTES"] = host.config.json_bytes
     app.url_map.strict_slashes = True
     app.url_map.converters["digest"] = DigestConverter

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from flask import Response, current_app, render_template_string
@@ -58,19 +60,26 @@ PAGE_POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri '
 
 def openapi(_call: Call[Query, None]) -> Response:
     """The description of this API."""
-    return Response(canonical(description()), mimetype="application/json")
+    return Response(_document(current_app.extensions["sandbox-openapi"]), mimetype="application/json")
 
 
 def docs(_call: Call[Query, None]) -> Response:
     """The description of this API as a page."""
-    page = render_template_string(PAGE, api=description(), style=STYLE, pretty=_pretty, name_of=_name_of)
+    page = _page(current_app.extensions["sandbox-openapi"])
     return Response(page, mimetype="text/html", headers={"Content-Security-Policy": PAGE_POLICY})
 
 
-def description() -> dict[str, Any]:
-    """The OpenAPI document of the running application."""
-    found: dict[str, Any] = current_app.extensions["sandbox-openapi"]
-    return found
+# Anybody may ask for them, so they are written once.
+
+
+@cache
+def _document(describe: Callable[[], dict[str, Any]]) -> bytes:
+    return canonical(describe())
+
+
+@cache
+def _page(describe: Callable[[], dict[str, Any]]) -> str:
+    return render_template_string(PAGE, api=describe(), style=STYLE, pretty=_pretty, name_of=_name_of)
 
 
 def _pretty(value: Any) -> str:

@@ -9,28 +9,12 @@ from flask import Response, request
 from policies.errors import Malformed, NotFound, TooLarge
 from sandbox.exchange import agreements, datasets, epochs, participants, rotation
 from sandbox.jobs.notices import public_text
+from sandbox.web.answers import agreement_view, dataset_view, ledger_view, offer_view, reply, version_view
 from sandbox.web.auth import host
 from sandbox.web.models import AdmissionBody, AgreementsQuery, OfProvider, Paged, Query, RotationBody, SignedOnly, cursor_of, read_bytes
 from sandbox.web.operation import Call
 from sandbox.web.ops import within_quota
-from sandbox.web.views import (
-    Admitted,
-    Agreements,
-    Datasets,
-    EnclaveView,
-    Ledgers,
-    LedgerView,
-    LogView,
-    Offers,
-    Participants,
-    ServiceView,
-    Uploaded,
-    agreement_view,
-    dataset_view,
-    offer_view,
-    reply,
-    version_view,
-)
+from sandbox.web.views import Admitted, Agreements, Datasets, EnclaveView, Ledgers, LogView, Offers, Participants, ServiceView, Uploaded
 
 CHUNK = 1 << 20
 
@@ -170,8 +154,6 @@ def ledgers(call: Call[Query, None]) -> Response:
         found, spent = tx.terms_of(call.who.id), tx.spent()
     names = {(declared.provider, declared.id_space) for agreement in found for declared in agreement.declarations}
     rows = [
-        LedgerView(provider=provider, id_space=id_space, spent=spent[provider, id_space])
-        for provider, id_space in sorted(names)
-        if (provider, id_space) in spent
+        ledger_view(provider, id_space, spent[provider, id_space]) for provider, id_space in sorted(names) if (provider, id_space) in spent
     ]
     return reply(Ledgers(ledgers=tuple(rows)))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from flask import Response
 
 from policies.codec import decode
-from policies.decide import refusal
 from policies.errors import Conflict, Malformed, NotFound
+from policies.finding import refusal
 from policies.request import JobRequest
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
 from sandbox.jobs import handout, keys, submit
 from sandbox.jobs.states import FINAL, Job
+from sandbox.web.answers import job_view, key_request_view, reply
 from sandbox.web.auth import host
 from sandbox.web.models import ChallengeBody, CheckBody, JobsQuery, KeysBody, Paged, Query, SignedOnly, cursor_of
 from sandbox.web.operation import Call
 from sandbox.web.problems import of_error
-from sandbox.web.views import Checked, Jobs, KeyRequests, KeyStateView, SealedRelease, job_view, key_request_view, reply
+from sandbox.web.views import Checked, Jobs, KeyRequests, KeyStateView, SealedRelease
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
@@ -30,9 +32,17 @@ def check(call: Call[Query, CheckBody]) -> Response:
     if request.consumer != call.who.id:
         raise NotFound("a request is made in one's own name")
     preview = submit.check(host(), call.who, request)
+    accuracy = submit.foresee(preview, request, rows=call.body.rows, half_widths=call.body.half_widths or {})
+    failed = [finding for finding in preview.decision.findings if not finding.allowed]
     return reply(
         Checked(
             allowed=preview.decision.allowed,
+            accepted=preview.decision.allowed,
+            reason=refusal(preview.decision).message if failed else "",
+            outputs=accuracy.outputs,
+            loss=request.loss if preview.facts.repeats is None else replace(request.loss, amount=0, delta0=0),
+            remaining=accuracy.remaining,
+            needed=accuracy.needed,
             plan=preview.plan,
             facts=preview.facts,
             decision=preview.decision,

@@ -7,10 +7,11 @@ from flask import Response
 from policies.errors import Malformed, NotFound
 from sandbox.audit import merkle
 from sandbox.audit.tiles import TILE_HEIGHT, TILE_WIDTH, pack_entries, parse_tile_path, tile_hashes
+from sandbox.web.answers import reply
 from sandbox.web.auth import host
 from sandbox.web.models import Query, RangeQuery
 from sandbox.web.operation import Call
-from sandbox.web.views import ConsistencyProof, Entries, Health, LineageView, Openings, reply
+from sandbox.web.views import ConsistencyProof, Entries, Health, LineageView, Openings
 
 MAX_PAGE = 1000
 

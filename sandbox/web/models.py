@@ -63,9 +63,14 @@ class SignedOnly(Body):
 
 
 class CheckBody(Body):
-    """A job request to be decided without charge; it need not be signed."""
+    """A job request to be decided without charge; it need not be signed.
+
+    `rows` of a cell are assumed for what is a ratio of noised sums; `half_widths` by output ask for the loss that they would need.
+    """
 
     request: dict[str, Any]
+    rows: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    half_widths: Annotated[dict[str, Annotated[str, Field(max_length=40)]], Field(max_length=100)] | None = None
 
 
 class ChallengeBody(Body):

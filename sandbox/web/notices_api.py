@@ -5,10 +5,11 @@ from __future__ import annotations
 from flask import Response
 
 from sandbox.jobs.notices import parse_target
+from sandbox.web.answers import notice_view, reply
 from sandbox.web.auth import host
 from sandbox.web.models import NoticesQuery, Query, WebhookBody, cursor_of
 from sandbox.web.operation import Call
-from sandbox.web.views import Notices, WebhookView, notice_view, reply
+from sandbox.web.views import Notices, WebhookView
 
 
 def set_webhook(call: Call[Query, WebhookBody]) -> Response:

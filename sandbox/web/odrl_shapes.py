@@ -7,7 +7,7 @@ from typing import Any
 from policies.agreement import ColumnTerm, LogIdentity, Party
 from policies.declaration import Declaration
 from policies.names import PATTERNS
-from policies.odrl import CONTEXT, OPERANDS, PROFILE
+from policies.odrl import CONTEXT, OPERANDS, OPTIONAL, PROFILE
 
 _NAME = {"type": "string", "pattern": f"^{PATTERNS['require_name']}$"}
 _DATASET = {"type": "string", "pattern": f"^{PATTERNS['require_dataset']}$"}
@@ -25,7 +25,7 @@ _PERMISSION = _object(
         "action": {"const": "sb:aggregate"},
         "constraint": {
             "type": "array",
-            "minItems": len(OPERANDS),
+            "minItems": len(OPERANDS) - len(OPTIONAL),
             "maxItems": len(OPERANDS),
             "items": {
                 "anyOf": [

@@ -17,9 +17,9 @@ from policies.errors import Forbidden, SandboxError
 from sandbox.audit.checkpoint import open_checkpoint
 from sandbox.exchange.records import Participant
 from sandbox.host import Host
+from sandbox.web.answers import reply
 from sandbox.web.limits import Buckets
 from sandbox.web.metrics import CONTENT_TYPE, Metrics
-from sandbox.web.views import reply
 
 PROBES = ("/healthz", "/readyz", "/metrics")
 """Not limited in rate: whoever watches the service must see it when it is busy."""

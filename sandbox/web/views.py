@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from flask import Response
-
-from enclaves.kit.appraisal import UNITS_OF_TRUST
 from enclaves.kit.envelope import Signed
-from policies.codec import members
-from policies.decide import Decision
+from policies.accuracy import Expected
 from policies.declaration import Declaration
 from policies.documents import AgreementSignature, VersionManifest
 from policies.entries import Opening
-from policies.grant import Grant, grant_digest
+from policies.finding import Decision
+from policies.grant import AnyGrant, AnyPlan, Grant
 from policies.lineage import LogLink
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.statement import SignedEvidence
 from sandbox.audit.receipt import Receipt
-from sandbox.exchange.records import Dataset, Participant, StoredAgreement, StoredOffer, Version
-from sandbox.jobs.notices import Notice, NoticeKind, NoticeState
-from sandbox.jobs.states import Job, JobState, KeyRequest, KeyState, Positions
+from sandbox.exchange.records import Participant
+from sandbox.jobs.notices import NoticeKind, NoticeState
+from sandbox.jobs.states import JobState, KeyState, Positions
+from sandbox.jobs.submit import Remaining
 from sandbox.web.odrl_shapes import AGREEMENT, OFFER
 from sandbox.web.shapes import Document
 
@@ -173,11 +169,19 @@ class Agreements:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerView:
-    """What one ledger has paid."""
+    """What one ledger has paid.
+
+    Attributes:
+        epsilon: for which what is spent is (epsilon, delta)-differentially private, as a decimal string; empty where delta0 has used up
+            delta. For people; bounds are in the ledger's own measure.
+        delta: a decimal string; 0 in a `pure` ledger without delta0.
+    """
 
     provider: str
     id_space: str
     spent: Loss
+    epsilon: str
+    delta: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,9 +193,23 @@ class Ledgers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """A decision that nothing was charged for; `grant` is what a submission would get now."""
+    """A decision that nothing was charged for; `grant` is what a submission would get now.
+
+    Attributes:
+        allowed, accepted: the same; `reason` says why not, in words.
+        outputs: the noise that the aggregates would have; empty where no schedule answers the query.
+        loss: what a submission would be charged: nothing for a question that was answered before.
+        remaining: of the strictest bound of every ledger that the query charges, before it.
+        needed: the smallest loss with which all outputs keep to the half-widths asked for; null if none does or none was asked for.
+    """
 
     allowed: bool
+    accepted: bool
+    reason: str
+    outputs: tuple[Expected, ...]
+    loss: Loss
+    remaining: tuple[Remaining, ...]
+    needed: Loss | None
     plan: Plan
     facts: Facts
     decision: Decision
@@ -214,10 +232,10 @@ class JobView:
     agreement: str
     consumer: str
     signed: Annotated[Signed, Document(purpose="job-request", body=JobRequest)]
-    plan: Plan
+    plan: AnyPlan
     facts: Facts
     decision: Decision
-    grant: Grant | None
+    grant: AnyGrant | None
     grant_digest: str | None
     evidence: SignedEvidence | None
     trust: str
@@ -279,7 +297,7 @@ class NoticeView:
 
     Attributes:
         id: the same however often it is sent.
-        subject: digest of the agreement, or id of the job.
+        subject: digest of the agreement or epoch, or id of the job.
         at: when it came to wait, milliseconds since 1970.
         next_at: when a waiting one is sent next, milliseconds since 1970.
     """
@@ -327,83 +345,3 @@ class ConsistencyProof:
     """A consistency proof (RFC 9162 section 2.1.4), hashes in hex."""
 
     proof: tuple[str, ...]
-
-
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":"), default=members)
-"""The interpreter's own encoder, many times as fast as `canonical`: what is answered was held to its types when it was stored."""
-
-
-def reply(value: Any, status: int = 200) -> Response:
-    """Return `value`, a dataclass or a plain JSON value, as a JSON response: compact, with sorted keys, so that equal values are equal."""
-    return Response(_JSON.encode(value).encode(), status=status, mimetype="application/json")
-
-
-_grant_digest = lru_cache(maxsize=1024)(grant_digest)
-
-
-def dataset_view(dataset: Dataset) -> DatasetView:
-    """A dataset as it is answered."""
-    return DatasetView(dataset=dataset.declaration.dataset, newest=dataset.newest, signed=dataset.signed)
-
-
-def version_view(version: Version) -> VersionView:
-    """A version as it is answered."""
-    return VersionView(
-        dataset=version.dataset, version=version.version, file_digest=version.file_digest, size=version.size, signed=version.signed
-    )
-
-
-def offer_view(offer: StoredOffer) -> OfferView:
-    """An offer as it is answered."""
-    return OfferView(digest=offer.digest, signed=offer.signed)
-
-
-def agreement_view(agreement: StoredAgreement) -> AgreementView:
-    """An agreement as it is answered."""
-    return AgreementView(
-        digest=agreement.digest,
-        state=agreement.state,
-        proposed_by=agreement.proposed_by,
-        waiting_for=agreement.waiting_for,
-        document=agreement.document,
-        signatures=agreement.signatures,
-    )
-
-
-def job_view(job: Job) -> JobView:
-    """A job as it is answered."""
-    return JobView(
-        id=job.id,
-        state=job.state,
-        code=job.code,
-        agreement=job.request.agreement,
-        consumer=job.request.consumer,
-        signed=job.signed,
-        plan=job.plan,
-        facts=job.facts,
-        decision=job.decision,
-        grant=job.grant,
-        grant_digest=None if job.grant is None else _grant_digest(job.grant),
-        evidence=job.evidence,
-        trust=UNITS_OF_TRUST[job.facts.enclave_kind],
-        positions=job.positions,
-        created_at=job.created_at,
-    )
-
-
-def notice_view(notice: Notice) -> NoticeView:
-    """A notice as it is answered."""
-    return NoticeView(
-        id=notice.id,
-        kind=notice.kind,
-        subject=notice.subject,
-        at=notice.at,
-        state=notice.state,
-        attempts=notice.attempts,
-        next_at=notice.next_at,
-    )
-
-
-def key_request_view(request: KeyRequest, job: Job) -> KeyRequestView:
-    """A key request as it is answered."""
-    return KeyRequestView(state=request.state, nonce=request.nonce, job=job_view(job))

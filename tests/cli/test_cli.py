@@ -233,7 +233,7 @@ def test_a_check_says_what_would_be_charged_and_charges_nothing(terminal: Termin
     before = terminal.service.spent("insurer")
     allowed = terminal.json("job", "check", *terminal.request(epsilon="0.5"))
     assert allowed["accepted"] is True
-    assert {item["quantity"] for item in allowed["grant"]["statistics"]} == {"units", "rows", "sum"}
+    assert {item["measured"]["quantity"] for item in allowed["grant"]["statistics"]} == {"units", "rows", "sum"}
     text = terminal.process("job", "check", *terminal.request(sql="-"), stdin="SELECT COUNT(*) FROM clinic.care WHERE remark = 'x'").stdout
     assert "DENY" in text
     assert "denied; nothing was charged" in text
@@ -316,7 +316,6 @@ def test_an_epsilon_that_is_no_plain_positive_decimal_is_the_callers_to_fix(term
 
 def test_what_the_caller_must_fix_exits_2(terminal: Terminal) -> None:
     terminal.fails(FIX_IT, "sql", "job", "submit", *terminal.request(sql="DROP TABLE insurer.plans"))
-    terminal.fails(FIX_IT, "raw-column", "job", "check", *terminal.request(sql="SELECT medical_spend FROM insurer.plans"))
     terminal.fails(FIX_IT, "not-found", "job", "show", "--home", terminal.home("institute"), "job-00000000000000000000")
     terminal.fails(FIX_IT, "not-found", "job", "release", "--home", terminal.home("insurer"), terminal.job)
     terminal.fails(FIX_IT, "not-found", "job", "show", "--home", str(terminal.folder / "nobody"))
@@ -325,6 +324,17 @@ def test_what_the_caller_must_fix_exits_2(terminal: Terminal) -> None:
                    "--url", terminal.service.url, "--code", "x" * 30)  # fmt: skip
     error = terminal.run("job", "show", "--home", terminal.home("institute"), "job-00000000000000000000", exits=FIX_IT)
     assert error.stderr.startswith("error (not-found): ")
+
+
+def test_a_check_of_what_has_no_plan_says_why_on_both_ways_out(terminal: Terminal) -> None:
+    before = terminal.service.state()
+    done = terminal.run("job", "check", *terminal.request(sql="SELECT medical_spend FROM insurer.plans"), "--json", exits=FIX_IT)
+    error, verdict = json.loads(done.stderr), json.loads(done.stdout)
+    assert error["error"] == "raw-column"
+    assert verdict["accepted"] is False
+    assert verdict["reason"] == error["message"]
+    assert verdict["outputs"] == verdict["remaining"] == []
+    assert terminal.service.state() == before
 
 
 def test_files_that_are_not_what_they_should_be_exit_2(terminal: Terminal) -> None:

@@ -1,198 +1,223 @@
-"""Intervals hold what they say: exact for counts and sums, simulated for averages, and never wider than they need to be."""
+"""Intervals hold what they say for both noises: exact for counts and sums, simulated for all else."""
 
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, Decimal, localcontext
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enclaves.intervals import half_width, half_width_of_difference, ratio, tail_of_difference
+from enclaves.figures import figures_of
+from enclaves.intervals import Noise, half_width, half_width_of, quantile, ratio, tail, tail_of_difference
+from policies.declaration import Column, Declaration
+from policies.expression import Ref
+from policies.privacy import NANO, SCALE_UNIT, Loss
+from policies.query import AggregateOutput, Plan, Table
+from policies.schedule import schedule
+from policies.shape import shape
+from tests.support.queries import LEFT
 
 SEED = 20_260_601
-DRAWS = 3_000
+DRAWS = 2_000
 SLACK = 4 * math.sqrt(0.05 * 0.95 / DRAWS)
 """Four standard deviations of a simulated coverage of 95 %."""
 
 
-def noise(draw: np.random.Generator, scale: float, count: int) -> np.ndarray:
-    """Discrete Laplace draws: the difference of two geometric variables with success probability 1 - exp(-1 / scale)."""
-    p = 1.0 - math.exp(-1.0 / scale)
+def drawn(draw: np.random.Generator, noise: Noise, count: int) -> np.ndarray:
+    """Draws of the same distributions: a difference of two geometric variables, a rounded normal one (for sigma well above 1)."""
+    if noise.mechanism == "gaussian":
+        return np.rint(draw.normal(0.0, noise.scale, count)).astype(np.int64)
+    p = 1.0 - math.exp(-1.0 / noise.scale)
     return draw.geometric(p, count) - draw.geometric(p, count)
 
 
-def outside(t: int, scale: float) -> float:
-    """P(|X| > t) for discrete Laplace X, by summing its probabilities."""
-    p = math.exp(-1.0 / scale)
-    return 1.0 - sum((1.0 - p) / (1.0 + p) * p ** abs(value) for value in range(-t, t + 1))
+def outside(t: int, noise: Noise) -> float:
+    """P(|X| > t), by summing probabilities."""
+    reach = t + int(40 * noise.scale) + 40
+    if noise.mechanism == "laplace":
+        weights = [math.exp(-x / noise.scale) for x in range(reach)]
+    else:
+        weights = [math.exp(-(x * x) / (2 * noise.scale**2)) for x in range(reach)]
+    return 2 * sum(weights[t + 1 :]) / (2 * sum(weights) - weights[0])
 
 
-# Counts and sums
+MECHANISMS: Any = st.sampled_from(["laplace", "gaussian"])
 
 
-@given(scale=st.floats(0.05, 400.0))
-@settings(max_examples=150, deadline=None)
-def test_half_width_is_the_smallest_that_keeps_95_percent(scale: float) -> None:
-    half = half_width(scale)
-    assert outside(half, scale) <= 0.05 + 1e-9
-    assert half == 0 or outside(half - 1, scale) > 0.05 - 1e-9
+@given(scale=st.floats(0.05, 200.0), mechanism=MECHANISMS)
+@settings(max_examples=120, deadline=None)
+def test_half_width_is_the_smallest_that_keeps_95_percent(scale: float, mechanism: Any) -> None:
+    noise = Noise(mechanism=mechanism, scale=scale)
+    half = half_width(noise)
+    assert outside(half, noise) <= 0.05 + 1e-6
+    assert half == 0 or outside(half - 1, noise) > 0.05 - 1e-6
 
 
 def test_half_width_known_answers() -> None:
-    """At scale 1, p = 1/e: P(|X| > t) = 2 p^(t+1) / (1 + p) is 0.073 at t = 2 and 0.027 at t = 3."""
-    assert [half_width(scale) for scale in (2.0**-20, 0.1, 1.0)] == [0, 0, 3]
+    """Laplace at scale 1, p = 1/e: P(|X| > t) = 2 p^(t+1) / (1 + p). Gaussian: 1.96 sigma, rounded."""
+    assert [half_width(Noise(mechanism="laplace", scale=scale)) for scale in (2.0**-20, 0.1, 1.0)] == [0, 0, 3]
+    assert half_width(Noise(mechanism="gaussian", scale=10.0)) == 20
 
 
-@given(exponent=st.floats(2.0, 33.0))
-@settings(max_examples=100, deadline=None)
-def test_half_width_of_wide_noise_equals_a_computation_with_fifty_digits(exponent: float) -> None:
-    """The smallest integer t with 2 p^(t+1) / (1 + p) <= 1/20, solved for t."""
-    scale = round(2.0**exponent * 2**20) / 2**20
-    with localcontext() as context:
-        context.prec = 50
-        p = (Decimal(-1) / Decimal(scale)).exp()
-        exact = (Decimal(scale) * (2 / (Decimal("0.05") * (1 + p))).ln()).to_integral_value(ROUND_CEILING) - 1
-    assert abs(half_width(scale) - int(exact)) <= (1 if exact > 2**30 else 0)
+@given(t=st.floats(0.0, 200.0), first=st.floats(0.1, 30.0), second=st.floats(0.05, 30.0))
+@settings(max_examples=40, deadline=None)
+def test_tail_of_a_difference_equals_its_integral(t: float, first: float, second: float) -> None:
+    """P(|X - Y| > t) by integrating the tail of X over the density of Y."""
+    grid = np.linspace(-40 * second, 40 * second, 40_001)
+    density = np.exp(-np.abs(grid) / second) / (2 * second)
+    above = np.exp(-np.abs(t + grid) / first) / 2
+    above = np.where(t + grid > 0, above, 1 - above)
+    assert tail_of_difference(t, first, second) == pytest.approx(2 * float(np.trapezoid(density * above, grid)), abs=2e-4)
 
 
-@given(st.floats(0.01, 1e6), st.floats(0.01, 1e6))
-@settings(max_examples=100, deadline=None)
-def test_more_noise_never_makes_a_narrower_interval(one: float, other: float) -> None:
-    low, high = sorted((one, other))
-    assert half_width(low) <= half_width(high)
-    assert half_width_of_difference(low, 7.0) <= half_width_of_difference(high, 7.0) * (1 + 1e-9)
-    assert tail_of_difference(half_width_of_difference(low, high), low, high) == pytest.approx(0.05)
-
-
-@pytest.mark.parametrize("scale", [5.0, 33.3, 2_000.0])
-@pytest.mark.parametrize("true", [0, 3, 10_000])
-def test_intervals_of_counts_and_sums_cover(scale: float, true: int) -> None:
-    drawn = true + noise(np.random.default_rng(SEED), scale, DRAWS)
-    half = half_width(scale)
-    coverage = float(np.mean((drawn - half <= true) & (true <= drawn + half)))
-    assert 0.94 - SLACK <= coverage <= 0.98
+@pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0), (5.0, 1.0, 0.2), (3.0, 2.99, 1.0, 1.0, 1.0), (7.0,), (2.0, 2.0)])
+@pytest.mark.parametrize("mechanism", ["laplace", "gaussian"])
+def test_the_half_width_of_a_sum_of_noises_is_that_of_a_simulation(scales: tuple[float, ...], mechanism: Any) -> None:
+    draw = np.random.default_rng(SEED)
+    sample = draw.laplace if mechanism == "laplace" else draw.normal
+    total = sum(sample(0.0, scale, 400_000) for scale in scales)
+    noises = [Noise(mechanism=mechanism, scale=scale) for scale in scales]
+    assert half_width_of(noises) == pytest.approx(float(np.quantile(np.abs(total), 0.95)), rel=0.03)
+    assert tail(half_width_of(noises), noises) == pytest.approx(0.05, abs=1e-6)
 
 
 # Averages
 
 
-@given(t=st.floats(0.0, 200.0), first=st.floats(0.1, 30.0), second=st.floats(0.0, 30.0))
-@settings(max_examples=60, deadline=None)
-def test_tail_of_a_difference_equals_its_integral(t: float, first: float, second: float) -> None:
-    """P(|X - Y| > t) by integrating the tail of X over the density of Y."""
-    if second < 0.05:
-        assert tail_of_difference(t, first, 0.0) == pytest.approx(math.exp(-t / first))
-        return
-    grid = np.linspace(-40 * second, 40 * second, 40_001)
-    density = np.exp(-np.abs(grid) / second) / (2 * second)
-
-    def above(x: np.ndarray) -> np.ndarray:
-        small = np.exp(-np.abs(x) / first) / 2
-        return np.asarray(np.where(x > 0, small, 1 - small))
-
-    integral = 2 * float(np.trapezoid(density * above(t + grid), grid))
-    assert tail_of_difference(t, first, second) == pytest.approx(integral, abs=2e-4)
-
-
-def simulate(
-    average: float, count: int, total_scale: float, count_scale: float, lower: int, upper: int, draws: int = DRAWS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return ((value, low, high) per draw, the noised ratio per draw) of a true average over `count` rows."""
-    draw = np.random.default_rng(SEED)
-    total = round(average * count)
-    totals, counts = total + noise(draw, total_scale, draws), count + noise(draw, count_scale, draws)
-    found = [ratio(int(s), int(c), total_scale, count_scale, lower, upper) for s, c in zip(totals, counts, strict=True)]
-    return np.array(found), totals / np.where(counts == 0, 1, counts)
-
-
+@pytest.mark.parametrize("mechanism", ["laplace", "gaussian"])
 @pytest.mark.parametrize(
     ("average", "count", "total_scale", "count_scale", "lower", "upper"),
-    [
-        (5.0, 4_000, 200.0, 10.0, 0, 20),
-        (5.0, 400, 200.0, 10.0, 0, 20),
-        (300.0, 5_000, 400_000.0, 20.0, 0, 200_000),
-        (-7.0, 900, 300.0, 15.0, -20, 20),
-        (0.0, 900, 300.0, 15.0, -20, 20),
-        (19.0, 600, 200.0, 10.0, 0, 20),
-        (2.0, 100_000, 8.0, 1_000.0, 0, 10),
-    ],
+    [(5.0, 4_000, 200.0, 10.0, 0, 20), (300.0, 5_000, 400_000.0, 20.0, 0, 200_000), (-7.0, 900, 300.0, 15.0, -20, 20)],
 )
-def test_intervals_of_averages_cover(average: float, count: int, total_scale: float, count_scale: float, lower: int, upper: int) -> None:
-    found, _ = simulate(average, count, total_scale, count_scale, lower, upper)
-    true = round(average * count) / count
-    coverage = float(np.mean((found[:, 1] <= true) & (true <= found[:, 2])))
-    assert 0.94 - SLACK <= coverage <= 0.98
-
-
-@pytest.mark.parametrize("count", [0, 1, 3, 10, 30, 60, 120])
-def test_intervals_of_averages_over_few_rows_cover_at_least_as_often(count: int) -> None:
-    """Where the noised count says too little, the interval is all declared values, so it covers more often, never less."""
-    found, _ = simulate(5.0, count, 200.0, 20.0, 0, 20)
-    true = 5.0 if count == 0 else round(5.0 * count) / count
-    assert float(np.mean((found[:, 1] <= true) & (true <= found[:, 2]))) >= 0.94 - SLACK
-
-
-@pytest.mark.parametrize(
-    ("average", "count", "total_scale", "count_scale", "lower", "upper"),
-    [(5.0, 2_000, 200.0, 10.0, 0, 20), (3.0, 20_000, 2_000.0, 100.0, 0, 20), (300.0, 5_000, 40_000.0, 20.0, 0, 200_000)],
-)
-def test_intervals_of_averages_are_no_wider_than_the_estimate_scatters(
-    average: float, count: int, total_scale: float, count_scale: float, lower: int, upper: int
+def test_intervals_of_averages_cover_and_are_as_narrow_as_the_estimate_scatters(
+    mechanism: Any, average: float, count: int, total_scale: float, count_scale: float, lower: int, upper: int
 ) -> None:
-    """Reference: the middle 95 % of the noised ratio itself, which only a simulation that knows the truth can tell."""
-    found, ratios = simulate(average, count, total_scale, count_scale, lower, upper, draws=2_000)
-    low, high = np.quantile(ratios, [0.025, 0.975])
+    draw = np.random.default_rng(SEED)
+    noises = Noise(mechanism=mechanism, scale=total_scale), Noise(mechanism=mechanism, scale=count_scale)
+    total, true = round(average * count), round(average * count) / count
+    totals, counts = total + drawn(draw, noises[0], DRAWS), count + drawn(draw, noises[1], DRAWS)
+    found = np.array([ratio(int(s), int(c), *noises, lower, upper) for s, c in zip(totals, counts, strict=True)])
+    assert 0.94 - SLACK <= float(np.mean((found[:, 1] <= true) & (true <= found[:, 2]))) <= 0.98
+    low, high = np.quantile(np.clip(totals / counts, lower, upper), [0.025, 0.975])
     assert float(np.median(found[:, 2] - found[:, 1])) <= 1.15 * (high - low)
 
 
-@given(share=st.floats(0, 1), scales=st.floats(0.05, 400.0), total_scale=st.floats(1.0, 2_000.0))
-@settings(max_examples=100, deadline=None)
-def test_an_interval_is_exactly_the_averages_that_the_noise_does_not_rule_out(share: float, scales: float, total_scale: float) -> None:
-    """Fieller's set {a : |S - a C| <= q(a)}, looked at on a grid; where the count is too small for it to be an interval, all values."""
-    count, lower, upper = max(1, round(scales * 10.0)), -5, 20
-    total = round((lower + share * (upper - lower)) * count)
-    _, low, high = ratio(total, count, total_scale, 10.0, lower, upper)
-    for a in np.linspace(lower, upper, 101):
-        slack = abs(total - a * count) - half_width_of_difference(total_scale, abs(float(a)) * 10.0)
-        if count < 40:
-            assert (low, high) == (lower, upper)
-        elif abs(slack) > 1e-6 * (abs(total) + count):
-            assert (low <= a <= high) == (slack < 0)
-
-
-WIDE = st.integers(-(2**62), 2**62)
+@pytest.mark.parametrize("mechanism", ["laplace", "gaussian"])
+@pytest.mark.parametrize("count", [0, 1, 10, 60, 120])
+def test_intervals_of_averages_over_few_rows_cover_at_least_as_often(mechanism: Any, count: int) -> None:
+    draw = np.random.default_rng(SEED)
+    noises = Noise(mechanism=mechanism, scale=200.0), Noise(mechanism=mechanism, scale=20.0)
+    totals, counts = 5 * count + drawn(draw, noises[0], DRAWS), count + drawn(draw, noises[1], DRAWS)
+    found = np.array([ratio(int(s), int(c), *noises, 0, 20) for s, c in zip(totals, counts, strict=True)])
+    assert float(np.mean((found[:, 1] <= 5.0) & (found[:, 2] >= 5.0))) >= 0.94 - SLACK
 
 
 @given(
-    total=WIDE,
-    count=st.one_of(st.integers(-100, 1_000), WIDE),
-    total_scale=st.floats(2.0**-20, 2.0**33),
-    count_scale=st.floats(2.0**-20, 2.0**20),
-    bounds=st.tuples(st.integers(-(2**40), 2**40), st.integers(-(2**40), 2**40)).map(sorted),
-)
-@settings(max_examples=300, deadline=None)
+    total=st.integers(-(2**62), 2**62), count=st.integers(-100, 2**40), scales=st.tuples(st.floats(0.01, 1e9), st.floats(0.01, 1e6)),
+    mechanism=MECHANISMS, bounds=st.tuples(st.integers(-(2**40), 2**40), st.integers(-(2**40), 2**40)).map(sorted),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
 def test_an_average_and_its_interval_lie_within_the_declared_bounds(
-    total: int, count: int, total_scale: float, count_scale: float, bounds: list[int]
+    total: int, count: int, scales: tuple[float, float], mechanism: Any, bounds: list[int]
 ) -> None:
     lower, upper = bounds
-    value, low, high = ratio(total, count, total_scale, count_scale, lower, upper)
+    value, low, high = ratio(total, count, *(Noise(mechanism=mechanism, scale=scale) for scale in scales), lower, upper)
     assert lower <= low <= value <= high <= upper
 
 
-@given(count=st.integers(1, 3_000), shares=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted))
+# Whole outputs, from exact vectors and simulated noise of the schedule's own scales
+
+
+def truth(name: str, x: np.ndarray, y: np.ndarray) -> float:
+    """An aggregate of the rows themselves."""
+    plain: dict[str, Callable[[], float]] = {
+        "SUM": lambda: float(x.sum()),
+        "AVG": lambda: float(x.mean()),
+        "VAR_POP": lambda: float(x.var()),
+        "VAR_SAMP": lambda: float(x.var(ddof=1)),
+        "STDDEV_POP": lambda: float(x.std()),
+        "STDDEV_SAMP": lambda: float(x.std(ddof=1)),
+        "COVAR_POP": lambda: float(np.cov(x, y, ddof=0)[0, 1]),
+        "COVAR_SAMP": lambda: float(np.cov(x, y)[0, 1]),
+        "CORR": lambda: float(np.corrcoef(x, y)[0, 1]),
+        "QUANTILE": lambda: float(np.sort(x)[math.ceil(0.25 * len(x)) - 1]),
+        "MIN": lambda: float(np.sort(x)[math.ceil(0.005 * len(x)) - 1]),
+        "MAX": lambda: float(np.sort(x)[math.ceil(0.995 * len(x)) - 1]),
+    }
+    return plain[name]()
+
+
+def vector(measured: Any, x: np.ndarray, y: np.ndarray) -> list[int]:
+    """A statistic of the rows themselves, with the bins of whole numbers from 0 to 99."""
+    columns = [x if argument.column == "x" else y for argument in measured.arguments]
+    if measured.quantity == "rows":
+        return [len(x)]
+    if measured.quantity == "bins":
+        return [int(n) for n in np.bincount(columns[0], minlength=measured.bins)]
+    near = [column - centre for column, centre in zip(columns, measured.centres, strict=False)]
+    amounts = {"sum": near[0], "squares": near[0] ** 2, "product": near[0] * near[-1]}[measured.quantity]
+    return [int(np.trunc(amounts / measured.step).sum())]
+
+
+@pytest.mark.parametrize("measure", ["pure", "zcdp"])
+@pytest.mark.parametrize(
+    "function",
+    ["SUM", "AVG", "VAR_POP", "VAR_SAMP", "STDDEV_POP", "STDDEV_SAMP", "COVAR_POP", "COVAR_SAMP", "CORR", "QUANTILE", "MIN", "MAX"],
+)
+@pytest.mark.parametrize("rows", [150, 20_000])
+def test_intervals_of_every_aggregate_cover(function: Any, measure: Any, rows: int) -> None:
+    """Of 2,000 noised answers 94 to 98 % cover with many rows, with few never fewer. Intervals of quantiles are whole bins."""
+    draw = np.random.default_rng(SEED)
+    x = np.minimum(draw.poisson(30, rows), 99)
+    y = np.clip(x + draw.integers(-40, 40, rows), 0, 99)
+    bounds = {"lower": "0", "upper": "99"}
+    declaration = Declaration(
+        dataset=LEFT, title="Rows", unit="pid", id_space="people", rows_per_unit=1, unique_key=("pid",),
+        columns=(Column(name="pid", type="integer"), *(Column(name=name, type="integer", **bounds) for name in ("x", "y"))),
+    )  # fmt: skip
+    arguments = tuple(Ref(table="t", column=c) for c in ("x", "y")[: 2 if function.startswith("CO") else 1])
+    output = AggregateOutput(name="o", function=function, arguments=arguments, fraction="0.25" if function == "QUANTILE" else None)
+    plan = Plan(source=Table(alias="t", dataset=LEFT), outputs=(output,))
+    loss = Loss(measure=measure, amount=NANO if measure == "pure" else NANO // 4)
+    statistics = schedule(plan, {LEFT: declaration}, loss, 1)
+    noised: dict[str, list[int]] = {}
+    for s in statistics:
+        exact = vector(s.measured, x, y)
+        noise = drawn(draw, Noise(mechanism=s.mechanism, scale=s.scale / SCALE_UNIT), DRAWS * len(exact))
+        noised[s.name] = [int(v) for v in np.tile(exact, DRAWS) + noise]
+    figure = figures_of(output, plan, shape(plan.source, {LEFT: declaration}), statistics, noised)
+    true = truth(function, x, y)
+    figures = [figure(cell) for cell in range(DRAWS)]
+    assert all(float(f.low) <= float(f.value) <= float(f.high) for f in figures)
+    coverage = sum(float(f.low) - 1e-9 <= true <= float(f.high) + 1e-9 for f in figures) / DRAWS
+    assert coverage >= 0.94 - SLACK
+    if rows > 1000 and function not in ("QUANTILE", "MIN", "MAX"):
+        assert coverage <= 0.98
+
+
+@given(
+    counts=st.lists(st.integers(-50, 10_000), min_size=1, max_size=30), fraction=st.floats(0, 1),
+    scale=st.floats(0.1, 500), mechanism=MECHANISMS,
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_a_quantile_and_its_interval_are_in_order_and_inside_the_bounds(
+    counts: list[int], fraction: float, scale: float, mechanism: Any
+) -> None:
+    edges = [3 * index for index in range(len(counts) + 1)]
+    value, low, high = quantile(counts, Noise(mechanism=mechanism, scale=scale), edges, fraction)
+    assert edges[0] <= low <= value <= high <= edges[-1] - 1
+
+
+@given(
+    counts=st.lists(st.integers(0, 1000), min_size=2, max_size=20).filter(any),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
+)
 @settings(max_examples=150, deadline=None)
-def test_of_two_possible_totals_the_larger_never_makes_a_smaller_average_or_limit(count: int, shares: list[float]) -> None:
-    less, more = (ratio(int(share * 20 * count), count, 150.0, 10.0, 0, 20) for share in shares)
-    assert all(a <= b + 1e-9 for a, b in zip(less, more, strict=True))
-
-
-@given(share=st.floats(0, 1), count=st.integers(100, 3_000), scale=st.floats(1.0, 300.0), further=st.floats(1.0, 4.0))
-@settings(max_examples=100, deadline=None)
-def test_more_noise_on_the_total_never_narrows_an_average(share: float, count: int, scale: float, further: float) -> None:
-    total = int(share * 20 * count)
-    (_, low, high), (_, wider_low, wider_high) = (ratio(total, count, s, 10.0, 0, 20) for s in (scale, scale * further))
-    assert wider_low <= low + 1e-9
-    assert high <= wider_high + 1e-9
+def test_a_larger_fraction_never_has_a_smaller_quantile(counts: list[int], shares: list[float]) -> None:
+    edges = [5 * index for index in range(len(counts) + 1)]
+    less, more = (quantile(counts, Noise(mechanism="gaussian", scale=2.0), edges, share)[0] for share in shares)
+    assert less <= more + 1e-6

@@ -22,8 +22,10 @@ from enclaves.kit.sealing import ENCAPSULATED_BYTES, TAG_BYTES, SealingKey, seal
 from enclaves.run import Inputs, run
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode
-from policies.grant import MAX_RELEASE, Grant, Recipient, WithheldCode, grant_digest
-from policies.privacy import Statistic
+from policies.grant import Grant, grant_digest
+from policies.granted import MAX_RELEASE, Recipient, WithheldCode
+from policies.query import Join, Table
+from policies.schedule import Measured, Statistic
 from policies.statement import Nonce, Release, SignedStatement
 from tests.support import terms
 from tests.support.runs import Bench, bench, care, encrypted, plans, replace_identity
@@ -82,12 +84,20 @@ def _first_statistic(grant: Grant, **changes: Any) -> Grant:
     return replace(grant, statistics=(replace(grant.statistics[0], **changes), *grant.statistics[1:]))
 
 
+def _joined_on_less(grant: Grant) -> Grant:
+    join = grant.plan.source
+    assert isinstance(join, Join)
+    return replace(grant, plan=replace(grant.plan, source=replace(join, on=join.on[1:])))
+
+
 FORGERIES: dict[str, Callable[[Grant], Grant]] = {
     "another agreement": lambda g: replace(g, agreement="sha256:" + "1" * 64),
     "less noise": lambda g: _first_statistic(g, scale=g.statistics[0].scale // 2),
     "a smaller sensitivity": lambda g: _first_statistic(g, sensitivity=1, scale=g.statistics[0].scale // 5),
     "a statistic less": lambda g: replace(g, statistics=g.statistics[1:]),
-    "a statistic more": lambda g: replace(g, statistics=(*g.statistics, replace(g.statistics[0], quantity="units"))),
+    "a statistic more": lambda g: replace(
+        g, statistics=(*g.statistics, replace(g.statistics[0], name="more", measured=Measured(quantity="units")))
+    ),
     "more loss than charged": lambda g: replace(g, loss=replace(g.loss, amount=g.loss.amount * 2)),
     "a smaller minimum group": lambda g: replace(g, minimum_group=g.minimum_group - 1),
     "a larger minimum group": lambda g: replace(g, minimum_group=g.minimum_group + 1),
@@ -99,8 +109,8 @@ FORGERIES: dict[str, Callable[[Grant], Grant]] = {
     "another provider": lambda g: replace(g, reads=(replace(g.reads[0], provider="clinic"), *g.reads[1:])),
     "a read less": lambda g: replace(g, reads=g.reads[:1]),
     "reads exchanged": lambda g: replace(g, reads=g.reads[::-1]),
-    "a dataset that nobody offers": lambda g: replace(g, plan=replace(g.plan, sources=("insurer.plans", "clinic.other"))),
-    "a join on half the key": lambda g: replace(g, plan=replace(g.plan, join=("person_id",))),
+    "a dataset that nobody offers": lambda g: replace(g, plan=replace(g.plan, source=Table(alias="t", dataset="clinic.other"))),
+    "a join on half the key": _joined_on_less,
 }
 
 
@@ -321,7 +331,7 @@ def test_a_cell_is_suppressed_on_its_noised_units_whatever_the_exact_ones_are(
     people: int, noised_units: int, suppressed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def noise(values: tuple[int, ...], statistic: Statistic) -> list[int]:
-        return [noised_units if statistic.quantity == "units" else 77] * len(values)
+        return [noised_units if statistic.measured.quantity == "units" else 77] * len(values)
 
     monkeypatch.setattr(enclaves.gate, "add_noise", noise)
     laid = bench({"insurer.plans": plans(people), "clinic.care": care(people)}, minimum_group=10)
@@ -332,5 +342,5 @@ def test_a_cell_is_suppressed_on_its_noised_units_whatever_the_exact_ones_are(
 
 def test_without_a_minimum_group_nothing_is_suppressed_and_no_units_are_counted() -> None:
     laid = bench({"insurer.plans": plans(0), "clinic.care": care(0)})
-    assert "units" not in {statistic.quantity for statistic in laid.grant.statistics}
+    assert "units" not in {statistic.measured.quantity for statistic in laid.grant.statistics}
     assert not any(cell.suppressed for cell in opened(laid, ended(laid)[1]).cells)

@@ -10,12 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from app import compose
+from policies.codec import decode, encode
 from sandbox.audit.checkpoint import LogKey
+from sandbox.audit.receipt import Receipt, verify_receipt
 from sandbox.audit.replay import replay
 from sandbox.config import Config
+from sandbox.exchange.paging import Page
 from sandbox.host import Host
+from sandbox.jobs import handout
+from sandbox.jobs.launch import EnclaveProcess
+from sandbox.jobs.worker import Worker
 from sandbox.store.migrations import head
 from sandbox.web.application import make_app
 from tests.golden.make_foundation import credential
@@ -93,3 +100,45 @@ def test_the_opened_log_extends_the_exported_one(host: Host) -> None:
 
 def test_the_golden_folder_stays_small() -> None:
     assert sum(path.stat().st_size for path in FOUNDATION.rglob("*") if path.is_file()) < 300_000
+
+
+def test_a_job_of_the_first_law_that_waits_ends_failed_with_its_charge_kept(tmp_path: Path) -> None:
+    """An upgraded service runs grants of today's law only: what was charged and not yet taken ends, and no broker is asked for keys."""
+    with reopened(tmp_path / "data") as host:
+        with host.store.transaction() as tx:
+            spent = tx.spent()
+            waiting = next(job for job in tx.jobs("institute", Page(limit=50)).items if job.state == "failed")
+            tx.connection.execute(text("DELETE FROM key_requests WHERE job = :job"), {"job": waiting.id})
+            tx.connection.execute(text("UPDATE jobs SET state = 'charged', worker = '', code = '' WHERE id = :job"), {"job": waiting.id})
+        assert Worker(host=host, launch=no_enclave).step()
+        with host.store.reading() as tx:
+            ended = tx.job(waiting.id)
+            assert ended is not None
+            assert (ended.state, ended.code) == ("failed", "law-retired")
+            assert tx.key_requests(waiting.id) == []
+            assert tx.spent() == spent
+
+
+def no_enclave() -> EnclaveProcess:
+    """Nothing of the first law is run."""
+    raise AssertionError("an enclave was started")
+
+
+def test_releases_of_the_first_law_come_with_receipts_that_verify(host: Host) -> None:
+    with host.store.reading() as tx:
+        released = [job for job in tx.jobs("institute", Page(limit=50)).items if job.state in ("released", "withheld")]
+        stored = tx.agreement(released[0].request.agreement)
+    assert stored is not None
+    for job in released:
+        with host.store.reading() as tx:
+            given, sealed = handout.release(tx, job)
+        assert "repeated" not in encode(given)
+        verified = verify_receipt(decode(Receipt, encode(given)), stored.agreement, sealed)
+        assert verified.job == job.id
+
+
+def test_the_first_law_is_replayed_as_such_and_not_parsed_again() -> None:
+    key = LogKey.parse((FOUNDATION / "export" / "log.vkey").read_text().strip())
+    verdict = replay(lambda path: (FOUNDATION / "export" / path).read_bytes(), key)
+    assert verdict.not_reparsed == sum(STATES.values())
+    assert {total.measure for total in verdict.totals.values()} == {"pure"}

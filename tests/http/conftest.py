@@ -52,7 +52,9 @@ def ran(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran
             released = market.clients["institute"].submit(request)["id"]
             assert market.clients["institute"].wait(released, 120)["state"] == "released"
         waiting = _attest(market)
-        found.processes["worker"].send_signal(signal.SIGSTOP)
+        with found.host.store.transaction() as tx:
+            tx.hold_log()  # so that the worker is not frozen amid a transaction that holds everybody up
+            found.processes["worker"].send_signal(signal.SIGSTOP)
         yield Ran(market=market, refused=refused, request=request, released=released, waiting=waiting)
 
 

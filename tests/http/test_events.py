@@ -70,6 +70,7 @@ def test_a_stream_begins_behind_the_last_event_that_was_seen(noticed: Service) -
     client = market.clients["institute"]
     before = len(noticed.headers())
     job = client.submit(market.request())["id"]
+    until(lambda: client.job(job)["state"] == "running", 60)  # from here on it waits for its brokers, and nothing new is told of it
     for seen, told in ((str(before), True), (str(len(noticed.headers()) + 5), False), ("-1", False), ("x", False)):
         headers = {"Authorization": f"Bearer {client.home.credential}", "Last-Event-ID": seen}
         with _opened(noticed, headers) as response:

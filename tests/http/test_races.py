@@ -76,7 +76,7 @@ def test_as_many_win_as_a_fresh_ledger_can_pay(service: Service) -> None:
     assert insurer == 3 * NANO // 10
     won = [answer for answer in answers if not isinstance(answer, SandboxError)]
     assert len(won) == 3
-    assert clinic == sum(len(job["plan"]["sources"]) == 2 for job in won) * NANO // 10
+    assert clinic == sum(len(job["grant"]["reads"]) == 2 for job in won) * NANO // 10
 
 
 def test_one_request_id_makes_one_job_and_one_charge(service: Service, market: Market) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from policies.canonical import MAX_INTEGER, canonical
 from policies.codec import encode, omitted
-from sandbox.web.views import reply
+from sandbox.web.answers import reply
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], max_codepoint=0xD7FF))
 PLAIN = st.recursive(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,23 @@ def test_a_clock_that_is_hours_late_looks_like_a_long_queue_and_harms_nobody(tow
     job = submitted(town, "late-clock")
     line.finish(job)
     assert town.job(job).state == "released"
+
+
+def test_of_a_queue_that_grew_for_twenty_hours_nothing_is_lost(town: Town) -> None:
+    """Sixty jobs, each decided 20 minutes after the one before and the last one just now, drained by two workers."""
+    count = 60
+    jobs: list[str] = []
+    with_clock(town, lambda: wall() - (count - 1 - len(jobs)) * HOUR_MS // 3)
+    for number in range(count):
+        jobs.append(submitted(town, f"queued-{number}"))
+    line = with_clock(town, wall)
+    other = Line(host=line.host, brokers=line.brokers)
+    line.between = other.turn
+    line.finish(*jobs)
+    assert {town.job(job).state for job in jobs} == {"released"}
+    took = Counter(town.job(job).worker for job in jobs)
+    assert set(took) == {line.worker.name, other.worker.name}
+    require_sound(town.host)
 
 
 def test_a_validity_window_is_told_by_the_clock_and_a_jump_out_of_it_denies(town: Town) -> None:

@@ -308,7 +308,7 @@ def test_a_stored_release_is_neither_lost_nor_drawn_anew(aftermath: Aftermath, s
     assert stored
     assert [bytes.fromhex(answer["sealed"]) for answer in asked] == [stored, stored]
     release, receipt = aftermath.client.release(job.id)
-    assert release.cells
+    assert release.loss == job.request.loss
     assert receipt.statement == aftermath.client.release(job.id)[1].statement
 
 

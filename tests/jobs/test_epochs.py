@@ -17,11 +17,12 @@ from enclaves.kit.envelope import sign_document
 from enclaves.kit.lineage import follow_lineage, sign_log_rotation, verify_log_rotation
 from enclaves.kit.signatures import SigningKey
 from policies.agreement import LogIdentity
-from policies.canonical import canonical
+from policies.canonical import canonical, digest
 from policies.codec import decode, encode
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, Forbidden, Malformed, NotFound, Refused, SandboxError, Tampered, Unavailable
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch, links_from
+from policies.privacy import Loss
 from sandbox.audit.checkpoint import Checkpoint, LogKey, sign
 from sandbox.audit.export import LINEAGE_PATH, Export
 from sandbox.audit.merkle import Frontier, leaf_hash
@@ -30,13 +31,18 @@ from sandbox.audit.replay import replay
 from sandbox.audit.verdict import Verdict
 from sandbox.exchange import epochs
 from sandbox.exchange.epochs import open_epoch, rotate_log_key
+from sandbox.exchange.paging import Page
 from sandbox.exchange.participants import issue_code
 from sandbox.exchange.rotation import revoke
 from sandbox.host import Host
+from sandbox.jobs.delivery import Outcome, deliver_one, due
+from sandbox.jobs.notices import Notice, Webhook
 from sandbox.jobs.worker import Worker
+from sandbox.party.client import Client
 from sandbox.party.epochs import compare, sign_epoch
 from sandbox.party.exporting import export_log
 from sandbox.party.home import Home
+from sandbox.party.inbox import inbox
 from sandbox.party.rekeying import rotate_keys
 from sandbox.store.backup import make_backup, restore_backup
 from sandbox.store.database import Store
@@ -91,7 +97,7 @@ def restart(town: Town, **options: Any) -> None:
     serve(town, compose(replace(town.host.config, origin="town.test/log"), **options))
 
 
-def begin(town: Town, totals: dict[tuple[str, str], int] | None = None, *, new_key: bool = False) -> Epoch:
+def begin(town: Town, totals: dict[tuple[str, str], Loss] | None = None, *, new_key: bool = False) -> Epoch:
     """Open an epoch as the operator does, and start the service again."""
     if new_key:
         restart(town, lost_log_key=True)
@@ -242,6 +248,7 @@ def test_a_lost_log_begins_anew_once_every_provider_has_signed(tmp_path: Path, k
     with fresh_database(kind) as first, fresh_database(kind) as second:
         town = found_town(tmp_path / "town", database=first)
         done = run(town, "first")
+        opened = town.clients["institute"].release(done)[0]
         rotate_keys(town.clients["clinic"])
         host = town.host
         make_backup(host.store, host.blobs, host.log_key, host.log_identity, tmp_path / "backup", now=1)
@@ -283,7 +290,7 @@ def test_a_lost_log_begins_anew_once_every_provider_has_signed(tmp_path: Path, k
         assert town.spent()["insurer"] == paid
         job = run(town, "anew")
         assert town.spent()["insurer"] > paid
-        assert town.clients["institute"].release(done)[0].cells
+        assert town.clients["institute"].release(done)[0] == opened
         with pytest.raises(NotFound):
             town.clients["institute"].job(lost)
         agreement = town.clients["institute"].signed_agreement(town.agreement)
@@ -349,6 +356,36 @@ def test_an_epoch_is_signed_by_its_providers_with_their_keys_in_force_and_no_oth
     with pytest.raises(Conflict) as caught:
         insurer.send_epoch_signature(replace(epoch, totals=()))
     assert caught.value.code == "other-epoch"
+
+
+def test_an_epoch_is_told_to_its_providers_until_they_have_signed(town: Town) -> None:
+    with town.host.store.transaction() as tx:
+        for name in ("insurer", "clinic", "institute"):
+            tx.set_webhook(name, f"https://{name}.example/", 1)
+    first, second = begin(town), begin(town, {("insurer", "study-person"): Loss(amount=10**10)})
+    with town.host.store.reading() as tx:
+        told = {name: [(item.kind, item.subject) for item in tx.notices(name, Page(limit=10)).items] for name in town.clients}
+    both = {("epoch", digest(encode(epoch))) for epoch in (first, second)}
+    assert {name: set(items) for name, items in told.items() if items} == {"insurer": both, "clinic": both}
+    inboxes = {name: listed(client) for name, client in town.clients.items()}
+    assert inboxes == {"insurer": [second.log.origin], "clinic": [second.log.origin], "institute": [], "auditor": []}
+    sign_epoch(town.clients["insurer"])
+    assert listed(town.clients["insurer"]) == []
+    sent: list[tuple[str, str]] = []
+
+    def send(host: Host, webhook: Webhook, notice: Notice) -> Outcome:
+        sent.append((webhook.participant, notice.subject))
+        return "delivered"
+
+    for webhook in due(town.host, set(), 10):
+        while deliver_one(town.host, webhook, send) is not None:
+            pass
+    assert sent == [("clinic", digest(encode(second)))], "neither an epoch that was replaced nor one that its receiver has signed"
+
+
+def listed(client: Client) -> list[str]:
+    """Epochs in a participant's inbox."""
+    return [item.name for item in inbox(client.home, [], [], [], client.epoch())]
 
 
 def test_no_epoch_no_signature(town: Town) -> None:

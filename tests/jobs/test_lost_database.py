@@ -118,7 +118,7 @@ def test_any_statement_may_be_lost(wired: Wired, how: How) -> None:
     wired.through(f"turns-{how}")
     count = len(wired.proxy.turns)
     # Statements in the middle of transactions are alike: by default a few over the whole way are cut, and others the next time.
-    chosen = range(count) if FULL else range(time.time_ns() % 25, count, 25)
+    chosen = range(count) if FULL else range(time.time_ns() % 60, count, 60)
     for nth in chosen:
         wired.proxy.cut(how, nth=nth)
         job = wired.through(f"turn-{how}-{nth}")

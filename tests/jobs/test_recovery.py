@@ -144,7 +144,8 @@ def test_a_full_recovery_brings_back_every_entry_ledger_and_key_and_brokers_acce
             assert (found.state, found.code) == (state, code)
     for client in town.clients.values():
         client.signed_agreement(town.agreement)
-    assert town.clients["institute"].release(lost.before)[0].cells
+    release, receipt = town.clients["institute"].release(lost.before)
+    assert release.statistics == receipt.grant.statistics
     with pytest.raises(Unavailable) as gone:
         town.charged("reads-what-is-gone", sql=COUNT_SQL)
     assert gone.value.code == "upload-lost"

@@ -15,6 +15,7 @@ from sandbox.jobs.worker import Worker
 from sandbox.party.agreeing import compose
 from sandbox.party.client import Client
 from sandbox.party.inbox import Item, inbox, was_read
+from tests.support.market import asked_as
 from tests.support.runs import COUNT_SQL, Town, brokers_running, found_town
 
 
@@ -39,6 +40,15 @@ def test_an_agreement_waits_until_it_is_signed(town: Town) -> None:
     assert waiting(insurer) == ()
 
 
+def test_an_epoch_waits_for_each_provider_until_it_has_signed(town: Town) -> None:
+    home = town.clients["insurer"].home
+    state = {"epoch": {"number": 2, "log": {"origin": "town.test/log/epoch-2"}}, "waiting_for": ["insurer"]}
+    title = "the log begins anew, epoch 2"
+    expected = Item(kind="epoch", name="town.test/log/epoch-2", title=title, command="party epoch show")
+    assert inbox(home, [], [], [], state) == (expected,)
+    assert inbox(home, [], [], [], state | {"waiting_for": ["clinic"]}) == ()
+
+
 def test_a_run_waits_for_the_broker_and_the_release_for_its_reader(town: Town) -> None:
     insurer, institute = town.clients["insurer"], town.clients["institute"]
     job = town.charged("inbox", sql=COUNT_SQL)
@@ -51,7 +61,7 @@ def test_a_run_waits_for_the_broker_and_the_release_for_its_reader(town: Town) -
         worker._run(taken)
     assert waiting(insurer) == ()
     unread = [item for item in waiting(institute) if item.kind == "release"]
-    assert [(item.name, item.title, item.command) for item in unread] == [(job, COUNT_SQL, f"job release {job}")]
+    assert [(item.name, item.title, item.command) for item in unread] == [(job, asked_as("inbox", COUNT_SQL), f"job release {job}")]
     assert not was_read(institute.home, job)
     institute.release(job)
     assert was_read(institute.home, job)

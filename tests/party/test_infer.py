@@ -119,10 +119,10 @@ def test_kinds_of_a_parquet_file_become_declared_types(tmp_path: Path) -> None:
     )
     pq.write_table(table, tmp_path / "t")
     found = {p.source: (p.kind, p.decimals) for p in profile(tmp_path / "t")}
-    assert found == {"flag": ("integer", 0), "share": ("decimal", 2), "third": ("decimal", 6), "money": ("decimal", 1), "day": (None, 0)}
+    assert found == {"flag": ("integer", 0), "share": ("decimal", 2), "third": ("decimal", 6), "money": ("decimal", 1), "day": ("date", 0)}
     columns, notes = name_columns(profile(tmp_path / "t"))
-    assert "day" not in [column.name for column in columns]
-    assert any("day" in note and "date32" in note for note in notes)
+    assert "day" in [column.name for column in columns]
+    assert notes == ()
 
 
 @settings(max_examples=80, deadline=None)
@@ -159,6 +159,6 @@ def test_a_drafted_offer_is_valid_and_allows_nothing() -> None:
 
 def test_a_drafted_offer_names_the_uses_that_each_column_has() -> None:
     text = draft_offer(terms.declaration_insurer(), date(2026, 5, 1))
-    assert "    medical_spend: []  # filter, count, sum, avg" in text.splitlines()
-    assert "    coinsurance: []  # filter, count, group_by, output" in text.splitlines()
+    assert "    medical_spend: []  # filter, count, distinct, sum, avg, variance, covariance, quantile" in text.splitlines()
+    assert "    coinsurance: []  # filter, count, distinct, group_by, output" in text.splitlines()
     assert "    person_id: []  # join_key" in text.splitlines()

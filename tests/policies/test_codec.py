@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from policies.agreement import Agreement, Offer
 from policies.canonical import canonical, parse_json
 from policies.codec import MAX_ITEMS, MAX_STRING, decode, encode
-from policies.decide import Decision, decide
+from policies.decide import decide
 from policies.declaration import Column, Declaration
 from policies.entries import Header, LedgerCharge, Opening, commit
 from policies.errors import Malformed
+from policies.finding import Decision
 from policies.grant import Grant, make_grant
 from policies.query import Plan
 from policies.request import Facts, JobRequest
@@ -65,7 +66,6 @@ def _statement(**overrides: Any) -> Statement:
         evidence=digest_of("evidence"),
         sealed=digest_of("sealed"),
         withheld=None,
-        mechanism="discrete-laplace",
         statistics=grant.statistics,
         loss=grant.loss,
     )

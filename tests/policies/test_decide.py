@@ -13,13 +13,15 @@ from policies import rules
 from policies.agreement import ColumnTerm
 from policies.canonical import canonical
 from policies.codec import encode
-from policies.decide import Decision, decide, refusal
+from policies.decide import decide
 from policies.errors import BudgetExhausted, PolicyRefused, outcome
+from policies.expression import Call, Constant, Ref
+from policies.finding import Decision, Finding, refusal
 from policies.odrl import timestamp
 from policies.privacy import NANO, Loss, parse_epsilon
-from policies.query import ColumnRef, Compare, KeyOutput
+from policies.query import Equality, Join, Key, Table
 from policies.request import SpentFact
-from policies.rules import RULES, Finding
+from policies.rules import RULES
 from tests.support.terms import (
     COUNT_SQL,
     JOIN_SQL,
@@ -127,8 +129,8 @@ COLUMN_DENIALS = [
         "use SUM(insurer.plans.medical_spend) instead",
     ),
     (
-        "SELECT COUNT(*) AS n, COUNT(person_id) AS m FROM insurer.plans",
-        ("insurer.plans.person_id", "count", "SELECT COUNT(insurer.plans.person_id) AS m"),
+        "SELECT COUNT(*) AS n, COUNT(DISTINCT year) AS m FROM insurer.plans",
+        ("insurer.plans.year", "distinct", "SELECT COUNT_DISTINCT(insurer.plans.year) AS m"),
         "drop `m` from SELECT",
     ),
     (
@@ -184,14 +186,14 @@ def test_strictest_minimum_group_wins() -> None:
 def test_job_that_costs_more_than_one_job_may_is_denied() -> None:
     assert _decide(epsilon="1").allowed
     finding = _denial(_decide(epsilon="1.000000001"), "job_loss")
-    assert finding.message == "epsilon 1.000000001 asked; one job may cost at most 1"
+    assert finding.message == "epsilon 1.000000001 asked; one job may cost at most epsilon 1"
     assert finding.remedy == "ask for epsilon 1 or less"
 
 
 def test_ledger_that_cannot_pay_is_denied_to_the_last_nano_epsilon() -> None:
     assert _decide(epsilon="0.5", spent=(spent("2.5"),)).allowed
     finding = _denial(_decide(epsilon="0.5", spent=(spent("2.500000001"),)), "total_loss")
-    assert finding.message == "ledger insurer/rand-hie: epsilon 2.500000001 of 3 spent, 0.5 asked"
+    assert finding.message == "ledger insurer/rand-hie: epsilon 2.500000001 of epsilon 3 spent, epsilon 0.5 asked"
     assert finding.remedy == "ask for epsilon 0.499999999 or less"
 
 
@@ -280,23 +282,39 @@ def test_rule_that_raises_or_finds_nothing_denies(name: str, broken: Any, monkey
 
 
 def test_unknown_dataset_is_denied() -> None:
-    stranger = replace(plan(COUNT_SQL), sources=("rival.plans",))
+    stranger = replace(plan(COUNT_SQL), source=Table(alias="t0", dataset="rival.plans"))
     decision = decide(request(), agreement(), stranger, facts())
     assert not decision.allowed
     assert [(f.rule, f.dataset) for f in _failed(decision)] == [("dataset", "rival.plans"), ("schedule", "")]
     assert isinstance(refusal(decision), PolicyRefused)
 
 
+PLANS, CARE = Table(alias="t0", dataset="insurer.plans"), Table(alias="t1", dataset="clinic.care")
+YEAR = Ref(table="t0", column="year")
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"sources": ("insurer.plans",), "join": ()},
-        {"join": ("person_id",)},
-        {"where": Compare(column=ColumnRef(dataset="rival.plans", column="x"), operator="=", value=1)},
-        {"group_by": (ColumnRef(dataset="rival.plans", column="x"),)},
-        {"outputs": (*plan().outputs, KeyOutput(name="person", column=ColumnRef(dataset="insurer.plans", column="person_id")))},
+        {"source": PLANS},
+        {"source": Join(left=PLANS, right=CARE, on=(Equality(left=YEAR, right=Ref(table="t1", column="year")),))},
+        {"source": Join(left=PLANS, right=replace(CARE, alias="t0"), on=())},
+        {"where": Call(function="=", arguments=(Ref(table="t9", column="x"), Constant(type="integer", value=1)))},
+        {"where": YEAR},
+        {"group_by": (Key(expression=Ref(table="t9", column="x"), source="declared"),)},
+        {"group_by": (Key(expression=Ref(table="t0", column="person_id"), source="declared"),)},
+        {"group_by": (Key(expression=YEAR, source="public"),)},
     ],
-    ids=["column of an unread dataset", "join on a part of the key", "unknown filter", "unknown group key", "raw column"],
+    ids=[
+        "column of an unread dataset",
+        "join without the unit",
+        "one alias for two tables",
+        "unknown filter",
+        "filter that is no condition",
+        "unknown group key",
+        "raw column",
+        "protected column as a public key",
+    ],
 )
 def test_forged_plan_is_denied_even_under_the_widest_terms(change: dict[str, Any]) -> None:
     insurer, clinic = declaration_insurer(), declaration_clinic()

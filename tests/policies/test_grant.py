@@ -9,12 +9,14 @@ import pytest
 
 from policies.canonical import canonical, parse_json
 from policies.codec import decode, encode
-from policies.decide import Decision, decide
+from policies.decide import decide
 from policies.errors import Malformed
-from policies.grant import Grant, Read, Recipient, WithheldCode, grant_digest, job_id, ledgers_charged, make_grant
+from policies.finding import Decision
+from policies.grant import Grant, grant_digest, ledgers_charged, make_grant
+from policies.granted import Read, Recipient, WithheldCode, job_id
 from policies.odrl import agreement_digest
 from policies.privacy import parse_epsilon
-from policies.query import schedule
+from policies.schedule import schedule
 from tests.support.terms import (
     COUNT_SQL,
     JOIN_SQL,
@@ -132,8 +134,8 @@ def test_smallest_group_of_one_needs_no_unit_count() -> None:
     signed = agreement(terms=(terms_insurer(minimum_group=1), terms_clinic(minimum_group=1)))
     decision = decide(request(), signed, plan(), facts())
     grant = make_grant(agreement_digest(signed), digest_of("r"), request(), signed, plan(), facts(), decision)
-    assert "units" not in {statistic.quantity for statistic in grant.statistics}
-    assert "units" in {statistic.quantity for statistic in _grant().statistics}
+    assert "units" not in {statistic.measured.quantity for statistic in grant.statistics}
+    assert "units" in {statistic.measured.quantity for statistic in _grant().statistics}
 
 
 def test_release_goes_to_the_key_in_the_agreement() -> None:

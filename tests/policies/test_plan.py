@@ -1,646 +1,362 @@
-"""What the query language accepts has one exact plan; all else is refused by name, fast, and with nothing but Malformed."""
+"""What the query language accepts has one exact plan; all else is refused by name and place, fast, and with nothing but Malformed."""
 
 from __future__ import annotations
 
-import time
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from policies.canonical import canonical, parse_json
 from policies.codec import decode, encode
-from policies.declaration import Column, Declaration
 from policies.errors import Malformed
-from policies.plan import MAX_CONDITION_DEPTH, MAX_NESTING, MAX_OUTPUTS, MAX_TERMS, PARSER_VERSION, parse_plan
-from policies.privacy import parse_epsilon
+from policies.expression import Call, Constant, Ref
+from policies.plan import PARSER_VERSION, parse_plan
+from policies.privacy import parse_loss
 from policies.query import (
+    MAX_OUTPUTS,
     MAX_SQL,
     AggregateOutput,
-    AllOf,
-    AnyOf,
-    ColumnRef,
-    Compare,
-    IsNull,
+    Equality,
+    Having,
+    Join,
+    Key,
     KeyOutput,
-    Not,
-    OneOf,
+    Order,
+    PerUnit,
     Plan,
-    cells,
-    require_sound,
-    schedule,
+    Table,
+    UnitColumn,
 )
-from tests.support.terms import JOIN_SQL, declaration_clinic, declaration_insurer
+from policies.schedule import schedule
+from policies.shape import require_sound
+from sandbox.party.checking import statements
+from tests.support.sql import declarations, templates
+from tests.support.terms import JOIN_SQL
 
-_INSURER = declaration_insurer()
-_REGION = Column(name="region", type="text", domain=("north", "south"))
-_WIDE = Column(name="postcode", type="integer", domain=tuple(range(2500)))
-DECLARATIONS: dict[str, Declaration] = {
-    "insurer.plans": replace(_INSURER, columns=(*_INSURER.columns, _REGION, _WIDE)),
-    "clinic.care": declaration_clinic(),
-    "clinic.trial": declaration_clinic(dataset="clinic.trial", id_space="trial-2026"),
-    "registry.births": declaration_clinic(dataset="registry.births", unique_key=("person_id",)),
-}
-
-
-def _column(name: str, dataset: str = "insurer.plans") -> ColumnRef:
-    return ColumnRef(dataset=dataset, column=name)
+DECLARATIONS = declarations()
+CORPUS = Path(__file__).parent / "corpus"
+ACCEPTED = [s.strip() for s in statements((CORPUS / "accepted.sql").read_text())]
+REFUSED = [(s.partition("-- because: ")[2].partition("\n")[0], s) for s in statements((CORPUS / "refused.sql").read_text())]
+SELECT = "SELECT COUNT(*) AS n FROM insurer.plans"
 
 
 def _parse(sql: str) -> Plan:
     return parse_plan(sql, DECLARATIONS)
 
 
-def _where(condition: str) -> Plan:
-    return _parse(f"SELECT COUNT(*) AS n FROM insurer.plans WHERE {condition}")
+def _ref(column: str, table: str = "t0") -> Ref:
+    return Ref(table=table, column=column)
 
 
-SELECT = "SELECT COUNT(*) FROM insurer.plans"
-JOIN = "SELECT COUNT(*) FROM insurer.plans p JOIN clinic.care c"
-
-REFUSED = [
-    # statements
-    ("", "one statement is accepted, not 0"),
-    (";;", "one statement is accepted, not 0"),
-    (f"{SELECT}; {SELECT}", "one statement is accepted, not 2"),
-    (f"{SELECT}; DROP TABLE insurer.plans", "one statement is accepted, not 2"),
-    (f"{SELECT} UNION ALL {SELECT}", "(Union) is not a SELECT"),
-    (f"{SELECT} INTERSECT {SELECT}", "(Intersect) is not a SELECT"),
-    (f"{SELECT} EXCEPT {SELECT}", "(Except) is not a SELECT"),
-    ("DROP TABLE insurer.plans", "(Drop) is not a SELECT"),
-    ("CREATE TABLE a AS SELECT 1", "(Create) is not a SELECT"),
-    ("INSERT INTO insurer.plans VALUES (1)", "(Insert) is not a SELECT"),
-    ("UPDATE insurer.plans SET year = 1", "(Update) is not a SELECT"),
-    ("DELETE FROM insurer.plans", "(Delete) is not a SELECT"),
-    ("COPY insurer.plans TO '/tmp/out.csv'", "(Copy) is not a SELECT"),
-    ("ATTACH '/etc/passwd' AS a", "(Attach) is not a SELECT"),
-    ("PRAGMA database_list", "(Pragma) is not a SELECT"),
-    ("SET memory_limit = '1TB'", "(Set) is not a SELECT"),
-    ("INSTALL httpfs", "is not a SELECT"),
-    ("LOAD httpfs", "is not a SELECT"),
-    ("EXPLAIN SELECT 1", "is not a SELECT"),
-    ("DESCRIBE insurer.plans", "(Describe) is not a SELECT"),
-    ("FROM insurer.plans", "SELECT * is not accepted"),
-    ("VALUES (1)", "is not"),
-    ("SELECT COUNT(*) FROM", "is not valid SQL"),
-    ("SELECT COUNT(*) AS n FROM insurer.plans WHERE year = 'a", "is not valid SQL"),
-    ("SELECT (COUNT(*) FROM insurer.plans", "is not valid SQL"),
-    # clauses
-    ("WITH a AS (SELECT 1) SELECT COUNT(*) FROM insurer.plans", "WITH is not accepted in SELECT"),
-    (f"{SELECT} HAVING COUNT(*) > 5", "HAVING is not accepted in SELECT"),
-    (f"{SELECT} ORDER BY 1", "ORDER is not accepted in SELECT"),
-    (f"{SELECT} LIMIT 1", "LIMIT is not accepted in SELECT"),
-    (f"{SELECT} LIMIT 0", "LIMIT is not accepted in SELECT"),
-    (f"{SELECT} OFFSET 1", "OFFSET is not accepted in SELECT"),
-    (f"{SELECT} QUALIFY 1 = 1", "QUALIFY is not accepted in SELECT"),
-    (f"{SELECT} WINDOW w AS (ORDER BY year)", "WINDOWS is not accepted in SELECT"),
-    (f"{SELECT} USING SAMPLE 10", "SAMPLE is not accepted"),
-    ("SELECT COUNT(*) FROM insurer.plans TABLESAMPLE (1 ROWS)", "is not"),
-    (f"{SELECT} FOR UPDATE", "LOCKS is not accepted in SELECT"),
-    ("SELECT DISTINCT COUNT(*) FROM insurer.plans", "DISTINCT is not accepted in SELECT"),
-    ("SELECT COUNT(*) INTO x FROM insurer.plans", "INTO is not accepted in SELECT"),
-    # sources
-    ("SELECT COUNT(*)", "has no FROM"),
-    ("SELECT COUNT(*) FROM plans", "needs its provider: write provider.plans"),
-    ("SELECT COUNT(*) FROM insurer.other", "no dataset `insurer.other` in this agreement; it has clinic.care"),
-    ("SELECT COUNT(*) FROM a.insurer.plans", "CATALOG is not accepted in table"),
-    ("SELECT COUNT(*) FROM (SELECT * FROM insurer.plans)", "(Subquery) cannot be read from"),
-    ("SELECT COUNT(*) FROM (VALUES (1)) AS t(x)", "cannot be read from"),
-    ("SELECT COUNT(*) FROM read_csv('/etc/passwd')", "cannot be read from"),
-    ("SELECT COUNT(*) FROM range(10)", "cannot be read from"),
-    ("SELECT COUNT(*) FROM '/etc/passwd'", "must be 1 to 40 of a-z"),
-    ("SELECT COUNT(*) FROM 'data.parquet'", "must be 1 to 40 of a-z"),
-    ('SELECT COUNT(*) FROM "../../insurer"."plans"', "must be 1 to 40 of a-z"),
-    ('SELECT COUNT(*) FROM insurer."plans.parquet"', "must be 1 to 40 of a-z"),
-    ('SELECT COUNT(*) FROM insurer."Plans"', "must be 1 to 40 of a-z"),
-    ('SELECT COUNT(*) FROM insurer."plans\u202e"', "must be 1 to 40 of a-z"),
-    ("SELECT COUNT(*) FROM \u0456nsurer.plans", "must be 1 to 40 of a-z"),
-    ("SELECT COUNT(*) FROM insurer.plans AS t(a, b)", "COLUMNS is not accepted in alias"),
-    ("SELECT COUNT(*) FROM insurer.plans AT (VERSION => 1)", "is not"),
-    # joins
-    ("SELECT COUNT(*) FROM insurer.plans, clinic.care", "cross joins are not accepted"),
-    ("SELECT COUNT(*) FROM insurer.plans CROSS JOIN clinic.care", "only an inner JOIN"),
-    ("SELECT COUNT(*) FROM insurer.plans NATURAL JOIN clinic.care", "only an inner JOIN"),
-    ("SELECT COUNT(*) FROM insurer.plans POSITIONAL JOIN clinic.care", "only an inner JOIN"),
-    ("SELECT COUNT(*) FROM insurer.plans ASOF JOIN clinic.care USING (person_id, year)", "only an inner JOIN"),
-    ("SELECT COUNT(*) FROM insurer.plans LEFT JOIN clinic.care USING (person_id, year)", "only an inner JOIN"),
-    ("SELECT COUNT(*) FROM insurer.plans RIGHT JOIN clinic.care USING (person_id, year)", "only an inner JOIN"),
-    ("SELECT COUNT(*) FROM insurer.plans FULL JOIN clinic.care USING (person_id, year)", "only an inner JOIN"),
-    ("SELECT COUNT(*) FROM insurer.plans SEMI JOIN clinic.care USING (person_id, year)", "only an inner JOIN"),
-    ("SELECT COUNT(*) FROM insurer.plans ANTI JOIN clinic.care USING (person_id, year)", "only an inner JOIN"),
-    ("SELECT COUNT(*) FROM insurer.plans JOIN clinic.care", "needs USING (...) or ON"),
-    ("SELECT COUNT(*) FROM insurer.plans JOIN insurer.plans USING (person_id, year)", "joined with itself"),
-    ("SELECT COUNT(*) FROM insurer.plans a JOIN insurer.plans b USING (person_id, year)", "joined with itself"),
-    ("SELECT COUNT(*) FROM insurer.plans a JOIN clinic.care a USING (person_id, year)", "names two tables"),
-    (f"{JOIN} USING (person_id)", "whole unique key of both datasets: (person_id, year) of insurer.plans"),
-    (f"{JOIN} USING (year)", "whole unique key"),
-    (f"{JOIN} USING (person_id, year, female)", "whole unique key"),
-    (f"{JOIN} USING (person_id, person_id)", "whole unique key"),
-    (f"{JOIN} ON p.person_id = c.person_id", "whole unique key"),
-    (f"{JOIN} ON p.person_id = c.person_id AND p.year = c.year AND p.year = c.year", "whole unique key"),
-    (f"{JOIN} ON p.person_id = c.person_id OR p.year = c.year", "is not accepted in ON"),
-    (f"{JOIN} ON p.person_id = c.person_id AND p.year < c.year", "is not accepted in ON"),
-    (f"{JOIN} ON p.person_id = c.person_id AND p.year = c.doctor_visits", "must equate a key column"),
-    (f"{JOIN} ON p.person_id = c.person_id AND p.year = p.year", "must equate a key column"),
-    (f"{JOIN} ON p.person_id = c.person_id AND p.year = c.year + 1", "is not a column name"),
-    (f"{JOIN} ON true", "is not accepted in ON"),
-    (f"{JOIN} ON p.person_id = c.person_id AND p.year = c.year AND p.female = 1", "is not a column name"),
-    ("SELECT COUNT(*) FROM insurer.plans JOIN clinic.trial USING (person_id, year)", "do not identify the same privacy units"),
-    ("SELECT COUNT(*) FROM clinic.care JOIN registry.births USING (person_id)", "whole unique key"),
-    ("SELECT COUNT(*) FROM clinic.care JOIN registry.births USING (person_id, year)", "whole unique key"),
-    ("SELECT COUNT(*) FROM insurer.plans JOIN (SELECT 1) x USING (year)", "cannot be read from"),
-    ("SELECT COUNT(*) FROM insurer.plans, LATERAL (SELECT 1)", "cannot be read from"),
-    ("SELECT COUNT(*) FROM insurer.plans JOIN clinic.care USING (person_id, year) JOIN clinic.trial USING (year)", "not 3"),
-    # outputs
-    ("SELECT FROM insurer.plans", "no aggregate"),
-    ("SELECT * FROM insurer.plans", "SELECT * is not accepted; rows never leave"),
-    ("SELECT p.* FROM insurer.plans p", "SELECT * is not accepted"),
-    ("SELECT COLUMNS('.*') FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT COUNT(*), * EXCLUDE (year) FROM insurer.plans", "SELECT * is not accepted"),
-    ("SELECT person_id FROM insurer.plans", "raw values never leave"),
-    ("SELECT year, COUNT(*) FROM insurer.plans", "raw values never leave"),
-    ("SELECT female, COUNT(*) FROM insurer.plans GROUP BY year", "raw values never leave"),
-    ("SELECT 1 FROM insurer.plans", "(Literal) is not accepted in SELECT"),
-    ("SELECT COUNT(*), 'x' FROM insurer.plans", "(Literal) is not accepted in SELECT"),
-    ("SELECT MIN(medical_spend) FROM insurer.plans", "(Min) is not accepted in SELECT"),
-    ("SELECT MAX(year) FROM insurer.plans", "(Max) is not accepted in SELECT"),
-    ("SELECT MEDIAN(year) FROM insurer.plans", "(Median) is not accepted in SELECT"),
-    ("SELECT STDDEV(medical_spend) FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT ANY_VALUE(person_id) FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT LIST(person_id) FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT STRING_AGG(region, ',') FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT COUNT_IF(year = 1) FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT APPROX_COUNT_DISTINCT(year) FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT sleep_ms(1000) FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT random() FROM insurer.plans", "(Rand) is not accepted in SELECT"),
-    ("SELECT error('x') FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT read_text('/etc/passwd') FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT getenv('HOME') FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT current_setting('x') FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT nextval('s') FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT now() FROM insurer.plans", "is not accepted in SELECT"),
-    ("SELECT (SELECT COUNT(*) FROM clinic.care) FROM insurer.plans", "(Subquery) is not accepted in SELECT"),
-    ("SELECT COUNT(*) OVER () FROM insurer.plans", "(Window) is not accepted in SELECT"),
-    ("SELECT SUM(year) OVER (ORDER BY year) FROM insurer.plans", "(Window) is not accepted in SELECT"),
-    ("SELECT COUNT(*) FILTER (WHERE year = 1) FROM insurer.plans", "(Filter) is not accepted in SELECT"),
-    ("SELECT COUNT(*) + 1 FROM insurer.plans", "(Add) is not accepted in SELECT"),
-    ("SELECT -COUNT(*) FROM insurer.plans", "(Neg) is not accepted in SELECT"),
-    ("SELECT CAST(COUNT(*) AS DOUBLE) FROM insurer.plans", "(Cast) is not accepted in SELECT"),
-    ("SELECT COUNT(*)::INT FROM insurer.plans", "(Cast) is not accepted in SELECT"),
-    ("SELECT CASE WHEN year = 1 THEN 1 END FROM insurer.plans", "(Case) is not accepted in SELECT"),
-    ("SELECT COUNT() FROM insurer.plans", "is not accepted inside COUNT"),
-    ("SELECT COUNT(year, female) FROM insurer.plans", "EXPRESSIONS is not accepted in COUNT"),
-    ("SELECT COUNT(1) FROM insurer.plans", "is not accepted inside COUNT"),
-    ("SELECT COUNT(DISTINCT person_id) FROM insurer.plans", "COUNT(DISTINCT ...) is not accepted"),
-    ("SELECT SUM(DISTINCT medical_spend) FROM insurer.plans", "SUM(DISTINCT ...) is not accepted"),
-    ("SELECT SUM(*) FROM insurer.plans", "is not accepted inside SUM"),
-    ("SELECT SUM(medical_spend * 1000) FROM insurer.plans", "(Mul) is not accepted inside SUM"),
-    ("SELECT SUM(CAST(year AS DOUBLE)) FROM insurer.plans", "(Cast) is not accepted inside SUM"),
-    ("SELECT SUM(CASE WHEN person_id = 7 THEN 1 ELSE 0 END) FROM insurer.plans", "(Case) is not accepted inside SUM"),
-    ("SELECT AVG(SUM(medical_spend)) FROM insurer.plans", "(Sum) is not accepted inside AVG"),
-    ("SELECT AVG(year) FROM insurer.plans", "AVG(insurer.plans.year) needs declared bounds"),
-    ("SELECT SUM(region) FROM insurer.plans", "SUM(insurer.plans.region) needs declared bounds"),
-    ("SELECT COUNT(*) AS n, COUNT(year) AS n FROM insurer.plans", "output names must be distinct"),
-    ('SELECT COUNT(*) AS "a b" FROM insurer.plans', "must be 1 to 40 of a-z"),
-    ('SELECT COUNT(*) AS "\'; DROP" FROM insurer.plans', "must be 1 to 40 of a-z"),
-    ("SELECT " + ", ".join(f"COUNT(*) AS c{i}" for i in range(MAX_OUTPUTS + 1)) + " FROM insurer.plans", "at most 100"),
-    # columns
-    ("SELECT COUNT(nothing) FROM insurer.plans", "unknown column `nothing`"),
-    ("SELECT COUNT(doctor_visits) FROM insurer.plans", "unknown column `doctor_visits`"),
-    ("SELECT COUNT(x.year) FROM insurer.plans", "unknown table `x`"),
-    ("SELECT COUNT(clinic.care.year) FROM insurer.plans", "unknown table `clinic.care`"),
-    ("SELECT COUNT(insurer.plans.nothing) FROM insurer.plans", "has no column `nothing`"),
-    ("SELECT COUNT(rowid) FROM insurer.plans", "unknown column `rowid`"),
-    # grouping
-    ("SELECT person_id, COUNT(*) FROM insurer.plans GROUP BY person_id", "needs a declared domain"),
-    ("SELECT medical_spend, COUNT(*) FROM insurer.plans GROUP BY medical_spend", "needs a declared domain"),
-    ("SELECT COUNT(*) FROM insurer.plans GROUP BY year", "group key `insurer.plans.year` must also be selected"),
-    ("SELECT year FROM insurer.plans GROUP BY year", "has no aggregate"),
-    ("SELECT year, COUNT(*) FROM insurer.plans GROUP BY year, year", "names a column twice"),
-    ("SELECT year, COUNT(*) FROM insurer.plans GROUP BY 1", "is not a column name"),
-    ("SELECT year, COUNT(*) FROM insurer.plans GROUP BY year % 2", "is not a column name"),
-    ("SELECT year, COUNT(*) FROM insurer.plans GROUP BY ALL", "GROUP BY"),
-    ("SELECT year, COUNT(*) FROM insurer.plans GROUP BY ROLLUP (year)", "(Rollup) is not a column name"),
-    ("SELECT year, COUNT(*) FROM insurer.plans GROUP BY CUBE (year)", "(Cube) is not a column name"),
-    ("SELECT year, COUNT(*) FROM insurer.plans GROUP BY GROUPING SETS ((year), ())", "(GroupingSets) is not a column name"),
-    ("SELECT postcode, year, COUNT(*) FROM insurer.plans GROUP BY postcode, year", "more than 10000 combinations"),
-    # conditions
-    (f"{SELECT} WHERE true", "(Boolean) is not accepted in WHERE"),
-    (f"{SELECT} WHERE 1 = 1", "compare a column with a constant"),
-    (f"{SELECT} WHERE female", "(Column) is not accepted in WHERE"),
-    (f"{SELECT} WHERE year = female", "with another column is not accepted"),
-    (f"{SELECT} WHERE year + 1 = 2", "no functions or arithmetic"),
-    (f"{SELECT} WHERE year = 1 + 1", "(Add) is not a constant"),
-    (f"{SELECT} WHERE year = NULL", "(Null) is not a constant"),
-    (f"{SELECT} WHERE year = TRUE", "(Boolean) is not a constant"),
-    (f"{SELECT} WHERE year = 0xFF", "is not valid SQL"),
-    (f"{SELECT} WHERE year = - - 1", "is not a constant"),
-    (f"{SELECT} WHERE year = CAST('1' AS INT)", "(Cast) is not a constant"),
-    (f"{SELECT} WHERE year = random()", "(Rand) is not a constant"),
-    (f"{SELECT} WHERE year = (SELECT 1)", "(Subquery) is not a constant"),
-    (f"{SELECT} WHERE year = ANY (SELECT 1)", "is not a constant"),
-    (f"{SELECT} WHERE year = ?", "(Placeholder) is not a constant"),
-    (f"{SELECT} WHERE year = $1", "is not a constant"),
-    (f"{SELECT} WHERE year IN (SELECT 1)", "QUERY is not accepted in IN"),
-    (f"{SELECT} WHERE year IN (female)", "is not a constant"),
-    (f"{SELECT} WHERE year IN (1, NULL)", "is not a constant"),
-    (f"{SELECT} WHERE (year, female) IN ((1, 1))", "is not a column name"),
-    (f"{SELECT} WHERE EXISTS (SELECT 1)", "(Exists) is not accepted in WHERE"),
-    (f"{SELECT} WHERE year IS TRUE", "only IS NULL and IS NOT NULL"),
-    (f"{SELECT} WHERE year IS DISTINCT FROM 1", "is not accepted in WHERE"),
-    (f"{SELECT} WHERE region LIKE 'n%'", "(Like) is not accepted in WHERE"),
-    (f"{SELECT} WHERE region ~ 'n'", "is not accepted in WHERE"),
-    (f"{SELECT} WHERE regexp_matches(region, 'n')", "is not accepted in WHERE"),
-    (f"{SELECT} WHERE sleep_ms(9) = 1", "no functions or arithmetic"),
-    (f"{SELECT} WHERE COUNT(*) > 1", "no functions or arithmetic"),
-    (f"{SELECT} WHERE year BETWEEN 1 AND female", "is not a constant"),
-    (f"{SELECT} WHERE year BETWEEN SYMMETRIC 2 AND 1", "SYMMETRIC is not accepted in BETWEEN"),
-    (f"{SELECT} WHERE 1 < year < 3", "no functions or arithmetic"),
-    (f"{SELECT} WHERE year = 1 XOR female = 1", "is not"),
-    (f"{SELECT} WHERE year & 1 = 1", "no functions or arithmetic"),
-    (f"{SELECT} WHERE year = '1'", "is a number; compare it with a number"),
-    (f"{SELECT} WHERE region = 1", "is text; compare it with a quoted string"),
-    (f"{SELECT} WHERE region = -'a'", "is text; compare it with a quoted string"),
-    (f"{SELECT} WHERE year = 1.5", "at most 0 fractional digits"),
-    (f"{SELECT} WHERE medical_spend > 0.001", "at most 2 fractional digits"),
-    (f"{SELECT} WHERE year = 1e3", "is not a plain decimal number"),
-    (f"{SELECT} WHERE year < 1e999999999", "is not a plain decimal number"),
-    (f"{SELECT} WHERE year < 9007199254740992", "is too large"),
-    (f"{SELECT} WHERE medical_spend < 90071992547409.92", "is too large"),
-    (f"{SELECT} WHERE year = 1.00000000000000000000000000000001", "is not a plain decimal number"),
-    (f"{SELECT} WHERE region = 'a\rb'", "control character"),
-    (f"{SELECT} WHERE region = 'a\x7fb'", "control character"),
-    (f"{SELECT} WHERE region = 'a\ud800b'", "control character or a lone surrogate"),
-    (f"{SELECT} WHERE region = E'a\\x01'", "is not a constant"),
-    (f"{SELECT} WHERE year IN ({', '.join('1' for _ in range(MAX_TERMS + 1))})", "IN needs 1 to 500 constants"),
-    (f"{SELECT} WHERE {' AND '.join(['year=1'] * (MAX_TERMS + 1))}", "WHERE has more than 500 terms"),
-    (f"{SELECT} WHERE {' OR '.join(['year=1'] * 1800)}", "WHERE has more than 500 terms"),
-    (f"{SELECT} WHERE {'NOT ' * (MAX_CONDITION_DEPTH + 1)} year = 1", "more than 10 levels deep"),
-    (f"{SELECT} WHERE {'(year=1 AND (year=2 OR ' * 6} year=3 {'))' * 6}", "more than 10 levels deep"),
-    # bytes
-    (f"{SELECT}\x00", "control character"),
-    (f"{SELECT}\x1b", "control character"),
-    (f"{SELECT} WHERE year = 1\x0c", "control character"),
-]
+def _integer(value: int) -> Constant:
+    return Constant(value=value, type="integer")
 
 
-@pytest.mark.parametrize(("sql", "fragment"), REFUSED, ids=[ascii(sql[-60:]) for sql, _ in REFUSED])
-def test_construct_outside_the_language_is_refused_by_name(sql: str, fragment: str) -> None:
+def _call(function: Any, *arguments: Any) -> Call:
+    return Call(function=function, arguments=arguments)
+
+
+@pytest.mark.parametrize("sql", ACCEPTED)
+def test_corpus_query_is_accepted_with_a_schedule(sql: str) -> None:
+    plan = _parse(sql)
+    assert decode(Plan, parse_json(canonical(encode(plan)))) == plan
+    for measure in ("pure", "zcdp"):
+        loss = parse_loss(measure, "1", "0.000001" if plan.discovers else "0")  # type: ignore[arg-type]
+        assert sum(s.amount for s in schedule(plan, DECLARATIONS, loss, 10)) <= loss.amount
+
+
+@pytest.mark.parametrize(("reason", "sql"), REFUSED, ids=[reason for reason, _ in REFUSED])
+def test_corpus_query_is_refused_by_name(reason: str, sql: str) -> None:
+    assert reason
     with pytest.raises(Malformed) as refused:
         _parse(sql)
-    assert fragment in str(refused.value)
+    assert reason in str(refused.value)
     assert str(refused.value).isprintable()
     assert len(str(refused.value)) < 600
 
 
-DEEP = {
+PLACES = [
+    ("SELECT COUNT(*),\n  random()\nFROM insurer.plans", "line 2, column 3"),
+    ("SELECT COUNT(*)\nFROM insurer.plans\nWHERE year = 1 AND sleep_ms(9) = 1", "line 3, column 20"),
+    ("SELECT COUNT(nothing) FROM insurer.plans", "line 1, column 14"),
+    ("SELECT COUNT(*) FROM insurer.plans\nCROSS JOIN clinic.care", "line 2, column 12"),
+    ("SELECT COUNT(*) FROM insurer.plans WHERE region = 1 AND year = 1", "line 1, column 42"),
+    ("SELECT year,\n SUM(person_id) FROM insurer.plans GROUP BY year", "line 2, column 2"),
+    ("SELECT COUNT(* FROM insurer.plans", "line 1, column 19"),
+]
+
+
+@pytest.mark.parametrize(("sql", "place"), PLACES)
+def test_refusal_tells_the_place(sql: str, place: str) -> None:
+    with pytest.raises(Malformed) as refused:
+        _parse(sql)
+    assert refused.value.where == place
+
+
+MORE_REFUSED = [
+    ("", "one statement is accepted, not 0"),
+    (f"{SELECT}; {SELECT}", "one statement is accepted, not 2"),
+    (f"{SELECT} USING SAMPLE 10", "SAMPLE is not accepted"),
+    ("SELECT COUNT(*) FROM insurer.plans TABLESAMPLE (1 ROWS)", "is not"),
+    (f"{SELECT} FOR UPDATE", "LOCKS is not accepted in SELECT"),
+    ("SELECT COUNT(*) INTO x FROM insurer.plans", "INTO is not accepted in SELECT"),
+    ("SELECT COUNT(*)", "has no FROM"),
+    ("SELECT COUNT(*) FROM plans", "needs its provider: write provider.plans"),
+    ("SELECT COUNT(*) FROM insurer.other", "no dataset `insurer.other` in this agreement; it has clinic.care"),
+    ("SELECT COUNT(*) FROM a.insurer.plans", "CATALOG is not accepted in table"),
+    ('SELECT COUNT(*) FROM "../../insurer"."plans"', "must be 1 to 40 of a-z"),
+    ("SELECT COUNT(*) FROM \u0456nsurer.plans", "must be 1 to 40 of a-z"),
+    ("SELECT COUNT(*) FROM insurer.plans AS t(a, b)", "COLUMNS is not accepted in alias"),
+    ("SELECT COUNT(*) FROM insurer.plans NATURAL JOIN clinic.care", "only an inner JOIN"),
+    ("SELECT COUNT(*) FROM insurer.plans ASOF JOIN clinic.care USING (person_id, year)", "only an inner JOIN"),
+    ("SELECT COUNT(*) FROM insurer.plans SEMI JOIN clinic.care USING (person_id, year)", "only an inner JOIN"),
+    ("SELECT COUNT(*) FROM insurer.plans JOIN insurer.plans USING (person_id, year)", "names two tables"),
+    ("SELECT COUNT(*), COUNT(year) AS n, COUNT(female) AS n FROM insurer.plans", "`n` stands twice"),
+    ('SELECT COUNT(*) AS "a b" FROM insurer.plans', "must be 1 to 40 of a-z"),
+    ("SELECT " + ", ".join(f"COUNT(*) AS c{i}" for i in range(MAX_OUTPUTS + 1)) + " FROM insurer.plans", "at most 100"),
+    ("SELECT COUNT(clinic.care.year) FROM insurer.plans", "unknown table `clinic.care`"),
+    ("SELECT year, COUNT(*) FROM insurer.plans GROUP BY year, 1", "a key twice"),
+    ("SELECT postcode, year, COUNT(*) FROM insurer.plans GROUP BY postcode, year", "more than 10000 combinations"),
+    ("SELECT COUNT(*) FROM insurer.plans JOIN clinic.care USING (person_id) WHERE year = 1", "write it with its table"),
+    (f"{SELECT} WHERE year = 1e3", "is not a plain decimal number"),
+    (f"{SELECT} WHERE year < 9007199254740992", "2^53 - 1"),
+    (f"{SELECT} WHERE region = 'a\x7fb'", "control character"),
+    (f"{SELECT} WHERE region = 'a\ud800b'", "control character or a lone surrogate"),
+    (f"{SELECT}\x00", "control character"),
+    (f"{SELECT} WHERE born = '2026-02-30'", "must be a date like"),
+    (f"{SELECT} WHERE year = 1.5", "needs declared bounds"),
+    (f"{SELECT} HAVING COUNT(*) > 5 OR COUNT(*) < 3", "is not accepted in HAVING"),
+    (f"{SELECT} HAVING n > COUNT(*)", "compare a selected aggregate with a number"),
+    (f"{SELECT} ORDER BY year", "reads noised outputs only"),
+    (f"{SELECT} ORDER BY 2", "is no position in SELECT"),
+    ("SELECT COUNT(*) FROM (SELECT COUNT(*) AS n FROM ref.regions) q", "must group by the privacy unit"),
+    ("SELECT COUNT(*) FROM (SELECT person_id, medical_spend FROM insurer.plans GROUP BY person_id) q", "neither aggregated nor a key"),
+    ("SELECT AVG(m) AS a FROM (SELECT person_id, MEDIAN(medical_spend) AS m FROM insurer.plans GROUP BY person_id) q", "per privacy unit"),
+    ("SELECT COUNT(*) FROM clinic.care c JOIN (SELECT p.person_id FROM insurer.plans p JOIN clinic.care d USING (person_id)) q "
+     "USING (person_id)", "must come first in FROM"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sql", "fragment"), MORE_REFUSED, ids=[ascii(sql[-60:]) for sql, _ in MORE_REFUSED])
+def test_construct_outside_the_language_is_refused(sql: str, fragment: str) -> None:
+    with pytest.raises(Malformed) as refused:
+        _parse(sql)
+    assert fragment in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+_CTES = "WITH a0 AS (SELECT person_id FROM insurer.plans)" + "".join(
+    f", a{i} AS (SELECT x.person_id FROM a{i - 1} x JOIN a{i - 1} y USING (person_id))" for i in range(1, 30)
+)
+HUGE = {
     "a million characters": SELECT + " " * 1_000_000,
-    "a million digits": f"{SELECT} WHERE year = {'1' * 1_000_000}",
-    "digits up to the limit": f"{SELECT} WHERE year = {'1' * 19_000}",
-    "parentheses": f"{SELECT} WHERE {'(' * 5000}year = 1{')' * 5000}",
-    "parentheses behind closing ones in a string": f"{SELECT} WHERE region = '{')' * 5000}' AND {'(' * 5000}year=1{')' * 5000}",
-    "negations": f"{SELECT} WHERE {'NOT ' * 4000}year = 1",
-    "signs": f"{SELECT} WHERE year = {'- ' * 9000}1",
-    "brackets": f"{SELECT} WHERE year = {'[' * 9000}",
-    "braces": f"{SELECT} WHERE year = {'{1:' * 4000}",
-    "cases": f"{SELECT} WHERE {'CASE WHEN ' * 1500}1",
-    "casts": f"{SELECT} WHERE year{'::INT' * 3000} = 1",
-    "arithmetic": f"{SELECT} WHERE {'1+' * 9000}1 = year",
-    "functions": f"SELECT {'f(' * MAX_NESTING}1{')' * MAX_NESTING} FROM insurer.plans",
-    "lambdas": f"SELECT f({'x -> ' * 3000}1) FROM insurer.plans",
-    "conjunctions in ON": f"{JOIN} ON {' AND '.join(['p.year=c.year'] * 1000)}",
-    "a thousand joins": "SELECT COUNT(*) FROM insurer.plans" + " JOIN a.b USING (x)" * 1000,
-    "a thousand comma joins": "SELECT COUNT(*) FROM insurer.plans" + ", a.b" * 3000,
-    "a thousand unions": SELECT[:20] + " UNION SELECT 1" * 1200,
-    "a thousand statements": "SELECT 1;" * 2000,
-    "a thousand outputs": "SELECT " + "COUNT(*)," * 2000 + "1 FROM insurer.plans",
-    "a long name": f"SELECT COUNT({'a' * 15_000}) FROM insurer.plans",
-    "a long alias": f"SELECT COUNT(*) AS {'a' * 15_000} FROM insurer.plans",
-    "quotes": f"{SELECT} WHERE region = {chr(39) * 9001}",
-    "open comments": SELECT + "/*" * 9000,
-    "dollar quotes": SELECT + "$a$" * 6000,
+    "a thousand-way join": SELECT + "".join(f" JOIN clinic.care c{i} USING (person_id)" for i in range(400)),
+    "ten thousand parentheses": f"{SELECT} WHERE {'(' * 9_000}year = 1{')' * 9_000}",
+    "ten thousand brackets": f"{SELECT} WHERE year = {'[' * 9_000}",
+    "many negations": f"{SELECT} WHERE {'NOT ' * 4_900}year = 1",
+    "many signs": f"{SELECT} WHERE year = {'- ' * 9_000}1",
+    "many terms": f"{SELECT} WHERE {' OR '.join(f'year={i}' for i in range(1_500))}",
+    "many summands": f"SELECT SUM(year{'+year' * 3_900}) FROM insurer.plans",
+    "many quotients": f"SELECT SUM(medical_spend{'/2' * 9_000}) FROM insurer.plans",
+    "nested cases": f"SELECT SUM({'CASE WHEN female = 1 THEN ' * 500}1{' END' * 500}) FROM insurer.plans",
+    "subqueries that double": f"{_CTES} SELECT COUNT(*) FROM a29",
+    "nested subqueries": "SELECT COUNT(*) FROM " + "(SELECT person_id FROM " * 30 + "insurer.plans" + ") q" * 30,
+    "wide domains": "SELECT SUM("
+    + "+".join(["doctor_visits % 9999"] * 480)
+    + ") FROM clinic.care WHERE 1=2 OR 3=CASE WHEN 2=1 THEN 'a' END",
 }
 
 
-@pytest.mark.parametrize("sql", DEEP.values(), ids=DEEP.keys())
-def test_huge_query_is_refused_within_seconds(sql: str) -> None:
-    started = time.perf_counter()
-    with pytest.raises(Malformed) as refused:
+@pytest.mark.parametrize("sql", HUGE.values(), ids=HUGE.keys())
+def test_huge_query_is_refused(sql: str) -> None:
+    with pytest.raises(Malformed):
         _parse(sql)
-    assert time.perf_counter() - started < 5
-    assert len(str(refused.value)) < 600
 
 
 def test_query_of_the_longest_length_is_read() -> None:
-    padding = " " * (MAX_SQL - len(SELECT))
-    assert _parse(SELECT + padding) == _parse(SELECT)
-    with pytest.raises(Malformed, match="longer than 20000"):
-        _parse(SELECT + padding + " ")
-
-
-def test_most_terms_and_deepest_condition_have_a_canonical_form_inside_documents() -> None:
-    widest = _where(" OR ".join(["year=1"] * MAX_TERMS))
-    assert isinstance(widest.where, AnyOf)
-    assert len(widest.where.terms) == MAX_TERMS
-    deep = "year = 1"
-    for level in range(MAX_CONDITION_DEPTH):
-        deep = f"(female IN (1, 0) {'AND' if level % 2 else 'OR'} {deep})"
-    deepest = _where(deep)
-    document = {"entry": {"grant": {"plan": encode(deepest)}}}
-    assert decode(Plan, parse_json(canonical(document))["entry"]["grant"]["plan"]) == deepest
+    padded = SELECT + " " * (MAX_SQL - len(SELECT))
+    assert _parse(padded) == _parse(SELECT)
+    with pytest.raises(Malformed, match="longer than"):
+        _parse(padded + " ")
 
 
 def test_accepted_join_has_its_exact_plan() -> None:
-    visits = _column("doctor_visits", "clinic.care")
     assert _parse(JOIN_SQL) == Plan(
-        sources=("insurer.plans", "clinic.care"),
-        join=("person_id", "year"),
-        where=Compare(column=_column("female"), operator="=", value=1),
-        group_by=(_column("coinsurance"),),
+        source=Join(
+            left=Table(alias="t0", dataset="insurer.plans"),
+            right=Table(alias="t1", dataset="clinic.care"),
+            on=tuple(Equality(left=_ref(name), right=_ref(name, "t1")) for name in ("person_id", "year")),
+        ),
+        where=_call("=", _ref("female"), _integer(1)),
+        group_by=(Key(expression=_ref("coinsurance"), source="declared"),),
         outputs=(
-            KeyOutput(name="coinsurance", column=_column("coinsurance")),
+            KeyOutput(name="coinsurance", key=0),
             AggregateOutput(name="years", function="COUNT"),
-            AggregateOutput(name="visits", function="AVG", column=visits),
-            AggregateOutput(name="spend", function="SUM", column=_column("medical_spend")),
+            AggregateOutput(name="visits", function="AVG", arguments=(_ref("doctor_visits", "t1"),)),
+            AggregateOutput(name="spend", function="SUM", arguments=(_ref("medical_spend"),)),
         ),
     )
 
 
-def test_accepted_count_has_default_names_by_position() -> None:
-    asked = _parse("SELECT COUNT(*), COUNT(person_id), SUM(medical_spend), AVG(medical_spend) m FROM insurer.plans")
-    assert [output.name for output in asked.outputs] == ["count_rows_0", "count_person_id_1", "sum_medical_spend_2", "m"]
-    assert (asked.sources, asked.join, asked.where, asked.group_by) == (("insurer.plans",), (), None, ())
+def test_subquery_per_unit_has_its_exact_plan() -> None:
+    plan = _parse(
+        "WITH s AS (SELECT person_id AS who, SUM(medical_spend) AS total FROM insurer.plans WHERE year < 3 GROUP BY 1 HAVING COUNT(*) > 1) "
+        "SELECT AVG(total + 1) AS mean FROM s HAVING mean BETWEEN 1 AND 9.50 ORDER BY 1 DESC LIMIT 1"
+    )
+    assert plan == Plan(
+        source=PerUnit(
+            alias="q0",
+            source=Table(alias="t0", dataset="insurer.plans"),
+            by=_ref("person_id"),
+            where=_call("<", _ref("year"), _integer(3)),
+            unit="unit",
+            columns=(UnitColumn(name="c0", function="SUM", argument=_ref("medical_spend")), UnitColumn(name="c1", function="COUNT")),
+        ),
+        where=_call(">", _ref("c1", "q0"), _integer(1)),
+        outputs=(AggregateOutput(name="mean", function="AVG", arguments=(_call("add", _ref("c0", "q0"), _integer(1)),)),),
+        having=(Having(output="mean", operator="<=", value="9.5"), Having(output="mean", operator=">=", value="1")),
+        order=(Order(output="mean", descending=True),),
+        limit=1,
+    )
 
 
-def _compare(column: str, operator: Any, value: int | str) -> Compare:
-    return Compare(column=_column(column), operator=operator, value=value)
+def test_keys_tell_where_their_values_come_from() -> None:
+    plan = _parse(
+        "SELECT p.year, r.area, p.region, YEAR(p.born) AS y, COUNT(*) AS n FROM insurer.plans p JOIN ref.regions r USING (region) "
+        "GROUP BY 1, 2, 3, 4"
+    )
+    assert [key.source for key in plan.group_by] == ["declared", "public", "discovered", "declared"]
 
 
-CONDITIONS = [
-    ("year = 1", _compare("year", "=", 1)),
-    ("year <> -1", _compare("year", "<>", -1)),
-    ("year != 1", _compare("year", "<>", 1)),
-    ("medical_spend >= 12.5", _compare("medical_spend", ">=", 1250)),
-    ("medical_spend < .5", _compare("medical_spend", "<", 50)),
-    ("medical_spend > -0.10", _compare("medical_spend", ">", -10)),
-    ("region = 'north'", _compare("region", "=", "north")),
-    ("region <> 'it''s \u00e9'", _compare("region", "<>", "it's \u00e9")),
-    ("region < ''", _compare("region", "<", "")),
-    ("year IN (3, 1)", OneOf(column=_column("year"), values=(3, 1))),
-    ("region NOT IN ('a')", Not(term=OneOf(column=_column("region"), values=("a",)))),
-    ("year IS NULL", IsNull(column=_column("year"))),
-    ("year IS NOT NULL", Not(term=IsNull(column=_column("year")))),
-    ("year BETWEEN 1 AND 3", AllOf(terms=(_compare("year", ">=", 1), _compare("year", "<=", 3)))),
-    ("NOT year = 1", Not(term=_compare("year", "=", 1))),
-    (
-        "year = 1 AND female = 0 OR year = 2",
-        AnyOf(terms=(AllOf(terms=(_compare("year", "=", 1), _compare("female", "=", 0))), _compare("year", "=", 2))),
-    ),
-    (
-        "year = 1 AND (female = 0 OR year = 2)",
-        AllOf(terms=(_compare("year", "=", 1), AnyOf(terms=(_compare("female", "=", 0), _compare("year", "=", 2))))),
-    ),
-    (
-        "NOT (year = 1 AND female = 0)",
-        Not(term=AllOf(terms=(_compare("year", "=", 1), _compare("female", "=", 0)))),
-    ),
-]
-
-
-@pytest.mark.parametrize(("condition", "expected"), CONDITIONS, ids=[condition for condition, _ in CONDITIONS])
-def test_accepted_condition_has_its_exact_plan(condition: str, expected: Any) -> None:
-    assert _where(condition).where == expected
+def test_default_names_tell_function_column_and_position() -> None:
+    plan = _parse("SELECT COUNT(*), SUM(medical_spend), MEDIAN(medical_spend + 1), COUNT(DISTINCT person_id) FROM insurer.plans")
+    assert [output.name for output in plan.outputs] == [
+        "count_rows_0", "sum_medical_spend_1", "quantile_medical_spend_2", "count_units_rows_3",
+    ]  # fmt: skip
 
 
 EQUIVALENT = [
     ("year = 1", "1 = year"),
-    ("year < 2", "2 > year"),
-    ("year <= 2", "2 >= year"),
-    ("year > 2", "2 < year"),
-    ("year >= 2", "2 <= year"),
-    ("year <> 2", "2 != year"),
-    ("year = 1", "YEAR = 1"),
-    ("year = 1", "Insurer.Plans.Year = 1"),
-    ("year = 1", "plans.year = 1"),
-    ("year = 1", '"year" = 1'),
-    ("year = 1", "((year = 1))"),
-    ("year = 1", "year = 1.00"),
-    ("year = 1", "year = 1 -- AND female = 1"),
-    ("year = 1", "/* female = 1 AND */ year = 1"),
-    ("year BETWEEN 1 AND 3", "year >= 1 AND year <= 3"),
-    ("year BETWEEN 1 AND 3 AND female = 1", "(year >= 1 AND (year <= 3 AND female = 1))"),
-    ("year = 1 OR year = 2 OR year = 3", "year = 1 OR (year = 2 OR year = 3)"),
-    ("year NOT IN (1)", "NOT year IN (1)"),
-    ("medical_spend > 5", "medical_spend > 5.0"),
+    ("year < 3", "3 > YEAR"),
+    ("year < 3", "((((year)) < (3)))"),
+    ("NOT year = 1", "year <> 1"),
+    ("NOT NOT year = 1", "year = 1"),
+    ("NOT year < 3", "year >= 3"),
+    ("year BETWEEN 1 AND 3", "year <= 3 AND year >= 1"),
+    ("year = 1 AND (female = 1 AND coinsurance = 0)", "coinsurance = 0 AND year = 1 AND female = 1 AND year = 1"),
+    ("year = 1 OR female = 1", "female = 1 OR (year = 1)"),
+    ("year IN (2, 1, 2)", "year IN (1, 2)"),
+    ("year IN (1)", "year = 1"),
+    ("year NOT IN (1, 2)", "NOT (year IN (2, 1))"),
+    ("medical_spend = 1.50", "medical_spend = 1.5"),
+    ("medical_spend + 1 + 2 > 5", "2 + (medical_spend + 1) > 5"),
+    ("medical_spend * 2 * 3 > 5", "3 * (2 * medical_spend) > 5"),
+    ("born = '1970-01-31'", "born = DATE '1970-01-31'"),
+    ("year = female", "female = year"),
+    ("year > female", "female < year"),
+    ("region IS NOT NULL", "NOT region IS NULL"),
+    ("region NOT LIKE 'a%'", "NOT (region LIKE 'a%')"),
+    ("medical_spend > IF(female = 1, 5, 6)", "medical_spend > CASE WHEN female = 1 THEN 5 ELSE 6 END"),
+    ("YEAR(born) = 1970", "EXTRACT(year FROM born) = 1970"),
+    ("year = - - 1", "year = 1"),
 ]
 
 
 @pytest.mark.parametrize(("one", "other"), EQUIVALENT, ids=[other for _, other in EQUIVALENT])
 def test_equivalent_conditions_give_the_same_plan(one: str, other: str) -> None:
-    assert _where(one) == _where(other)
+    assert _parse(f"{SELECT} WHERE {one}") == _parse(f"{SELECT} WHERE {other}")
 
 
 @pytest.mark.parametrize(
     "join",
     [
-        "p JOIN clinic.care c USING (person_id, year)",
-        "p JOIN clinic.care c USING (year, person_id)",
-        "p INNER JOIN clinic.care AS c USING (person_id, year)",
-        "p inner join CLINIC.Care c using (PERSON_ID, Year)",
-        "p JOIN clinic.care c ON p.person_id = c.person_id AND p.year = c.year",
-        "p JOIN clinic.care c ON p.year = c.year AND c.person_id = p.person_id",
-        "p JOIN clinic.care c ON ((c.year = p.year) AND (p.person_id = c.person_id))",
-        "JOIN clinic.care ON plans.person_id = care.person_id AND insurer.plans.year = clinic.care.year",
+        "insurer.plans JOIN clinic.care USING (person_id, year)",
+        "INSURER.Plans inner join Clinic.CARE using (YEAR, person_id, year)",
+        "insurer.plans a JOIN clinic.care b ON b.year = a.year AND (a.person_id = b.person_id)",
+        "(SELECT * FROM insurer.plans) x JOIN clinic.care AS y USING (year, person_id)",
+        "(SELECT medical_spend, person_id AS who, year AS y FROM insurer.plans) x JOIN clinic.care c ON x.who = c.person_id AND y = c.year",
     ],
 )
 def test_equivalent_joins_give_the_same_plan(join: str) -> None:
-    asked = _parse(f"SELECT year, COUNT(*) AS n, AVG(doctor_visits) AS v FROM insurer.plans {join} GROUP BY year")
-    assert asked == Plan(
-        sources=("insurer.plans", "clinic.care"),
-        join=("person_id", "year"),
-        group_by=(_column("year"),),
-        outputs=(
-            KeyOutput(name="year", column=_column("year")),
-            AggregateOutput(name="n", function="COUNT"),
-            AggregateOutput(name="v", function="AVG", column=_column("doctor_visits", "clinic.care")),
-        ),
-    )
+    wanted = "SELECT SUM(medical_spend) AS s FROM insurer.plans JOIN clinic.care USING (person_id, year)"
+    assert _parse(f"SELECT SUM(medical_spend) AS s FROM {join}") == _parse(wanted)
 
 
-def test_column_of_both_datasets_that_is_no_key_needs_its_table() -> None:
-    shared = Column(name="female", type="integer")
-    clinic = declaration_clinic(columns=(*declaration_clinic().columns, shared))
-    sql = "SELECT COUNT({}) AS n FROM insurer.plans JOIN clinic.care USING (person_id, year)"
-    with pytest.raises(Malformed, match="is in both datasets; write it with its table"):
-        parse_plan(sql.format("female"), {**DECLARATIONS, "clinic.care": clinic})
-    asked = parse_plan(sql.format("care.female"), {**DECLARATIONS, "clinic.care": clinic})
-    assert asked.outputs[0].column == _column("female", "clinic.care")
+def test_group_keys_by_name_alias_position_and_expression_are_the_same() -> None:
+    plans = {
+        canonical(encode(_parse(f"SELECT FLOOR(medical_spend / 50) AS b, COUNT(*) AS n FROM insurer.plans GROUP BY {key}")))
+        for key in ("b", "1", "FLOOR(medical_spend / 50)", "floor((plans.medical_spend) / 50)")
+    }
+    assert len(plans) == 1
 
 
-def test_cells_are_the_product_of_the_domains() -> None:
-    sql = "SELECT year, coinsurance, female, COUNT(*) AS n FROM insurer.plans GROUP BY year, coinsurance, female"
-    assert cells(_parse(sql), DECLARATIONS) == 5 * 5 * 2
-    assert cells(_parse(SELECT), DECLARATIONS) == 1
+def test_parser_version_names_the_parser_its_release_and_the_language() -> None:
+    assert re.fullmatch(r"sqlglot/[0-9.]+ plan/2", PARSER_VERSION)
 
 
-def test_parser_version_names_the_parser_and_its_release() -> None:
-    name, _, release = PARSER_VERSION.partition("/")
-    assert name == "sqlglot"
-    assert release[0].isdigit()
-
-
-FORGED: list[tuple[dict[str, Any], str]] = [
-    ({"sources": ("insurer.plans", "clinic.nothing")}, "unknown-column"),
-    ({"sources": ("clinic.care", "registry.births")}, "unknown-column"),
-    ({"join": ("person_id",)}, "join-key"),
-    ({"join": ("year", "person_id")}, "join-key"),
-    ({"join": ("person_id", "person_id", "year")}, "join-key"),
-    ({"sources": ("insurer.plans",), "join": ()}, "unknown-column"),
-    ({"where": _compare("nothing", "=", 1)}, "unknown-column"),
-    ({"where": Not(term=Compare(column=_column("year", "clinic.trial"), operator="=", value=1))}, "unknown-column"),
-    ({"where": Compare(column=_column("year", "no.such"), operator="=", value=1)}, "unknown-dataset"),
-    ({"where": _compare("year", "=", "1")}, "malformed"),
-    ({"where": AllOf(terms=(_compare("region", "=", 1),))}, "malformed"),
-    ({"where": OneOf(column=_column("year"), values=(1, "2"))}, "malformed"),
-    ({"group_by": (_column("year", "clinic.trial"),)}, "unknown-column"),
-    ({"group_by": (_column("coinsurance"), _column("coinsurance"))}, "malformed"),
-    ({"group_by": ()}, "raw-column"),
-    ({"group_by": (_column("person_id"), _column("coinsurance"))}, "domain-missing"),
+FORGED = [
+    {"having": (Having(output="coinsurance", operator=">", value="1"),)},
+    {"source": Join(left=Table(alias="t0", dataset="insurer.plans"), right=Table(alias="t0", dataset="clinic.care"), on=())},
+    {"where": _ref("female")},
+    {"where": _call("=", _ref("secret"), _integer(1))},
+    {"where": Constant(value=7, type="boolean")},
+    {"group_by": (Key(expression=_ref("medical_spend"), source="declared"),)},
+    {"group_by": (Key(expression=_ref("coinsurance"), source="public"),)},
+    {"source": Table(alias='"; DROP', dataset="insurer.plans")},
 ]
 
 
-@pytest.mark.parametrize(("change", "code"), FORGED, ids=[f"{next(iter(change))} {code}" for change, code in FORGED])
-def test_plan_that_no_query_has_gets_no_schedule(change: dict[str, Any], code: str) -> None:
-    forged = replace(_parse(JOIN_SQL), **change)
-    with pytest.raises(Malformed) as refused:
-        schedule(forged, DECLARATIONS, parse_epsilon("1"), 10)
-    assert refused.value.code == code
-
-
-@pytest.mark.parametrize(
-    "output",
-    [
-        KeyOutput(name="person", column=_column("person_id")),
-        KeyOutput(name="years", column=_column("coinsurance")),
-        AggregateOutput(name='n"; DROP', function="COUNT"),
-        AggregateOutput(name="n", function="SUM", column=_column("year")),
-        AggregateOutput(name="n", function="SUM", column=_column("medical_spend", "clinic.care")),
-        AggregateOutput(name="n", function="AVG", column=_column("doctor_visits", "clinic.trial")),
-    ],
-)
-def test_forged_output_gets_no_schedule(output: KeyOutput | AggregateOutput) -> None:
-    good = _parse(JOIN_SQL)
+@pytest.mark.parametrize("change", FORGED, ids=[str(i) for i in range(len(FORGED))])
+def test_plan_that_no_query_has_is_unsound(change: dict[str, Any]) -> None:
     with pytest.raises(Malformed):
-        schedule(replace(good, outputs=(*good.outputs, output)), DECLARATIONS, parse_epsilon("1"), 10)
+        require_sound(replace(_parse(JOIN_SQL), **change), DECLARATIONS)
 
 
-def test_plan_on_an_unknown_dataset_gets_no_schedule() -> None:
-    with pytest.raises(Malformed) as refused:
-        schedule(replace(_parse(SELECT), sources=("insurer.nothing",)), DECLARATIONS, parse_epsilon("1"), 10)
-    assert refused.value.code == "unknown-dataset"
-
-
-def test_join_over_different_units_gets_no_schedule() -> None:
-    good = _parse(JOIN_SQL)
-    trial = replace(DECLARATIONS["clinic.care"], id_space="trial-2026")
-    with pytest.raises(Malformed) as refused:
-        schedule(good, {**DECLARATIONS, "clinic.care": trial}, parse_epsilon("1"), 10)
-    assert refused.value.code == "join-unit"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"sources": ()},
-        {"sources": ("insurer.plans", "insurer.plans")},
-        {"sources": ("insurer.plans", "clinic.care", "clinic.trial")},
-        {"sources": ("insurer.plans",)},
-        {"join": ()},
-        {"outputs": ()},
-        {"outputs": (KeyOutput(name="coinsurance", column=_column("coinsurance")),)},
-    ],
-    ids=str,
-)
-def test_plan_without_sense_cannot_be_built(change: dict[str, Any]) -> None:
-    with pytest.raises(Malformed):
-        replace(_parse(JOIN_SQL), **change)
-
-
-# Fuzzing: queries from a grammar of the accepted language, then damaged.
-
-_KEYS = ("year", "coinsurance", "female", "region")
-_LEAVES = st.one_of(
-    st.builds("{} {} {}".format, st.sampled_from(_KEYS[:3]), st.sampled_from(["=", "<>", "<=", ">"]), st.integers(-9, 99)),
-    st.builds("{} IN ({}, {})".format, st.sampled_from(_KEYS[:3]), st.integers(0, 9), st.integers(0, 9)),
-    st.builds("medical_spend BETWEEN {} AND {}".format, st.integers(0, 9), st.integers(9, 99)),
-    st.builds("{} IS {}NULL".format, st.sampled_from(_KEYS), st.sampled_from(["", "NOT "])),
-    st.builds("region = '{}'".format, st.text("ab \u00e9\u8d39", max_size=4)),
-)
-_CONDITIONS = st.recursive(
-    _LEAVES,
-    lambda inner: st.builds("({} {} {})".format, inner, st.sampled_from(["AND", "OR"]), inner) | inner.map("NOT ({})".format),
-    max_leaves=8,
-)
-
-
-@st.composite
-def _queries(draw: st.DrawFn) -> str:
-    keys = draw(st.lists(st.sampled_from(_KEYS), unique=True, max_size=3))
-    joined = draw(st.booleans())
-    aggregates = ["COUNT(*)", "COUNT(female)", "SUM(medical_spend)", "AVG(medical_spend)"]
-    if joined:
-        aggregates += ["AVG(doctor_visits)", "COUNT(admissions)"]
-    outputs = keys + draw(st.lists(st.sampled_from(aggregates), min_size=1, max_size=4))
-    sql = f"SELECT {', '.join(outputs)} FROM insurer.plans"
-    if joined:
-        sql += " JOIN clinic.care USING (year, person_id)"
-    if draw(st.booleans()):
-        sql += f" WHERE {draw(_CONDITIONS)}"
-    return sql + (f" GROUP BY {', '.join(keys)}" if keys else "")
-
-
-@given(_queries())
-@settings(max_examples=150, deadline=None)
-def test_every_query_of_the_language_has_a_sound_plan_that_round_trips(sql: str) -> None:
-    asked = _parse(sql)
-    require_sound(asked, DECLARATIONS)
-    assert decode(Plan, parse_json(canonical(encode(asked)))) == asked
-    assert _parse(sql) == asked
-    assert schedule(asked, DECLARATIONS, parse_epsilon("1"), 10)
-
-
-_VOCABULARY = """
-SELECT FROM WHERE GROUP BY JOIN USING ON AND OR NOT IN IS NULL BETWEEN AS COUNT SUM AVG HAVING LIMIT ORDER DISTINCT UNION
-WITH OVER CASE WHEN END CAST EXISTS LATERAL PIVOT UNPIVOT VALUES LEFT FULL INTERVAL DATE STRUCT MAP ARRAY FILTER SAMPLE TRY
-insurer clinic plans care year female ( ) [ ] { } , . * ; : :: = <> < > + - / % ' " $ $$ ? -> => || @ # ~ ! ^ & | \\ 0 1 1.5
-1e9 0x 'x' \u00e9 \u202e \x00 \ud800 -- /* */ read_csv random sleep_ms
-"""
-_WORDS = _VOCABULARY.split()
-
-
-def _accepts_or_refuses(sql: str) -> None:
+def _try(sql: str) -> Plan:
     try:
-        asked = _parse(sql)
-    except Malformed:
-        return
-    require_sound(asked, DECLARATIONS)
-    assert decode(Plan, parse_json(canonical(encode(asked)))) == asked
+        return _parse(sql)
+    except Malformed as error:
+        # Random arithmetic may ask for more than is kept; everything else is a fault of the parser.
+        assume(error.code not in ("bounds-too-wide", "too-many-cells") and "decimals" not in error.message)
+        raise
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(templates())
+def test_plan_round_trips_and_does_not_depend_on_aliases(template: str) -> None:
+    plan = _try(template.format(p="p", c="c"))
+    require_sound(plan, DECLARATIONS)
+    assert decode(Plan, parse_json(canonical(encode(plan)))) == plan
+    assert _parse(template.format(p="t1", c="t0")) == plan
+    assert _parse(template.format(p="Zed", c="plans").replace(" AND ", "\n and /* x */ ")) == plan
+
+
+_WORDS = (
+    "SELECT", "COUNT(*)", "FROM", "insurer.plans", "WHERE", "year", "=", "1", "(", ")", "GROUP BY", "HAVING", "ORDER BY", "LIMIT", "WITH",
+    "a", "AS", "JOIN", "USING", "CASE", "WHEN", "THEN", "END", "OVER", ",", "SUM(medical_spend)", "NULL", "'x'", "-", "FILTER", "IN",
+)  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None)
 @given(st.text(max_size=60) | st.lists(st.sampled_from(_WORDS), max_size=25).map(" ".join))
-@settings(max_examples=200, deadline=None)
 def test_random_text_is_malformed_and_nothing_worse(sql: str) -> None:
-    _accepts_or_refuses(sql)
+    try:
+        require_sound(_parse(sql), DECLARATIONS)
+    except Malformed:
+        pass
 
 
-@given(_queries(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(ACCEPTED), st.data())
 def test_damaged_query_is_malformed_or_has_a_sound_plan(sql: str, data: st.DataObject) -> None:
-    for _ in range(data.draw(st.integers(1, 3))):
-        start = data.draw(st.integers(0, len(sql)))
-        end = data.draw(st.integers(start, min(len(sql), start + 12)))
-        inserted = data.draw(st.sampled_from(["", " ", *_WORDS]) | st.text(max_size=3))
-        sql = sql[:start] + inserted + sql[end:]
-    _accepts_or_refuses(sql)
+    start = data.draw(st.integers(0, len(sql)))
+    damaged = sql[:start] + data.draw(st.sampled_from(_WORDS) | st.just("")) + sql[start + data.draw(st.integers(0, 5)) :]
+    try:
+        require_sound(_parse(damaged), DECLARATIONS)
+    except Malformed:
+        pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil
@@ -13,24 +12,22 @@ from hypothesis import strategies as st
 
 from policies.canonical import MAX_INTEGER, canonical
 from policies.codec import encode
-from policies.declaration import Column, Declaration
 from policies.errors import Malformed
-from policies.plan import parse_plan
+from policies.law1.privacy import UNITS_SHARE, Statistic, split_loss
 from policies.privacy import (
     MAX_EPSILON,
     NANO,
     SCALE_UNIT,
-    UNITS_SHARE,
     Loss,
-    Statistic,
+    Measure,
     decimal_to_units,
     parse_epsilon,
+    parse_loss,
     scale_for,
-    split_loss,
     units_to_decimal,
 )
-from policies.query import schedule
-from tests.support.terms import JOIN_SQL, agreement, declaration_clinic, declaration_insurer, plan
+from policies.schedule import schedule
+from tests.support.terms import JOIN_SQL, agreement, plan
 
 NOT_PLAIN_DECIMALS = [
     "",
@@ -162,7 +159,7 @@ def test_every_accepted_number_has_a_canonical_form() -> None:
             decimal_to_units(text, 0, "value")
 
 
-@pytest.mark.parametrize(("amount", "delta0"), [(-1, 0), (MAX_EPSILON * NANO + 1, 0), (1, 1), (1, -1)])
+@pytest.mark.parametrize(("amount", "delta0"), [(-1, 0), (MAX_EPSILON * NANO + 1, 0), (1, 10**12), (1, -1)])
 def test_loss_out_of_range_is_refused(amount: int, delta0: int) -> None:
     with pytest.raises(Malformed):
         Loss(amount=amount, delta0=delta0)
@@ -204,89 +201,39 @@ def test_schedule_spends_at_most_the_loss(amount: int, sensitivities: list[int],
     assert [s.sensitivity for s in statistics if s.quantity == "units"] == ([] if units is None else [units])
 
 
-def test_schedule_of_a_join_has_the_declared_sensitivities() -> None:
-    statistics = schedule(plan(JOIN_SQL), agreement().by_dataset, parse_epsilon("1"), 25)
-    # 5 rows per person; 20 visits and 2000.00 of spend are the largest values; a person reaches at most 5 of the 5 cells.
-    assert {s.name: (s.sensitivity, s.amount) for s in statistics} == {
-        "units": (5, 100_000_000),
-        "rows": (5, 180_000_000),
-        "sum:clinic.care.doctor_visits": (5 * 20, 360_000_000),
-        "sum:insurer.plans.medical_spend": (5 * 200_000, 360_000_000),
-    }
+LOSSES = [parse_epsilon("1"), parse_epsilon("0.001234567"), parse_loss("zcdp", "0.1"), parse_loss("zcdp", "0.000123457")]
 
 
-def test_schedule_shares_a_statistic_between_outputs_that_need_the_same() -> None:
-    visits = "COUNT(doctor_visits) AS m, AVG(doctor_visits) AS a, SUM(doctor_visits) AS s"
-    sql = f"SELECT COUNT(*) AS n, {visits}, AVG(admissions) AS d FROM clinic.care"
-    statistics = schedule(plan(sql), agreement().by_dataset, parse_epsilon("1"), 1)
-    assert [s.name for s in statistics] == [
-        "rows",
-        "sum:clinic.care.doctor_visits",
-        "sum:clinic.care.admissions",
-        "present:clinic.care.admissions",
-    ]
-    assert [s.amount for s in statistics] == [NANO // 6, 2 * NANO // 6, 2 * NANO // 6, NANO // 6]
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("minimum", [1, 25])
+def test_schedule_of_a_join_spends_at_most_the_loss_and_splits_like_noise(loss: Loss, minimum: int) -> None:
+    statistics = schedule(plan(JOIN_SQL), agreement().by_dataset, loss, minimum)
+    assert 0 < sum(statistic.amount for statistic in statistics) <= loss.amount
+    assert {statistic.mechanism for statistic in statistics} == {"laplace" if loss.measure == "pure" else "gaussian"}
+    assert ("units" in {statistic.measured.quantity for statistic in statistics}) == (minimum > 1)
+    for statistic in statistics:
+        exact = Fraction(statistic.scale, SCALE_UNIT)
+        if loss.measure == "pure":
+            assert Fraction(statistic.sensitivity) / exact < Fraction(statistic.amount, NANO)
+        else:
+            assert Fraction(statistic.sensitivity) / (2 * exact**2) < Fraction(statistic.amount, NANO)
 
 
-@pytest.mark.parametrize(("rows", "reach"), [(1, 1), (2, 2), (5, 5), (50, 5)])
-def test_distinct_units_move_by_the_cells_that_one_unit_can_reach(rows: int, reach: int) -> None:
-    clinic = declaration_clinic(rows_per_unit=rows)
-    by_year = parse_plan("SELECT year, COUNT(*) AS n FROM clinic.care GROUP BY year", {"clinic.care": clinic})
-    statistics = schedule(by_year, {"clinic.care": clinic}, parse_epsilon("1"), 5)
-    assert [(s.name, s.sensitivity) for s in statistics] == [("units", reach), ("rows", rows)]
+def test_schedule_has_a_canonical_form() -> None:
+    for loss in LOSSES:
+        canonical(encode(schedule(plan(JOIN_SQL), agreement().by_dataset, loss, 25)))
 
 
-def test_join_takes_the_smaller_contribution_bound() -> None:
-    declarations = {"insurer.plans": declaration_insurer(rows_per_unit=2), "clinic.care": declaration_clinic(rows_per_unit=7)}
-    rows = next(s for s in schedule(plan(), declarations, parse_epsilon("1"), 1) if s.quantity == "rows")
-    assert rows.sensitivity == 2
+@pytest.mark.parametrize(("measure", "amount", "delta0"), [("pure", "0", "0"), ("zcdp", "0", "0"), ("zcdp", "101", "0"), ("zcdp", "1", "1"),
+    ("zcdp", "1", "-0.1"), ("pure", "1", "1.5"), ("pure", "-1", "0"), ("zcdp", "1", "0.9999999999999")])  # fmt: skip
+def test_loss_outside_its_range_is_refused(measure: Measure, amount: str, delta0: str) -> None:
+    with pytest.raises(Malformed):
+        parse_loss(measure, amount, delta0)
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-(10**7), 10**7)), max_size=5))
-def test_no_unit_moves_a_statistic_by_more_than_its_sensitivity(rows: list[tuple[int, int]]) -> None:
-    """The L1 move of adding one unit, computed row by row, against the schedule: rows are (cell, cents)."""
-    sql = "SELECT coinsurance, COUNT(*) AS n, SUM(medical_spend) AS s FROM insurer.plans GROUP BY coinsurance"
-    statistics = {s.quantity: s for s in schedule(plan(sql), agreement().by_dataset, parse_epsilon("1"), 10)}
-    sums = [0] * 5
-    for cell, cents in rows:
-        sums[cell] += min(max(cents, 0), 200_000)
-    assert sum(map(abs, sums)) <= statistics["sum"].sensitivity
-    assert len(rows) <= statistics["rows"].sensitivity
-    assert len({cell for cell, _ in rows}) <= statistics["units"].sensitivity
-
-
-def test_loss_too_small_to_split_is_refused() -> None:
-    for epsilon in ("0.000000001", "0.00000001", "0.0000001"):
-        with pytest.raises(Malformed) as refused:
-            schedule(plan(), agreement().by_dataset, parse_epsilon(epsilon), 10)
-        assert refused.value.code == "loss-too-small"
-
-
-def _visits_up_to(largest: int) -> dict[str, Declaration]:
-    visits = Column(name="doctor_visits", type="integer", lower="0", upper=str(largest))
-    columns = tuple(visits if column.name == visits.name else column for column in declaration_clinic().columns)
-    return {"clinic.care": declaration_clinic(columns=columns)}
-
-
-SUM_SQL = "SELECT SUM(doctor_visits) AS visits FROM clinic.care"
-
-
-def test_sum_that_could_overflow_64_bits_is_refused() -> None:
-    declarations = _visits_up_to(2**40)
-    with pytest.raises(Malformed) as refused:
-        schedule(parse_plan(SUM_SQL, declarations), declarations, parse_epsilon("100"), 1)
-    assert refused.value.code == "bounds-too-wide"
-
-
-@given(st.integers(1, MAX_INTEGER), st.integers(1, MAX_EPSILON * NANO))
-def test_every_admitted_schedule_has_a_canonical_form(largest: int, amount: int) -> None:
-    declarations = _visits_up_to(largest)
-    asked, loss = parse_plan(SUM_SQL, declarations), Loss(amount=amount)
-    # The unit count takes a tenth and the sum the rest, with 5 rows per unit: the scale of the sum decides.
-    exact = Fraction(5 * largest * SCALE_UNIT, 1) / Fraction(amount - amount // UNITS_SHARE, NANO)
-    admissible = amount >= UNITS_SHARE**2 and 5 * largest <= 2**42 and exact < MAX_INTEGER
-    statistics: tuple[Statistic, ...] = ()
-    with contextlib.suppress(Malformed):
-        statistics = schedule(asked, declarations, loss, 10)
-    assert statistics or not admissible
-    assert canonical([encode(statistic) for statistic in statistics])
+def test_losses_of_two_measures_never_add_or_compare() -> None:
+    pure, zcdp = parse_epsilon("1"), parse_loss("zcdp", "1")
+    with pytest.raises(Malformed):
+        assert pure + zcdp
+    assert not pure.within(zcdp)
+    assert (zcdp + parse_loss("zcdp", "0.5", "0.000001")).text == "rho 1.5, delta0 0.000001"

@@ -35,7 +35,7 @@ for number in range(20):
         names = [("a_provider", "persons"), ("b_provider", "persons")]
         found = tx.lock_ledgers(names)
         if all(loss.amount < 30 for loss in found.values()):
-            tx.charge([LedgerCharge(provider=p, id_space=s, amount=1, delta0=0) for p, s in names])
+            tx.charge([LedgerCharge(provider=p, id_space=s, amount=1, delta0=0) for p, s in names], sys.argv[2])
 """
 
 CLAIM = """
@@ -76,7 +76,10 @@ def test_entries_of_processes_that_append_at_once_make_one_tree(store: Store, ur
 def test_charges_of_processes_at_once_serialise_and_never_pass_the_bound(store: Store, url: str) -> None:
     at_once(CHARGE, url)
     with store.reading() as tx:
-        assert {loss.amount for loss in tx.spent().values()} == {30}
+        spent = tx.spent()
+        assert {loss.amount for loss in spent.values()} == {30}
+        of_each = [tx.spent_for(f"process-{number}", spent) for number in range(2)]
+        assert {sum(part[ledger].amount for part in of_each) for ledger in spent} == {30}, "every charge counts to one consumer"
 
 
 @pytest.mark.parametrize("kind", DATABASES)
@@ -99,7 +102,7 @@ def test_a_reader_sees_one_moment(store: Store) -> None:
         with store.transaction() as writer:
             writer.append("opened", at=1, ids={}, body={})
             writer.lock_ledgers([("a_provider", "persons")])
-            writer.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=1, delta0=0)])
+            writer.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=1, delta0=0)], "institute")
         assert tx.log_size() == 0
         assert tx.entries(0, 10) == []
         assert tx.spent() == {}

@@ -13,10 +13,13 @@ from enclaves.kit.lineage import sign_log_rotation
 from enclaves.kit.rotation import sign_rotation
 from enclaves.kit.signatures import SigningKey
 from policies.agreement import LogIdentity
-from policies.documents import KeyRotation, secret_digest
-from policies.entries import LedgerCharge
+from policies.canonical import digest
+from policies.codec import encode
+from policies.documents import KeyRotation, SignedRotation, secret_digest
+from policies.entries import LedgerCharge, parse_header
 from policies.errors import Conflict, Forbidden, NotFound
-from policies.lineage import Epoch, LogRotation
+from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch
+from policies.privacy import Loss
 from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
 from sandbox.jobs.states import Positions
@@ -149,9 +152,46 @@ def test_agreements(tx: Transaction, story: Story) -> None:
 def test_ledgers(tx: Transaction) -> None:
     names = [("a_provider", "persons"), ("b_provider", "persons")]
     assert {loss.amount for loss in tx.lock_ledgers(names).values()} == {0}
-    tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=5, delta0=0)])
+    tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=5, delta0=0)], "institute")
     assert [loss.amount for loss in tx.lock_ledgers(names).values()] == [5, 0]
     assert tx.spent()["a_provider", "persons"].amount == 5
+
+
+def test_a_ledger_tells_what_counts_to_one_consumer(tx: Transaction) -> None:
+    ledger = ("a_provider", "persons")
+    tx.lock_ledgers([ledger])
+    for consumer, amount, delta0 in (("institute", 5, 2), ("stranger", 7, 0), ("institute", 1, 1), ("", 11, 0)):
+        tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=amount, delta0=delta0)], consumer)
+    spent = tx.spent()
+    assert (spent[ledger].amount, spent[ledger].delta0) == (24, 3)
+    counted = {consumer: tx.spent_for(consumer, spent)[ledger] for consumer in ("institute", "stranger", "nobody")}
+    assert {consumer: (loss.amount, loss.delta0) for consumer, loss in counted.items()} == {
+        "institute": (17, 3), "stranger": (18, 0), "nobody": (11, 0),
+    }, "charges for nobody by name count to everybody"  # fmt: skip
+    assert set(tx.spent_for("institute", {})) == set(), "only ledgers that were asked about"
+
+
+def test_a_ledger_is_charged_in_the_measure_of_its_first_charge(tx: Transaction) -> None:
+    tx.lock_ledgers([("a_provider", "persons")])
+    tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=5, measure="zcdp")], "institute")
+    with pytest.raises(Conflict) as refused:
+        tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=5)], "institute")
+    assert refused.value.code == "ledger-measure"
+    assert (tx.spent()["a_provider", "persons"].measure, tx.spent()["a_provider", "persons"].amount) == ("zcdp", 5)
+
+
+def test_a_question_is_answered_by_a_run_of_its_own_only(tx: Transaction, story: Story) -> None:
+    released = story.jobs["released"]
+    assert released.question
+    assert tx.answered(released.question) == released
+    assert tx.answered("sha256:" + "0" * 64) is None
+    for name in ("failed", "withheld"):
+        assert story.jobs[name].question
+        assert story.jobs[name].question == released.question or tx.answered(story.jobs[name].question) is None
+    for name, grant, created_at in (("later", released.grant, released.created_at + 1), ("repeats", None, released.created_at - 1)):
+        request = replace(released.request, request_id=f"asked-{name}")
+        tx.add_job(replace(released, id=f"job-{name}", request=request, grant=grant, created_at=created_at))
+    assert tx.answered(released.question) == released, "neither a later run nor a job without one"
 
 
 def test_jobs_keep_what_they_carry(tx: Transaction, story: Story) -> None:
@@ -281,6 +321,158 @@ def _body(job: object, request: object) -> dict[str, object]:
     return dict(encode(request))
 
 
+def _rotation(before: Participant, old: SigningKey, sequence: int) -> tuple[SignedRotation, SigningKey]:
+    """A participant's next keys, signed by the key before, and the new signing key."""
+    new, sealing = SigningKey.generate(), SigningKey.generate().public.hex()
+    rotation = KeyRotation(
+        participant=before.id, sequence=sequence, old_key=before.signing_key, signing_key=new.public.hex(), sealing_key=sealing
+    )
+    return sign_rotation(rotation, old, new), new
+
+
+def test_keys_are_replaced_in_a_chain_and_never_forgotten(tx: Transaction, story: Story) -> None:
+    first = story.member("insurer")
+    assert tx.rotation_of(first.signing_key) is None
+    assert tx.rotations_to("insurer", first.signing_key) == () == tx.rotations_from(first.signing_key)
+    one, key = _rotation(first, story.firms["insurer"].signing, 1)
+    tx.replace_keys(first, one)
+    second = tx.participant("insurer")
+    assert second == replace(first, signing_key=one.rotation.signing_key, sealing_key=one.rotation.sealing_key)
+    two, _ = _rotation(second, key, 2)
+    tx.replace_keys(second, two)
+    third = tx.participant("insurer")
+    assert third is not None
+    assert third.signing_key == two.rotation.signing_key
+    assert tx.rotation_of(first.signing_key) == one
+    assert tx.rotations_from(first.signing_key) == (one, two) == tx.rotations_to("insurer", third.signing_key)
+    assert tx.rotations_from(second.signing_key) == (two,)
+    assert tx.rotations_to("insurer", second.signing_key) == (one,)
+    assert tx.rotations_to("clinic", third.signing_key) == ()
+    for keys in (first, second, third):
+        assert tx.key_is_known(keys.signing_key)
+        assert tx.key_is_known(keys.sealing_key)
+    with pytest.raises(Exception, match=r"(?i)unique"), tx.connection.begin_nested():
+        tx.replace_keys(first, one)
+
+
+def test_keys_are_revoked_and_a_participant_comes_back_under_others(tx: Transaction, story: Story) -> None:
+    before = story.member("clinic")
+    assert not before.revoked
+    tx.revoke_keys(before, 7)
+    assert tx.participant("clinic") == replace(before, revoked=True)
+    anew = replace(before, title="Clinic again", signing_key=SigningKey.generate().public.hex(), sealing_key="ab" * 32)
+    tx.readmit(anew, secret_digest("another credential"))
+    assert tx.participant("clinic") == anew == tx.participant_by_credential(secret_digest("another credential"))
+    assert tx.key_is_known(before.signing_key)
+    assert tx.key_is_known(before.sealing_key)
+    with pytest.raises(Exception, match=r"(?i)unique"), tx.connection.begin_nested():
+        tx.revoke_keys(before, 8)
+
+
+def test_a_code_is_spent_whether_it_is_known_or_not(tx: Transaction) -> None:
+    tx.add_admission_code("sha256:known", "newcomer", expires_at=100)
+    for name in ("sha256:known", "sha256:unknown"):
+        tx.spend_code(name, "newcomer", 50)
+        assert tx.code_was_used(name, "newcomer")
+        assert not tx.use_admission_code(name, "newcomer", 40)
+
+
+def test_what_a_restore_lost_is_remembered_until_it_is_found(tx: Transaction, story: Story) -> None:
+    digest = "sha256:" + "ab" * 32
+    assert not tx.upload_is_lost(digest)
+    for _ in range(2):
+        tx.lose_upload(digest)
+        tx.lose_job("job-lost")
+    assert tx.upload_is_lost(digest)
+    assert tx.job_is_lost("job-lost")
+    assert not tx.job_is_lost(story.jobs["released"].id)
+    tx.find_upload(digest)
+    assert not tx.upload_is_lost(digest)
+
+
+def test_a_job_is_put_back_into_any_state(tx: Transaction, story: Story) -> None:
+    ended = story.jobs["released"]
+    assert tx.unfinished() == []
+    tx.put_job(replace(ended, state="running", positions=Positions(decided=1)))
+    assert tx.unfinished() == [ended.id]
+    tx.put_job(replace(ended, state="failed", code="release-lost"))
+    assert tx.job(ended.id) == replace(ended, state="failed", code="release-lost")
+    assert tx.unfinished() == []
+
+
+def test_ledgers_are_raised_and_never_lowered(tx: Transaction) -> None:
+    tx.raise_ledgers({("insurer", "one"): Loss(amount=5)})
+    tx.raise_ledgers({("insurer", "one"): Loss(amount=4), ("insurer", "another"): Loss(measure="zcdp", amount=3, delta0=2)})
+    assert tx.spent()["insurer", "one"].amount == 5
+    assert tx.spent()["insurer", "another"] == Loss(measure="zcdp", amount=3, delta0=2)
+    tx.raise_ledgers({("insurer", "one"): Loss(amount=6, delta0=1)})
+    assert tx.spent()["insurer", "one"] == Loss(amount=6, delta0=1)
+    with pytest.raises(Conflict) as caught:
+        tx.raise_ledgers({("insurer", "another"): Loss(amount=9)})
+    assert caught.value.code == "ledger-measure"
+
+
+def test_receipts_of_a_log_that_ends_are_kept(tx: Transaction, story: Story) -> None:
+    stated = {story.jobs[label].id for label in ("released", "withheld", "counted")}
+    assert set(tx.ended_jobs()) == stated
+    job = story.jobs["released"].id
+    assert tx.former_receipt(job) is None
+    tx.keep_receipt(job, {"text": "收据"})
+    assert tx.former_receipt(job) == {"text": "收据"}
+    assert set(tx.ended_jobs()) == stated - {job}
+
+
+def _epoch(story: Story, size: int) -> Epoch:
+    before = LogIdentity(origin=story.host.log_identity.name, key=story.host.log_identity.public.hex())
+    return Epoch(
+        number=2, before=(before,), size=size, root="ab" * 32, log=replace(before, origin="other/log"), providers=("clinic",), totals=()
+    )
+
+
+def test_the_steps_of_the_log_come_back_in_order(tx: Transaction, story: Story) -> None:
+    assert tx.log_links() == ()
+    old, new = story.host.log_key, SigningKey.generate()
+    origin = story.host.log_identity.name
+    rotated = sign_log_rotation(LogRotation(origin=origin, old_key=old.public.hex(), key=new.public.hex()), old, new)
+    begun = SignedEpoch(epoch=_epoch(story, 3), consents=(Consent(provider="clinic", signature="ab" * 64, rotations=()),))
+    tx.add_log_link(rotated)
+    tx.add_log_link(begun)
+    assert tx.log_links() == (rotated, begun)
+    tx.replace_setting("log_key", new.public.hex())
+    tx.replace_setting("new_setting", "value")
+    assert (tx.setting("log_key"), tx.setting("new_setting")) == (new.public.hex(), "value")
+
+
+def test_an_epoch_ends_the_log_carries_what_it_should_and_waits_for_signatures(tx: Transaction, story: Story) -> None:
+    assert tx.newest_epoch() is None
+    assert story.agreement is not None
+    assert len(tx.live_agreements()) == 1
+    size = tx.log_size()
+    former = tx.entries(0, size)
+    epoch = _epoch(story, size)
+    carried = tx.begin_epoch(epoch, frozenset({"admitted", "agreed"}))
+    assert [data for data, _ in carried] == [data for data in former if parse_header(data).kind in ("admitted", "agreed")]
+    assert (tx.log_size(), tx.newest_checkpoint(), tx.setting("log_origin")) == (0, None, "other/log")
+    assert [tx.append_bytes(data, opening) for data, opening in carried] == list(range(len(carried)))
+    assert len(tx.openings(0, len(carried), None)) == len(carried)
+    assert tx.append_bytes(former[0], None) == len(carried), "without an opening"
+    assert len(tx.openings(0, len(carried) + 1, None)) == len(carried)
+    assert tx.newest_epoch() == (epoch, False)
+    assert tx.epoch_signatures(2) == {}
+    tx.set_webhook("clinic", "https://hooks.example/", 1)
+    tx.add_notices("epoch", digest(encode(epoch)), ["clinic"], 1)
+    tx.add_notices("epoch", "sha256:" + "0" * 64, ["clinic"], 1)
+    taken = tx.take_notice("clinic", 10, 20)
+    assert taken is not None
+    assert taken.subject == digest(encode(epoch)), "one of an epoch that is not the newest is settled"
+    tx.sign_epoch(2, "clinic", "cd" * 64, "ef" * 32)
+    assert tx.epoch_signatures(2) == {"clinic": ("cd" * 64, "ef" * 32)}
+    assert tx.take_notice("clinic", 30, 40) is None
+    assert {item.state for item in tx.notices("clinic", ALL).items} == {"settled"}
+    tx.complete_epoch(2)
+    assert tx.newest_epoch() == (epoch, True)
+
+
 def test_webhooks_and_notices(tx: Transaction) -> None:
     assert tx.webhook("insurer") is None
     tx.set_webhook("insurer", "https://hooks.example/", 1)
@@ -322,61 +514,3 @@ def test_webhooks_and_notices(tx: Transaction) -> None:
     tx.set_webhook("insurer", None, 1)
     assert tx.webhook("insurer") is None
     assert tx.notice(second.id) is None
-
-
-def test_keys_lineage_and_what_was_lost(tx: Transaction) -> None:
-    old, new = SigningKey.generate(), SigningKey.generate()
-    joined = Participant(id="rekeyed", title="Rekeyed", signing_key=old.public.hex(), sealing_key="1" * 64)
-    tx.spend_code("sha256:spent", "rekeyed", 5)
-    assert tx.code_was_used("sha256:spent", "rekeyed")
-    tx.add_participant(joined, secret_digest("rekeyed"), 1)
-    body = KeyRotation(participant="rekeyed", sequence=1, old_key=joined.signing_key, signing_key=new.public.hex(), sealing_key="2" * 64)
-    signed = sign_rotation(body, old, new)
-    tx.replace_keys(joined, signed)
-    assert tx.rotation_of(joined.signing_key) == signed
-    assert tx.rotations_from(joined.signing_key) == (signed,) == tx.rotations_to("rekeyed", body.signing_key)
-    assert tx.key_is_known(joined.sealing_key)
-    rekeyed = tx.participant("rekeyed")
-    assert rekeyed is not None
-    tx.revoke_keys(rekeyed, 9)
-    found = tx.participant("rekeyed")
-    assert found is not None
-    assert found.revoked
-    tx.readmit(replace(rekeyed, signing_key="3" * 64, sealing_key="4" * 64), secret_digest("again"))
-    assert tx.key_is_known(body.signing_key)
-    tx.lose_upload("sha256:lost")
-    assert tx.upload_is_lost("sha256:lost")
-    tx.find_upload("sha256:lost")
-    assert not tx.upload_is_lost("sha256:lost")
-    tx.lose_job("job-lost")
-    assert tx.job_is_lost("job-lost")
-    assert tx.unfinished() == []
-    tx.raise_ledgers({("rekeyed", "people"): 7})
-    tx.raise_ledgers({("rekeyed", "people"): 3})
-    assert tx.spent()["rekeyed", "people"].amount == 7
-    link = sign_log_rotation(LogRotation(origin="a/log", old_key=old.public.hex(), key=new.public.hex()), old, new)
-    tx.add_log_link(link)
-    assert tx.log_links() == (link,)
-    tx.replace_setting("log_key", "k")
-    assert tx.setting("log_key") == "k"
-    assert tx.newest_epoch() is None
-    assert tx.live_agreements()
-    for job_id in tx.ended_jobs():
-        job = tx.job(job_id)
-        assert job is not None
-        tx.put_job(replace(job, code="changed"))
-        tx.keep_receipt(job_id, {"kept": job_id})
-        assert tx.former_receipt(job_id) == {"kept": job_id}
-    assert tx.ended_jobs() == []
-    before = LogIdentity(origin="a/log", key=new.public.hex())
-    epoch = Epoch(number=2, before=(before,), size=1, root="5" * 64, log=replace(before, origin="b"), providers=("rekeyed",), totals=())
-    size = tx.log_size()
-    carried = tx.begin_epoch(epoch, frozenset({"admitted"}))
-    assert 0 < len(carried) < size
-    assert tx.log_size() == 0
-    assert [tx.append_bytes(data, opening) for data, opening in carried] == list(range(len(carried)))
-    tx.sign_epoch(2, "rekeyed", "6" * 128, "3" * 64)
-    assert tx.epoch_signatures(2) == {"rekeyed": ("6" * 128, "3" * 64)}
-    assert tx.newest_epoch() == (epoch, False)
-    tx.complete_epoch(2)
-    assert tx.newest_epoch() == (epoch, True)

@@ -33,11 +33,13 @@ from enclaves.run import Inputs
 from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes
 from policies.declaration import Declaration
-from policies.grant import Grant, Read, Recipient, grant_digest
+from policies.grant import Grant, grant_digest
+from policies.granted import Read, Recipient
 from policies.odrl import agreement_digest
 from policies.privacy import Loss, parse_epsilon
-from policies.query import Plan, columns_read, schedule
+from policies.query import Plan, columns_read
 from policies.request import JobRequest
+from policies.schedule import schedule
 from policies.statement import Nonce
 from sandbox.config import Config
 from sandbox.exchange.participants import issue_code
@@ -275,13 +277,14 @@ class Town:
         return Broker(client=self.clients[name], **arguments)
 
     def request(self, label: str, sql: str = "", epsilon: str = "0.5", **changes: Any) -> JobRequest:
-        """A request of the institute's."""
+        """A request of the institute's; every label asks one of the usual queries as a question of its own."""
+        query = sql or JOIN_SQL
         request = JobRequest(
             request_id=f"request-{label}",
             agreement=self.agreement,
             consumer="institute",
             purpose=market.PURPOSE,
-            sql=sql or JOIN_SQL,
+            sql=market.asked_as(label, query) if query in (JOIN_SQL, COUNT_SQL) else query,
             loss=parse_epsilon(epsilon),
         )
         return replace(request, **changes)

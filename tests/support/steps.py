@@ -20,7 +20,7 @@ from sandbox.party.broker import Broker
 from tests.support.story import EnclaveHere, export
 
 T = TypeVar("T")
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 def again(act: Callable[[], T], times: int = 5) -> T:
@@ -57,17 +57,21 @@ class Line:
             except (SandboxError, KeyError):
                 continue
 
+    def turn(self) -> None:
+        """One turn of the worker, and of the brokers if it waits for them."""
+        self.worker._turn()
+        if any(run.waits == "brokers" for run in self.worker._active):
+            self.ask_brokers()
+        elif any(run.waits == "database" for run in self.worker._active):
+            time.sleep(0.01)
+
     def until(self, ended: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
         """Turn the worker until something holds."""
         deadline = time.monotonic() + seconds
         while not again(ended):
             assert time.monotonic() < deadline, "a job is stuck"
             self.between()
-            self.worker._turn()
-            if any(run.waits == "brokers" for run in self.worker._active):
-                self.ask_brokers()
-            elif any(run.waits == "database" for run in self.worker._active):
-                time.sleep(0.01)
+            self.turn()
 
     def finish(self, *jobs: str) -> None:
         """Turn the worker until these jobs have ended."""

@@ -24,7 +24,7 @@ from enclaves.kit.envelope import Purpose, Signed, document_digest, sign_documen
 from enclaves.kit.sealing import SealingKey, seal
 from enclaves.kit.signatures import SigningKey
 from enclaves.run import Inputs, run
-from policies.agreement import Agreement, LogIdentity
+from policies.agreement import Agreement, LogIdentity, Party
 from policies.canonical import canonical, digest_bytes
 from policies.declaration import Declaration
 from policies.documents import Admission, AgreementSignature, KeyRefusalStatement, KeyReleaseStatement, VersionManifest, secret_digest
@@ -140,6 +140,26 @@ class Story:
         assert found is not None
         return found
 
+    def declare(self, declaration: Declaration) -> None:
+        """Declare a dataset."""
+        provider = declaration.provider
+        datasets.declare(self.host, self.member(provider), self.firms[provider].sign("declaration", declaration))
+
+    def sealed_agreement(self, **overrides: Any) -> Agreement:
+        """The agreement of `tests.support.terms` with this story's keys, log and measurement, and with `overrides`.
+
+        `parties` are given by name and roles: every other field of them follows.
+        """
+        named = overrides.pop("parties", {party.id: party.roles for party in terms.parties()})
+        parties = tuple(
+            Party(id=n, roles=roles, signing_key=self.firms[n].signing.public.hex(), sealing_key=self.firms[n].sealing.public.hex())
+            for n, roles in named.items()
+        )
+        held = overrides.pop("terms", (terms.terms_insurer(), terms.terms_clinic()))
+        measured = tuple(replace(item, measurements=(self.host.measurement,)) for item in held)
+        log = self.host.log_identity
+        return terms.agreement(log=LogIdentity(origin=log.name, key=log.public.hex()), parties=parties, terms=measured, **overrides)
+
     def publish(self, declaration: Declaration, table: pa.Table, version: int) -> None:
         """Encrypt, upload and publish a table as the next version."""
         provider = declaration.provider
@@ -165,10 +185,10 @@ class Story:
             agreements.sign(self.host, self.member(party.id), signature)
         return name
 
-    def ask(self, label: str, *, spoil: bool = False, refuse: bool = False, **request: Any) -> Job:
-        """Submit a request of the institute and, if it is allowed, run it to its end; the job is kept under `label`."""
-        asked = terms.request(request_id=f"request-{label}", **request)
-        job = submit(self.host, self.member("institute"), self.firms["institute"].sign("job-request", asked))
+    def ask(self, label: str, *, spoil: bool = False, refuse: bool = False, consumer: str = "institute", **request: Any) -> Job:
+        """Submit a consumer's request and, if it is allowed, run it to its end; the job is kept under `label`."""
+        asked = terms.request(request_id=f"request-{label}", consumer=consumer, **request)
+        job = submit(self.host, self.member(consumer), self.firms[consumer].sign("job-request", asked))
         if job.grant is not None:
             self.refusing = refuse
             enclave = EnclaveHere(measurement=self.host.measurement, identities=self.identities, spoil=spoil)
@@ -183,7 +203,7 @@ class Story:
         """Brokers challenge when a job runs and answer when its evidence is there."""
         if step not in ("running", "attested"):
             return
-        for name in ("clinic", "insurer"):
+        for name in sorted(self.firms):
             for request, job in keys.waiting_keys(self.host, self.member(name), Page(limit=100)).items:
                 if request.state == "wanted":
                     keys.challenge(self.host, self.member(name), job.id, os.urandom(32).hex())
@@ -215,18 +235,9 @@ def tell(folder: Path, database: str = "") -> Story:
     Jobs: `released` (both ledgers, epsilon 0.5), `denied` (more than a job may cost), `withheld` (wrong files, 0.25), `failed` (a provider
     refuses keys, 0.25) and `counted` (the insurer's ledger only, 0.125, on a second version of its dataset).
     """
-    clock = Clock()
-    steps: list[Story] = []
-    composed = compose(Config(data=folder, database=database), on_step=lambda step: steps[0].on_step(step))
-    story = Story(host=replace(composed, now=clock), clock=clock)
-    steps.append(story)
-    for name in ("insurer", "clinic", "institute", "auditor", "stranger"):
-        story.admit(name)
-    plans, care = tables(random.Random(2026))
-    insurer, clinic = terms.declaration_insurer(), terms.declaration_clinic()
-    for declaration, table in ((insurer, plans), (clinic, care)):
-        datasets.declare(story.host, story.member(declaration.provider), story.firms[declaration.provider].sign("declaration", declaration))
-        story.publish(declaration, table, 1)
+    story = begin(folder, database)
+    plans, _ = tables(random.Random(2026))
+    insurer = terms.declaration_insurer()
     story.agreement = signed_terms(story)
     offer = replace(terms.offer(), terms=story.agreement.terms[0])
     datasets.make_offer(story.host, story.member("insurer"), story.firms["insurer"].sign("offer", offer_document(offer)))
@@ -237,6 +248,22 @@ def tell(folder: Path, database: str = "") -> Story:
     story.ask("failed", epsilon="0.25", agreement=agreement, refuse=True)
     story.publish(insurer, plans.slice(0, 200), 2)
     story.ask("counted", epsilon="0.125", agreement=agreement, sql=terms.COUNT_SQL)
+    return story
+
+
+def begin(folder: Path, database: str = "", others: tuple[str, ...] = ()) -> Story:
+    """The beginning of a story in `folder`: everybody is admitted, and both datasets are published."""
+    clock = Clock()
+    steps: list[Story] = []
+    composed = compose(Config(data=folder, database=database), on_step=lambda step: steps[0].on_step(step))
+    story = Story(host=replace(composed, now=clock), clock=clock)
+    steps.append(story)
+    for name in ("insurer", "clinic", "institute", "auditor", "stranger", *others):
+        story.admit(name)
+    plans, care = tables(random.Random(2026))
+    for declaration, table in ((terms.declaration_insurer(), plans), (terms.declaration_clinic(), care)):
+        story.declare(declaration)
+        story.publish(declaration, table, 1)
     return story
 
 

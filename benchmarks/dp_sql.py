@@ -1,0 +1,188 @@
+"""Counts and two sums per region of ten million visits under differential privacy, beside plain DuckDB on the same tables and one core.
+
+`python -m benchmarks.dp_sql [--rows N] [--quick] [--no-peers]`. Bounds: a person in 3 of 1000 regions, 5 rows in each; epsilon 1. Ratios
+are of processor seconds, the least of several runs in one process on one core, so that what else the machine does matters little. Tumult
+is timed by the clock. The last line is one JSON object; null is what was not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import opendp.prelude as dp
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks._dp_baselines import BOUNDED, BOUNDED_ROWS, JOINED, PLAIN, Cost, Duck, best_of, errors
+from benchmarks._dp_data import PEOPLE, ROWS_PER_PERSON, VISITS, VISITS_BY_ROWS, Layout, people, visits
+from benchmarks._dp_stage import JOINED as JOINED_PLAN
+from benchmarks._dp_stage import ONE, Stage, stage
+from benchmarks.peers.environments import PEERS, interpreter, measure
+from enclaves.dp import add_noise
+from policies.privacy import SCALE_UNIT
+from policies.statement import Release
+
+ROWS, QUICK_ROWS = 10_000_000, 200_000
+NOISED, QUICK_NOISED = 200_000, 20_000
+
+
+def on_one_core() -> int:
+    """Keep this process to the last core that it may use, and return it."""
+    core = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    return core
+
+
+def figures(release: Release) -> list[tuple[Any, ...]]:
+    """(region, count, amount, cost) of every released cell."""
+    return [(*cell.keys, *(figure.value for figure in cell.figures)) for cell in release.cells if not cell.suppressed]
+
+
+def in_memory(layout: Layout, table: pa.Table, repeats: int) -> dict[str, Any]:
+    """The product's bounding, aggregates and noise, plain DuckDB and the bounding by hand, from the same Arrow table."""
+    laid = stage(ONE, (VISITS,), {"north.visits": table})
+    duck, own = Duck({"visits": table}, own=False), Duck({"visits": table}, own=True)
+    plain, exact = best_of(repeats + 3, lambda: duck.ask(PLAIN))
+    plain_own, _ = best_of(repeats + 3, lambda: own.ask(PLAIN))
+    by_hand, bounded = best_of(repeats, lambda: duck.ask(BOUNDED))
+    ours, release = best_of(repeats, laid.release)
+    dropping, _ = best_of(1, lambda: duck.ask(BOUNDED_ROWS))
+    rows_only = stage(ONE, (VISITS_BY_ROWS,), {"north.visits": table})
+    by_rows, by_rows_release = best_of(repeats, rows_only.release)
+    duck.close()
+    own.close()
+    return {
+        "layout": layout,
+        **seconds("plain", plain),
+        **seconds("plain_own_table", plain_own),
+        **seconds("on_the_fly", ours),
+        **seconds("on_the_fly_by_rows", by_rows),
+        **seconds("by_hand", by_hand),
+        **seconds("by_hand_dropping_rows", dropping),
+        "ratio": ours.cpu / plain.cpu,
+        "ratio_to_own_table": ours.cpu / plain_own.cpu,
+        "ratio_to_by_hand": ours.cpu / by_hand.cpu,
+        "ratio_by_rows": by_rows.cpu / plain.cpu,
+        "errors": errors(figures(release), exact),
+        "errors_by_rows": errors(figures(by_rows_release), exact),
+        "errors_of_bounding": errors([(r, n, a, c / 100) for r, n, a, c in bounded], exact),
+    }
+
+
+def seconds(name: str, cost: Cost) -> dict[str, float]:
+    """A cost under a name."""
+    return {f"{name}_cpu_s": round(cost.cpu, 4), f"{name}_wall_s": round(cost.wall, 4)}
+
+
+def joined(tables: dict[str, pa.Table], repeats: int) -> dict[str, Any]:
+    """Two providers' tables joined on the person."""
+    laid = stage(JOINED_PLAN, (VISITS, PEOPLE), {"north.visits": tables["visits"], "south.people": tables["people"]})
+    duck = Duck(tables, own=False)
+    plain, exact = best_of(repeats + 1, lambda: duck.ask(JOINED))
+    ours, release = best_of(repeats, laid.release)
+    duck.close()
+    ratio = {"ratio": ours.cpu / plain.cpu, "errors": errors(figures(release), exact)}
+    return seconds("plain", plain) | seconds("on_the_fly", ours) | ratio
+
+
+def end_to_end(laid: Stage, table: pa.Table, folder: Path, repeats: int) -> dict[str, Any]:
+    """From encrypted Parquet to the sealed release, beside DuckDB on plain Parquet of the same compression."""
+    path = folder / "visits.parquet"
+    pq.write_table(table, path, compression="zstd")
+    duck = Duck({}, own=False)
+    plain, _ = best_of(repeats + 1, lambda: duck.over_parquet(path))
+    duck.close()
+    files, keys = laid.encrypted()
+    ours, _ = best_of(repeats, lambda: laid.sealed_release(files, keys))
+    sizes = {"ratio": ours.cpu / plain.cpu, "file_mib": path.stat().st_size >> 20}
+    return seconds("plain_parquet", plain) | seconds("encrypted_to_release", ours) | sizes
+
+
+def noise(cells: int) -> dict[str, Any]:
+    """Noisy cells per second of processor time: the product's noise, and a bare OpenDP measurement with the same scale."""
+    statistic = stage(ONE, (VISITS,), {}).grant.statistics[0]
+    values = [index % 1000 for index in range(cells)]
+    bare = (dp.vector_domain(dp.atom_domain(T="i64")), dp.l1_distance(T="i64")) >> dp.m.then_laplace(scale=statistic.scale / SCALE_UNIT)
+    array = np.asarray(values, dtype=np.int64)
+    return {
+        "cells": cells,
+        "per_s_core": cells / _processor_seconds(lambda: add_noise(values, statistic)),
+        "opendp_per_s_core": cells / _processor_seconds(lambda: bare(array)),
+    }
+
+
+def _processor_seconds(work: Any) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def peers(parquet: Path, core: int, ours: dict[str, float], patience: float) -> dict[str, dict[str, Any]]:
+    """Every installed peer on the same rows, with its seconds over those of the product under the bounds that the peer can keep."""
+    found = {}
+    for peer in PEERS:
+        if interpreter(peer).exists():
+            found[peer] = measure(peer, parquet, core=core, seconds=patience)
+            if "seconds" in found[peer]:
+                # Tumult works in a process of its own, Spark's.
+                measured = ("seconds", "on_the_fly_wall_s") if peer == "tumult" else ("cpu_s", "on_the_fly_by_rows_cpu_s")
+                found[peer]["ratio"] = found[peer][measured[0]] / ours[measured[1]]
+        else:
+            found[peer] = {"failed": "not installed: python -m benchmarks.peers --install-only"}
+    return found
+
+
+def report(title: str, of: dict[str, Any]) -> dict[str, Any]:
+    """Print and return a part's figures with the machine's load beside them."""
+    of = of | {"load": round(os.getloadavg()[0], 1)}
+    print(title, json.dumps(of), flush=True)
+    return of
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS} rows, fewer noisy cells, no peers")
+    parser.add_argument("--rows", type=int, help=f"visits, a multiple of ten; {ROWS} if not given")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--no-peers", action="store_true", help="do not run the peers that are installed")
+    parser.add_argument("--peer-seconds", type=float, default=300.0, help="longest run of one peer")
+    arguments = parser.parse_args()
+    rows = arguments.rows or (QUICK_ROWS if arguments.quick else ROWS)
+    core = on_one_core()
+    clustered = visits(rows, "clustered")
+    one = report("clustered", in_memory("clustered", clustered, arguments.repeats))
+    both = report("join", joined({"visits": clustered, "people": people(rows // ROWS_PER_PERSON)}, arguments.repeats))
+    drawn = report("noise", noise(QUICK_NOISED if arguments.quick else NOISED))
+    with tempfile.TemporaryDirectory(prefix="dp-sql-") as folder:
+        laid = stage(ONE, (VISITS,), {"north.visits": clustered})
+        whole = report("end to end", end_to_end(laid, clustered, Path(folder), arguments.repeats))
+        del clustered, laid
+        beside: dict[str, Any] = {}
+        if not (arguments.quick or arguments.no_peers):
+            beside = report("peers", peers(Path(folder) / "visits.parquet", core, one, arguments.peer_seconds))
+    uniform = report("uniform", in_memory("uniform", visits(rows, "uniform"), 1))
+    totals = {
+        "prepared_ratio": None,
+        "on_the_fly_ratio": one["ratio"],
+        "join_ratio": both["ratio"],
+        "end_to_end_ratio": whole["ratio"],
+        "cells_per_s_core": drawn["per_s_core"],
+        "opendp_cells_per_s_core": drawn["opendp_per_s_core"],
+        "vs_smartnoise": beside.get("smartnoise", {}).get("ratio"),
+        "vs_tumult": beside.get("tumult", {}).get("ratio"),
+        "vs_opendp_polars": beside.get("opendp_polars", {}).get("ratio"),
+    }
+    parts = {"clustered": one, "uniform": uniform, "join": both, "end_to_end": whole, "noise": drawn, "peers": beside}
+    print(json.dumps(totals | {"rows": rows, "parts": parts}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What a decision consists of, whatever law it was made under."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from policies.codec import encode
+from policies.errors import BudgetExhausted, PolicyRefused, Refused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """The result of one rule on one provider's terms.
+
+    Attributes:
+        rule: name of the rule.
+        dataset: whose terms; empty for a rule about the agreement as a whole.
+        column, clause: for a column rule, the column and the part of the query that uses it.
+        remedy: the smallest change of the request that would pass, where there is one.
+    """
+
+    rule: str
+    dataset: str
+    allowed: bool
+    message: str
+    column: str | None = None
+    clause: str | None = None
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """Allowed or not, with every finding; `minimum_group` is the strictest of all terms."""
+
+    allowed: bool
+    minimum_group: int
+    findings: tuple[Finding, ...]
+
+
+def refusal(decision: Decision) -> Refused:
+    """Return the error that tells a denied consumer why: the failing findings, budget first if it alone failed."""
+    failed = [finding for finding in decision.findings if not finding.allowed]
+    lines = [f"{f.rule} ({f.dataset}): {f.message}" + (f"; smallest change: {f.remedy}" if f.remedy else "") for f in failed]
+    details: tuple[dict[str, Any], ...] = tuple(encode(finding) for finding in failed)
+    kind = BudgetExhausted if failed and all(f.rule in ("total_loss", "consumer_loss") for f in failed) else PolicyRefused
+    return kind("refused by " + " | ".join(lines or ["no rule allows it"]), findings=details)

@@ -1,0 +1,64 @@
+"""`sandbox sql check`: which queries are accepted, without data, service or keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from policies.errors import Malformed
+
+
+@click.group()
+def sql() -> None:
+    """Queries, before any data are asked."""
+
+
+@sql.command()
+@click.option("--schema", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Declarations in YAML or JSON.")
+@click.option("--epsilon", default="1", show_default=True, help="Loss that the noise is planned for.")
+@click.option("--rho", help="Plan for a zCDP loss instead.")
+@click.option("--delta0", default="0.000000001", show_default=True, help="Charged only where group keys are discovered.")
+@click.option("--minimum-group", default=1, show_default=True, type=click.IntRange(1), help="Smallest publishable group.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def check(schema: Path, files: tuple[Path, ...], epsilon: str, rho: str | None, delta0: str, minimum_group: int) -> None:
+    """Tell of every statement in FILES whether it is accepted, one JSON line each, and why not.
+
+    Nothing is charged and no data are read: a statement is accepted where a plan and the noise of its answers follow from the declarations.
+
+    \b
+    The schema is a list of declarations in the product's own form, for example:
+      - kind: declaration/1
+        dataset: shop.sales
+        title: Sales
+        unit: customer
+        id_space: customers
+        rows_per_unit: 20
+        unique_key: [customer, day]
+        columns:
+          - {name: customer, type: integer}
+          - {name: day, type: date, lower: "2026-01-01", upper: "2026-12-31"}
+          - {name: amount, type: decimal, decimals: 2, lower: "0", upper: "500"}
+    Example: sandbox sql check --schema schema.yaml queries.sql
+    """
+    from sandbox.party.checking import check_file, planned_loss, read_schema
+
+    declarations = read_schema(schema)
+    planned = planned_loss(epsilon, rho, delta0)
+    for file in files:
+        try:
+            verdicts = check_file(file, declarations, planned, minimum_group)
+        except (OSError, UnicodeDecodeError) as error:
+            raise Malformed(f"{file} is not a readable UTF-8 file") from error
+        for verdict in verdicts:
+            line = {
+                "file": str(file),
+                "statement": verdict.statement,
+                "accepted": verdict.accepted,
+                "reason": verdict.reason,
+                "text": verdict.text,
+                "code": verdict.code,
+                "where": verdict.where,
+            }
+            click.echo(json.dumps(line, ensure_ascii=False))

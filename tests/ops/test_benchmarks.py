@@ -1,0 +1,23 @@
+"""A benchmark's last line is one JSON object with the names that others read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+NAMES = {
+    "prepared_ratio", "on_the_fly_ratio", "join_ratio", "end_to_end_ratio", "cells_per_s_core", "opendp_cells_per_s_core",
+    "vs_smartnoise", "vs_tumult", "vs_opendp_polars",
+}  # fmt: skip
+
+
+def test_the_benchmark_of_private_sql_answers_and_names_its_figures() -> None:
+    command = [sys.executable, "-m", "benchmarks.dp_sql", "--quick", "--rows", "20000", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) >= NAMES
+    assert all(found[name] > 0 for name in NAMES if found[name] is not None)
+    clustered = found["parts"]["clustered"]
+    # Bounding alone loses little of clustered data: a wrong bound or clamp would show.
+    assert all(error < 0.1 for error in clustered["errors_of_bounding"])
