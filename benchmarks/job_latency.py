@@ -95,6 +95,11 @@ def set_up(stage: Stage) -> tuple[Client, str]:
     return clients["consumer"], agreement
 
 
+def unasked(sql: str) -> str:
+    """A query that selects COUNT(*) as a question of its own: one that was answered before would be answered without a run."""
+    return f"{sql} HAVING COUNT(*) > -{10**9 + secrets.randbelow(10**12)}"
+
+
 def one_job(consumer: Client, agreement: str) -> dict[str, float]:
     """Seconds by step of one job, and in all."""
     request = JobRequest(
@@ -102,7 +107,7 @@ def one_job(consumer: Client, agreement: str) -> dict[str, float]:
         agreement=agreement,
         consumer="consumer",
         purpose="benchmark",
-        sql=QUERY,
+        sql=unasked(QUERY),
         loss=parse_epsilon("0.5"),
     )
     started = time.perf_counter()

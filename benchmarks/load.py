@@ -31,7 +31,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from app import compose as compose_host
-from benchmarks.job_latency import declaration, offer
+from benchmarks.job_latency import declaration, offer, unasked
 from enclaves.kit.measure import checkout_root, measurement
 from policies.privacy import parse_epsilon
 from policies.request import JobRequest
@@ -136,7 +136,7 @@ def job_request(agreement: str) -> JobRequest:
         agreement=agreement,
         consumer="consumer",
         purpose="benchmark",
-        sql="SELECT COUNT(*) AS people FROM north.people",
+        sql=unasked("SELECT COUNT(*) AS people FROM north.people"),
         loss=parse_epsilon("0.1"),
     )
 
