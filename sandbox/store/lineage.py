@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from policies.codec import decode
 from policies.entries import EntryKind, parse_header
@@ -29,6 +29,9 @@ from sandbox.store.schema import (
     tree_nodes,
 )
 
+_LINKS = select(log_links.c.link).order_by(log_links.c.number)
+_FORMER_RECEIPT = select(former_receipts.c.receipt).where(former_receipts.c.job == bindparam("job_id"))
+
 
 class LineageTables:
     """Verbs inside one transaction that holds the log wherever it writes."""
@@ -37,7 +40,7 @@ class LineageTables:
 
     def log_links(self) -> tuple[LogLink, ...]:
         """Every step from the first log to the one in force, in order; an epoch counts once it is complete."""
-        rows = self.connection.execute(select(log_links.c.link).order_by(log_links.c.number))
+        rows = self.connection.execute(_LINKS)
         return tuple(_link(from_text(row.link)) for row in rows)
 
     def add_log_link(self, link: LogLink) -> None:
@@ -85,7 +88,7 @@ class LineageTables:
 
     def former_receipt(self, job_id: str) -> dict[str, Any] | None:
         """The receipt of a job that ended in a former log."""
-        found = self.connection.execute(select(former_receipts.c.receipt).where(former_receipts.c.job == job_id)).scalar_one_or_none()
+        found = self.connection.execute(_FORMER_RECEIPT, {"job_id": job_id}).scalar_one_or_none()
         return None if found is None else dict(from_text(found))
 
     def begin_epoch(self, epoch: Epoch, kinds: frozenset[EntryKind]) -> list[tuple[bytes, tuple[str, str, str | None] | None]]:
