@@ -227,7 +227,8 @@ def _reach(below: int, bins: int, fraction: float, noise: Noise) -> float:
     second, fourth = (sum(n * w**power for n, w in weights) for power in (2, 4))
     if second == 0:
         return 0.0
-    excess = 3.0 * fourth / second**2 if noise.mechanism == "laplace" else 0.0
+    # In two steps: the square of a small variance may be too small to be told from 0.
+    excess = 3.0 * fourth / second / second if noise.mechanism == "laplace" else 0.0
     return noise.deviation * math.sqrt(second) * (NORMAL + excess * (NORMAL**3 - 3.0 * NORMAL) / 24.0)
 
 

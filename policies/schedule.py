@@ -152,7 +152,7 @@ def measures(plan: Plan, found: Shape) -> dict[Measured, tuple[str, int]]:
     noise halves.
     """
     asked = [(output, measured) for output in plan.aggregates for measured in needs(output, found.scope).values()]
-    counted = {(m.filter, frozenset(m.arguments)) for _, m in asked if m.quantity == "rows"}
+    counted = counted_rows(plan, found)
     wanted: dict[Measured, tuple[str, int]] = {}
     names: set[str] = set()
     for output, plain in asked:
