@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from policies.agreement import Agreement
 from policies.errors import Malformed
 from policies.finding import Decision, Finding
@@ -9,7 +11,9 @@ from policies.privacy import PARAMETERS
 from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.rules import RULES, Case
+from policies.rules_conditions import CONDITIONS, Rule
 from policies.schedule import schedule
+from policies.tightening import tightened
 
 LAW_VERSION = "law/2"
 """Version of everything in this package that a decision depends on. Logged with every decision; old versions stay callable."""
@@ -18,8 +22,10 @@ LAW_VERSION = "law/2"
 def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) -> Decision:
     """Return the decision on `request` under an agreement whose signatures the caller has verified.
 
-    Allowed only if there is at least one finding and all allow; a rule that raises yields a finding that denies.
+    Allowed only if there is at least one finding and all allow; a rule that raises yields a finding that denies. Stated tightenings,
+    whose signatures the caller has verified, too, count from the moment that they are stated.
     """
+    agreement = tightened(agreement, facts.tightenings)
     findings: list[Finding] = []
     strictest = 1
     for dataset in plan.sources:
@@ -36,17 +42,26 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
             declaration=agreement.by_dataset[dataset],
             terms=terms,
         )
-        for name in RULES:
-            findings.extend(_apply(name, case))
+        for name, rule in RULES.items():
+            findings.extend(_apply(name, rule, case))
+        for name, condition in CONDITIONS.items():
+            findings.extend(_apply(name, condition.rule, case) if _stands(condition.applies, case) else ())
     findings.extend(_one_measure(agreement, plan))
     findings.append(_affordable(request, agreement, plan, strictest))
     allowed = bool(findings) and all(finding.allowed for finding in findings)
     return Decision(allowed=allowed, minimum_group=strictest, findings=tuple(findings))
 
 
-def _apply(name: str, case: Case) -> list[Finding]:
+def _stands(applies: Callable[[Case], bool], case: Case) -> bool:
     try:
-        findings = list(RULES[name](case))
+        return applies(case)
+    except Exception:  # noqa: BLE001 - then the rule is applied, and says what cannot be established
+        return True
+
+
+def _apply(name: str, rule: Rule, case: Case) -> list[Finding]:
+    try:
+        findings = list(rule(case))
     except Exception:  # noqa: BLE001 - whatever a rule raises, the answer is no
         findings = []
     return findings or [_denied(name, case.declaration.dataset, "the rule could not be established")]

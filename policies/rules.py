@@ -81,7 +81,7 @@ def validity(case: Case) -> Iterator[Finding]:
 def columns(case: Case) -> Iterator[Finding]:
     """Every use of every column of this dataset is allowed."""
     uses = [use for use in derive(case.plan) if use.column.dataset == case.declaration.dataset]
-    failed = [use for use in uses if use.operation not in case.terms.operations(use.column.column)]
+    failed = [use for use in uses if use.operation not in case.terms.operations(use.column.column, case.request.consumer)]
     for use in failed:
         yield _column_finding(case, use)
     if not failed:
@@ -90,7 +90,7 @@ def columns(case: Case) -> Iterator[Finding]:
 
 
 def _column_finding(case: Case, use: Use) -> Finding:
-    allowed = case.terms.operations(use.column.column)
+    allowed = case.terms.operations(use.column.column, case.request.consumer)
     listed = ", ".join(allowed) if allowed else "nothing"
     if use.operation in ("output", "group_by"):
         remedy = f"drop `{use.column}` from SELECT and GROUP BY"

@@ -381,6 +381,14 @@ class Client:
             cursors.add(following)
             query["cursor"] = following
 
+    def send(self, path: str, purpose: Purpose, body: Any) -> dict[str, Any]:
+        """Sign a document for one purpose and post it."""
+        return self._post(path, {"signed": self._signed(purpose, body)})
+
+    def tightenings(self, name: str) -> list[dict[str, Any]]:
+        """The tightenings of an agreement, in their order."""
+        return list(self._get(f"/agreements/{name}/tightenings")["tightenings"])
+
     def _signed(self, purpose: Purpose, body: Any) -> dict[str, Any]:
         return dict(encode(sign_document(purpose, self.home.participant, body, self.home.signing)))
 
