@@ -9,6 +9,7 @@ another conflict strategy is refused.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from policies.agreement import Agreement, LogIdentity, Offer, Party, Terms
@@ -133,6 +134,7 @@ def parse_agreement(document: Any) -> Agreement:
     return agreement
 
 
+@lru_cache(maxsize=4096)
 def timestamp(seconds: int) -> str:
     """Return seconds since 1970 as an RFC 3339 UTC time."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from policies.agreement import Agreement, Terms
 from policies.declaration import Declaration
 from policies.derive import Use, derive
-from policies.finding import Finding
+from policies.finding import Finding, make_finding
 from policies.odrl import timestamp
 from policies.privacy import PARAMETERS, Loss
 from policies.query import Plan
@@ -40,15 +40,7 @@ class Case:
         clause: str | None = None,
     ) -> Finding:
         """A finding about this case's dataset; a finding that allows carries no remedy."""
-        return Finding(
-            rule=rule,
-            dataset=self.declaration.dataset,
-            allowed=allowed,
-            message=message,
-            column=column,
-            clause=clause,
-            remedy=None if allowed else remedy,
-        )
+        return make_finding(rule, self.declaration.dataset, allowed, message, column, clause, None if allowed else remedy)
 
 
 def assignee(case: Case) -> Iterator[Finding]:

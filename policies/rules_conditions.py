@@ -149,37 +149,39 @@ def onward(case: Case) -> Iterator[Finding]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """A rule, and when it applies."""
+    """A rule, and when it applies: where its term stands, or where a request or what was tightened calls for it (`also`)."""
 
     rule: Rule
-    applies: Callable[[Case], bool]
-
-
-def _where(stands: Callable[[Terms], bool]) -> Callable[[Case], bool]:
-    return lambda case: stands(case.terms)
+    applies: Callable[[Terms], bool]
+    also: Callable[[Case], bool] | None = None
 
 
 CONDITIONS: dict[str, Condition] = {
     "standing": Condition(
-        rule=standing, applies=lambda case: any(s.tightening.dataset == case.declaration.dataset for s in case.facts.tightenings)
+        rule=standing,
+        applies=lambda terms: False,
+        also=lambda case: any(signed.tightening.dataset == case.declaration.dataset for signed in case.facts.tightenings),
     ),
-    "uses": Condition(rule=uses, applies=_where(lambda terms: terms.uses is not None)),
-    "windows": Condition(rule=windows, applies=_where(lambda terms: terms.windows is not None)),
-    "enclave_jurisdictions": Condition(rule=enclave_jurisdictions, applies=_where(lambda terms: terms.enclave_jurisdictions is not None)),
-    "recipient_jurisdictions": Condition(
-        rule=recipient_jurisdictions, applies=_where(lambda terms: terms.recipient_jurisdictions is not None)
-    ),
-    "no_debug": Condition(rule=no_debug, applies=_where(lambda terms: terms.no_debug)),
-    "evidence_age": Condition(rule=evidence_age, applies=_where(lambda terms: terms.evidence_age is not None)),
-    "pre_approved": Condition(rule=pre_approved, applies=_where(lambda terms: terms.pre_approved is not None)),
-    "output_kinds": Condition(rule=output_kinds, applies=_where(lambda terms: terms.output_kinds is not None)),
-    "output_rows": Condition(rule=output_rows, applies=_where(lambda terms: terms.output_rows is not None)),
-    "output_bytes": Condition(rule=output_bytes, applies=_where(lambda terms: terms.output_bytes is not None)),
-    "approvals": Condition(rule=approvals, applies=_where(lambda terms: terms.approvals is not None)),
-    "payment": Condition(rule=payment, applies=_where(lambda terms: terms.payment is not None)),
-    "notify": Condition(rule=notify, applies=_where(lambda terms: bool(terms.notify))),
-    "attribution": Condition(rule=attribution, applies=_where(lambda terms: terms.attribution is not None)),
-    "delete_after": Condition(rule=delete_after, applies=_where(lambda terms: terms.delete_after is not None)),
-    "onward": Condition(rule=onward, applies=lambda case: bool(case.request.onward) or case.terms.onward is not None),
+    "uses": Condition(rule=uses, applies=lambda terms: terms.uses is not None),
+    "windows": Condition(rule=windows, applies=lambda terms: terms.windows is not None),
+    "enclave_jurisdictions": Condition(rule=enclave_jurisdictions, applies=lambda terms: terms.enclave_jurisdictions is not None),
+    "recipient_jurisdictions": Condition(rule=recipient_jurisdictions, applies=lambda terms: terms.recipient_jurisdictions is not None),
+    "no_debug": Condition(rule=no_debug, applies=lambda terms: terms.no_debug),
+    "evidence_age": Condition(rule=evidence_age, applies=lambda terms: terms.evidence_age is not None),
+    "pre_approved": Condition(rule=pre_approved, applies=lambda terms: terms.pre_approved is not None),
+    "output_kinds": Condition(rule=output_kinds, applies=lambda terms: terms.output_kinds is not None),
+    "output_rows": Condition(rule=output_rows, applies=lambda terms: terms.output_rows is not None),
+    "output_bytes": Condition(rule=output_bytes, applies=lambda terms: terms.output_bytes is not None),
+    "approvals": Condition(rule=approvals, applies=lambda terms: terms.approvals is not None),
+    "payment": Condition(rule=payment, applies=lambda terms: terms.payment is not None),
+    "notify": Condition(rule=notify, applies=lambda terms: bool(terms.notify)),
+    "attribution": Condition(rule=attribution, applies=lambda terms: terms.attribution is not None),
+    "delete_after": Condition(rule=delete_after, applies=lambda terms: terms.delete_after is not None),
+    "onward": Condition(rule=onward, applies=lambda terms: terms.onward is not None, also=lambda case: bool(case.request.onward)),
 }
 """By field of `Terms` (`standing`: by tightenings), in the order in which they are applied after the rules of every permission."""
+
+OF_DOCUMENTS = frozenset(
+    {"columns", "minimum_group", "evidence_age", "pre_approved", "output_kinds", "output_rows", "output_bytes", "notify", "attribution"}
+)
+"""Rules that read nothing but plan, terms and who the recipient is: they hold for every request on the same documents."""

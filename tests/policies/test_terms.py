@@ -24,7 +24,7 @@ from policies.odrl import agreement_document, parse_agreement
 from policies.privacy import parse_epsilon
 from policies.questions import plan_digest, template_digest
 from policies.request import OnwardUse, UsesFact
-from policies.rules_conditions import CONDITIONS, Condition
+from policies.rules_conditions import CONDITIONS
 from policies.tightening import SignedTightening, Tightening
 from policies.vocabulary import TERMS
 from tests.support.terms import (
@@ -199,13 +199,10 @@ def test_a_condition_that_raises_or_says_nothing_denies(name: str, monkeypatch: 
 
     given = CASES[name][0]
     assert decided(given).allowed
-    applies = CONDITIONS[name].applies
-    for condition in (
-        Condition(rule=broken, applies=applies),
-        Condition(rule=lambda case: iter(()), applies=applies),
-        Condition(rule=lambda case: iter(()), applies=broken),
-    ):
-        monkeypatch.setitem(rules_conditions.CONDITIONS, name, condition)
+    condition = CONDITIONS[name]
+    silent = replace(condition, rule=lambda case: iter(()))
+    for changed in (replace(condition, rule=broken), silent, replace(silent, applies=broken, also=broken)):
+        monkeypatch.setitem(rules_conditions.CONDITIONS, name, changed)
         decision = decided(given)
         assert failed(decision) == [name]
 
