@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from policies.errors import SandboxError
 from policies.names import require_digest
 from sandbox.host import Host
+from sandbox.jobs.approve import expire
 
 SEEN_EVERY_S = 10.0
 CLEAN_EVERY_S = 600.0
@@ -37,6 +38,7 @@ class Upkeep:
         if now - self._cleaned >= CLEAN_EVERY_S:
             self._cleaned = now
             remove_unreferenced(self.host)
+            expire(self.host)
             with self.host.store.transaction() as tx:
                 tx.forget_notices(self.host.now() - FORGET_NOTICE_MS)
 

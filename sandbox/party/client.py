@@ -317,3 +317,13 @@ class Client(Connection):
     def notices(self, state: str | None = None) -> list[dict[str, Any]]:
         """Notices to this participant's webhook, newest first."""
         return self._pages("/notices", "notices", state=state)
+
+    # --- acts under agreements
+
+    def send(self, path: str, purpose: Purpose, body: Any) -> dict[str, Any]:
+        """Sign a document for one purpose and post it."""
+        return self._post(path, {"signed": self._signed(purpose, body)})
+
+    def tightenings(self, name: str) -> list[dict[str, Any]]:
+        """The tightenings of an agreement, in their order."""
+        return list(self._get(f"/agreements/{name}/tightenings")["tightenings"])
