@@ -40,7 +40,7 @@ class Inputs:
     """What a run gets after attestation: per provider the keys sealed to this enclave, per dataset the encrypted file."""
 
     sealed_keys: Mapping[str, bytes]
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes | memoryview]
 
 
 def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, *, memory_mib: int) -> tuple[SignedStatement, bytes | None]:
@@ -106,7 +106,7 @@ def unseal_keys(grant: Grant, identity: Identity, sealed_keys: Mapping[str, byte
     return keys
 
 
-def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes]) -> pa.Table:
+def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes | memoryview]) -> pa.Table:
     read = next(read for read in grant.reads if read.dataset == dataset)
     if dataset not in files or digest_bytes(files[dataset]) != read.file_digest:
         raise Withhold("input-tampered")
