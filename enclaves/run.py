@@ -19,8 +19,9 @@ from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
 from policies.errors import SandboxError
-from policies.grant import Grant, grant_digest
+from policies.grant import Grant, grant_digest, isolation_required
 from policies.granted import MAX_RELEASE, WithheldCode
+from policies.isolation import lacking
 from policies.odrl import agreement_digest
 from policies.query import columns_read
 from policies.schedule import schedule
@@ -47,6 +48,8 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
     """Return the signed statement and the sealed release, or a statement of withholding and None. Never raises for what data hold."""
     try:
         verify_grant(grant, agreement)
+        if lacking(grant.isolation, identity.evidence.evidence.isolation):
+            raise Withhold("grant-mismatch")
         keys = unseal_keys(grant, identity, inputs.sealed_keys)
         tables = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
         exact = aggregate(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
@@ -82,6 +85,7 @@ def verify_grant(grant: Grant, agreement: Agreement) -> None:
             and all(read.columns == columns[read.dataset] for read in grant.reads)
             and all(read.provider == declarations[read.dataset].provider for read in grant.reads)
             and grant.minimum_group == minimum
+            and grant.isolation == isolation_required(agreement, grant.plan)
             and grant.statistics == schedule(grant.plan, declarations, grant.loss, minimum)
             and grant.recipient.sealing_key == keys_in_force(agreement.party(grant.recipient.id), grant.recipient.rotations)[1]
         )

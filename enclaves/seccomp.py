@@ -81,7 +81,7 @@ ARCHES = {"x86_64": X86_64, "aarch64": AARCH64}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """A listed call is allowed if the low half of an argument has none of the bits `without`, all of `with_`, or one of the values `one_of`.
+    """What the low half of an argument must have: none of the bits `without`, all of `with_`, one of the values `one_of`.
 
     Flags and commands have 32 bits; the kernel ignores the high half of such arguments, except where `whole`, which then is 0.
     """

@@ -9,6 +9,7 @@ from policies.codec import omitted
 from policies.declaration import Declaration
 from policies.derive import Operation
 from policies.errors import Malformed
+from policies.isolation import Layer, require_in_order
 from policies.names import require_digest, require_key, require_name, require_slug
 from policies.privacy import Loss
 
@@ -77,6 +78,7 @@ class Terms:
             bound but the total. All bounds of one term are in one measure.
         recipients: who may receive a release.
         enclave_kinds, measurements: which evidence a run needs.
+        isolation: layers that must separate a run from its machine, all of them; none are required by the first agreements.
     """
 
     dataset: str
@@ -92,8 +94,10 @@ class Terms:
     enclave_kinds: tuple[EnclaveKind, ...]
     measurements: tuple[str, ...]
     consumer_loss: Loss | None = omitted(None)
+    isolation: tuple[Layer, ...] = omitted(())
 
     def __post_init__(self) -> None:
+        require_in_order(self.isolation, "isolation")
         bounds = [self.job_loss, self.total_loss, *([self.consumer_loss] if self.consumer_loss is not None else [])]
         if len({bound.measure for bound in bounds}) != 1:
             raise Malformed("all losses of one dataset's terms are in one measure", where="total_loss")

@@ -8,7 +8,7 @@ from policies.finding import Decision, Finding
 from policies.privacy import PARAMETERS
 from policies.query import Plan
 from policies.request import Facts, JobRequest
-from policies.rules import RULES, Case
+from policies.rules import ADDED, RULES, Case, Rule
 from policies.schedule import schedule
 
 LAW_VERSION = "law/2"
@@ -36,17 +36,20 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
             declaration=agreement.by_dataset[dataset],
             terms=terms,
         )
-        for name in RULES:
-            findings.extend(_apply(name, case))
+        for name, rule in RULES.items():
+            findings.extend(_apply(name, rule, case))
+        for name, (present, rule) in ADDED.items():
+            if present(terms):
+                findings.extend(_apply(name, rule, case))
     findings.extend(_one_measure(agreement, plan))
     findings.append(_affordable(request, agreement, plan, strictest))
     allowed = bool(findings) and all(finding.allowed for finding in findings)
     return Decision(allowed=allowed, minimum_group=strictest, findings=tuple(findings))
 
 
-def _apply(name: str, case: Case) -> list[Finding]:
+def _apply(name: str, rule: Rule, case: Case) -> list[Finding]:
     try:
-        findings = list(RULES[name](case))
+        findings = list(rule(case))
     except Exception:  # noqa: BLE001 - whatever a rule raises, the answer is no
         findings = []
     return findings or [_denied(name, case.declaration.dataset, "the rule could not be established")]

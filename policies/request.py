@@ -9,6 +9,7 @@ from policies.agreement import EnclaveKind
 from policies.codec import omitted
 from policies.documents import SignedRotation
 from policies.errors import Malformed
+from policies.isolation import Layer, require_in_order
 from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
 from policies.privacy import PARAMETERS, Loss
 from policies.query import MAX_SQL
@@ -70,6 +71,7 @@ class Facts:
             charged before charges named their consumer.
         repeats: the job that answered the very same question with a release before; what it released is handed out again, uncharged.
         rotations: those that lead from the consumer's keys in the agreement to its keys in force. Facts of the first logs name none.
+        isolation: the layers around every enclave that the host would start; stated where terms require any.
     """
 
     now: int
@@ -80,8 +82,10 @@ class Facts:
     consumer_spent: tuple[SpentFact, ...] = omitted(())
     repeats: str | None = omitted(None)
     rotations: tuple[SignedRotation, ...] = omitted(())
+    isolation: tuple[Layer, ...] = omitted(())
 
     def __post_init__(self) -> None:
+        require_in_order(self.isolation, "isolation")
         datasets = [fact.dataset for fact in self.versions]
         for spent in (self.spent, self.consumer_spent):
             if len({(fact.provider, fact.id_space) for fact in spent}) != len(spent):

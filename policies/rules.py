@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from policies.agreement import Agreement, Terms
 from policies.declaration import Declaration
 from policies.derive import Use, derive
 from policies.finding import Finding
+from policies.isolation import lacking
 from policies.odrl import timestamp
 from policies.privacy import PARAMETERS, Loss
 from policies.query import Plan
@@ -199,7 +201,21 @@ def version(case: Case) -> Iterator[Finding]:
     )
 
 
-RULES: dict[str, Callable[[Case], Iterator[Finding]]] = {
+def isolation(case: Case) -> Iterator[Finding]:
+    """Every layer that the terms require separates the enclave that would run from its machine."""
+    required, present = case.terms.isolation, case.facts.isolation
+    missing = lacking(required, present)
+    yield case.finding(
+        "isolation",
+        not missing,
+        f"runs must be isolated by {', '.join(required)}; " + (f"here they lack {', '.join(missing)}" if missing else "they are"),
+        remedy=f"ask the operator for workers whose enclaves have {', '.join(missing)}",
+    )
+
+
+Rule: TypeAlias = Callable[[Case], Iterator[Finding]]
+
+RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
         assignee,
@@ -215,3 +231,8 @@ RULES: dict[str, Callable[[Case], Iterator[Finding]]] = {
         version,
     )
 }
+
+ADDED: dict[str, tuple[Callable[[Terms], bool], Rule]] = {
+    "isolation": (lambda terms: bool(terms.isolation), isolation),
+}
+"""Rules of terms that the first agreements of this law do not have: whether the terms have it, and the rule, applied only then."""

@@ -48,7 +48,10 @@ class Config:
     poll_s: float = _setting(0.1, "how often a worker looks for work while no queue hints reach it, seconds", low=0.001, high=60)
     enclave_memory_mib: int = _setting(3072, "memory of one enclave, MiB; a run that needs more ends", low=512, high=4 << 20)
     enclave_first_uid: int = _setting(
-        70_000, "where the 4096 uids begin of which each enclave takes one, if the worker runs as root; 0: the worker's own", low=0, high=1 << 31
+        70_000,
+        "first of the 4096 uids of which each enclave takes one, if the worker runs as root; 0: none",
+        low=0,
+        high=1 << 31,
     )
     enclave_cgroup: str = _setting("", "delegated folder of cgroup version 2 for enclaves; empty: one is looked for")
     queue: str = _setting(

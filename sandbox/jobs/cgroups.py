@@ -7,8 +7,11 @@ in a leaf (systemd: `Delegate=memory pids`, `DelegateSubgroup=worker`), or a fol
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,9 @@ ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 PATIENCE_S = 5.0
 """How long the last process of a group may take to go."""
+
+LEFT_S = 60.0
+"""A group so old without a process is nobody's any more: a process joins within moments."""
 
 _V1: Mapping[str, Layer] = {"memory": "memory", "pids": "pids"}
 
@@ -145,6 +151,13 @@ class Group:
             return False
         return any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in text.splitlines())
 
+    def kill(self) -> None:
+        """End all its processes."""
+        for door in self.doors:
+            with suppress(OSError, ValueError):
+                for pid in Path(door).read_text(encoding="ascii").split():
+                    os.kill(int(pid), signal.SIGKILL)
+
     def remove(self) -> bool:
         """Remove it once its processes are gone; False if they stay or it was gone."""
         until = time.monotonic() + PATIENCE_S
@@ -161,7 +174,14 @@ class Group:
         return removed
 
 
-def groups_left(hierarchy: Hierarchy, prefix: str) -> list[Group]:
-    """The groups of that prefix, of living and of dead workers."""
-    names = {path.name for parent in hierarchy.parents.values() for path in parent.glob(f"{prefix}*") if path.is_dir()}
-    return [Group(hierarchy=hierarchy, name=name) for name in sorted(names)]
+def remove_groups(hierarchy: Hierarchy, prefix: str, age_s: float = LEFT_S) -> int:
+    """Remove the groups of that prefix that have no process and are `age_s` old: what killed workers left. Returns how many folders."""
+    removed = 0
+    for folder in {path for parent in hierarchy.parents.values() for path in parent.glob(f"{prefix}*")}:
+        try:
+            if time.time() - folder.stat().st_mtime >= age_s:
+                folder.rmdir()
+                removed += 1
+        except OSError:
+            continue  # it has a process, or somebody else removed it
+    return removed

@@ -106,7 +106,7 @@ def _probed(tried: Isolation) -> tuple[Layer, ...] | None:
     """The layers that a process started so finds around itself; None where none starts."""
     code = START.format(root=str(checkout_root()), call=f"probe({tried.memory_mib})")
     try:
-        done = subprocess.run(  # noqa: S603 - our own command
+        done = subprocess.run(
             tried.command(code, tried.first_uid), stdin=subprocess.DEVNULL, capture_output=True, env={}, timeout=PROBE_S, check=True
         )
     except (OSError, subprocess.SubprocessError):

@@ -7,16 +7,18 @@ import json
 import os
 import queue
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from enclaves.frames import read_frame, send_frame
 from enclaves.kit.measure import checkout_root
@@ -27,8 +29,9 @@ from policies.grant import Grant
 from policies.granted import MAX_RELEASE
 from policies.isolation import Layer
 from policies.statement import Nonce, SignedEvidence, SignedStatement
-from sandbox.jobs.cgroups import Group, groups_left
-from sandbox.jobs.isolation import START, THREADS, Isolation, Uid, default_isolation
+from sandbox.config import Config
+from sandbox.jobs.cgroups import Group, remove_groups
+from sandbox.jobs.isolation import START, THREADS, Isolation, Uid, default_isolation, isolation_of
 
 T = TypeVar("T")
 
@@ -46,6 +49,27 @@ class EnclaveDied(Exception):
 
 class EnclaveOutOfMemory(EnclaveDied):
     """The enclave process was ended because it wanted more memory than its control group may use."""
+
+
+class Enclave(Protocol):
+    """One enclave for one run, wherever it is; a context manager that ends it."""
+
+    def start(self, grant: Grant, agreement_document: Mapping[str, Any], nonces: list[Nonce], timeout: float) -> SignedEvidence:
+        """Give the enclave its grant and challenges and return its evidence. Raises EnclaveDied."""
+
+    def run(self, sealed_keys: Mapping[str, str], files: Mapping[str, Path], timeout: float) -> tuple[SignedStatement, bytes]:
+        """Give the enclave sealed keys and encrypted files; return its statement and the sealed release. Raises EnclaveDied."""
+
+    def close(self) -> None:
+        """End it."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+
+    def __enter__(self) -> Enclave: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
 class EnclaveProcess:
@@ -98,9 +122,9 @@ class EnclaveProcess:
         told, tell = os.pipe()
         try:
             command = self.isolation.command(code, uid, tell)
-            started = subprocess.Popen(  # noqa: S603 - our own command
+            started: subprocess.Popen[bytes] = subprocess.Popen(
                 ["/bin/sh", "-c", _JOIN, "sh", *doors, "--", *command] if doors else command,
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd=self._folder,
@@ -125,10 +149,15 @@ class EnclaveProcess:
 
     def close(self) -> None:
         """End the process and remove what was its own."""
-        self._process.kill()
+        # bubblewrap's first process, killed while it makes the namespaces, would leave the second waiting for it: end the whole group.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._group is not None:
+            self._group.kill()
+        self._input.close()
         self._process.wait()
         self._collecting.join(END_S)  # until then something of it lives and has the pipe
-        if self._process.stdout is not None:
+        if self._process.stdout is not None and not self._collecting.is_alive():
             self._process.stdout.close()
         if self._info is not None:
             os.close(self._info)
@@ -221,15 +250,11 @@ def _only_child(first: int) -> int:
     raise EnclaveDied
 
 
-def remove_leftovers(folder: Path | None = None, isolation: Isolation | None = None) -> int:
-    """Remove the empty folders that enclaves of killed workers left in the folder for temporary files, and their groups. Returns how many.
+def remove_leftovers(folder: Path | None = None) -> int:
+    """Remove the empty folders that enclaves of killed workers left in the folder for temporary files. Returns how many.
 
-    Whoever starts an enclave holds a lock on its folder, which ends with its process however that ends. A control group has its name.
+    Whoever starts an enclave holds a lock on its folder, which ends with its process however that ends.
     """
-    if isolation is not None and isolation.hierarchy is not None:
-        for group in groups_left(isolation.hierarchy, _PREFIX):
-            if not (folder or Path(tempfile.gettempdir())).joinpath(group.name).exists():
-                group.remove()
     removed = 0
     for path in (folder or Path(tempfile.gettempdir())).glob(f"{_PREFIX}*"):
         try:
@@ -245,6 +270,28 @@ def remove_leftovers(folder: Path | None = None, isolation: Isolation | None = N
         finally:
             os.close(held)
     return removed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalEnclaves:
+    """Enclaves on this machine, as its settings say."""
+
+    config: Config
+
+    def launch(self) -> Enclave:
+        """A new one. Raises OSError."""
+        return EnclaveProcess(isolation_of(self.config))
+
+    def layers(self) -> tuple[Layer, ...]:
+        """What isolates each of them. Raises OSError where none can be started."""
+        return isolation_of(self.config).layers
+
+    def tidy(self) -> None:
+        """Remove what enclaves of killed workers left: folders, and control groups without a process."""
+        remove_leftovers()
+        hierarchy = isolation_of(self.config).hierarchy
+        if hierarchy is not None:
+            remove_groups(hierarchy, _PREFIX)
 
 
 def _own_folder() -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from policies.errors import Conflict, Malformed, NotFound, Unavailable
 from policies.finding import Decision
 from policies.grant import Grant, grant_digest, ledgers_charged, make_grant, public_providers, question_digest
 from policies.granted import job_id
+from policies.isolation import Layer
 from policies.plan import PARSER_VERSION, parse_plan
 from policies.privacy import Loss
 from policies.query import Plan
@@ -29,6 +31,7 @@ from sandbox.exchange.rotation import require_carried, require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
 from sandbox.jobs.states import Job, Positions
+from sandbox.jobs.upkeep import LIVING_MS
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
@@ -287,7 +290,15 @@ def _facts(
         consumer_spent=_spent_facts(tx.spent_for(request.consumer, charged)),
         repeats=None if answered is None else answered.id,
         rotations=tx.rotations_from(agreement.party(request.consumer).signing_key) if agreement.has_party(request.consumer) else (),
+        isolation=_isolation(tx, agreement, plan),
     )
+
+
+def _isolation(tx: Transaction, agreement: Agreement, plan: Plan) -> tuple[Layer, ...]:
+    """The layers that whichever worker takes the job gives its run; asked for only where terms require some."""
+    if not any(agreement.terms_of(dataset).isolation for dataset in plan.sources if dataset in agreement.by_dataset):
+        return ()
+    return tx.isolation_since(time.time_ns() // 1_000_000 - LIVING_MS)
 
 
 def _spent_facts(spent: dict[tuple[str, str], Loss]) -> tuple[SpentFact, ...]:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from enclaves.confinement import ADDRESS_SPACE_MIB, CPU_SECONDS, OPEN_FILES
 from enclaves.frames import MAX_FRAME, read_frame, write_frame
 from enclaves.kit.appraisal import appraise
 from enclaves.kit.measure import checkout_root, measurement
-from enclaves.confinement import ADDRESS_SPACE_MIB, CPU_SECONDS, OPEN_FILES
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import encode
 from policies.errors import Malformed
