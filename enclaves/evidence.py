@@ -10,6 +10,7 @@ from enclaves.kit.signatures import SigningKey
 from policies.canonical import canonical
 from policies.codec import encode
 from policies.grant import Grant, grant_digest
+from policies.isolation import Layer
 from policies.statement import Evidence, Nonce, SignedEvidence
 
 
@@ -31,8 +32,8 @@ class Identity:
         return next((nonce.value for nonce in self.evidence.evidence.nonces if nonce.provider == provider), "")
 
 
-def attest_simulated(grant: Grant, nonces: tuple[Nonce, ...], measurement: str) -> Identity:
-    """Return fresh keys and `simulated` evidence that binds them to nonces, grant and measurement.
+def attest_simulated(grant: Grant, nonces: tuple[Nonce, ...], measurement: str, isolation: tuple[Layer, ...] = ()) -> Identity:
+    """Return fresh keys and `simulated` evidence that binds them to nonces, grant, measurement and the layers around the process.
 
     The enclave signs for itself: the evidence proves possession of the keys, and nothing about the machine or its operator.
     """
@@ -44,6 +45,7 @@ def attest_simulated(grant: Grant, nonces: tuple[Nonce, ...], measurement: str) 
         grant=grant_digest(grant),
         sealing_key=sealing.public.hex(),
         signing_key=signing.public.hex(),
+        isolation=isolation,
     )
     signature = signing.sign(EVIDENCE_PURPOSE, canonical(encode(evidence)))
     return Identity(signing=signing, sealing=sealing, evidence=SignedEvidence(evidence=evidence, signature=signature.hex()))

@@ -22,6 +22,7 @@ from policies.conditions import (
 from policies.declaration import Declaration
 from policies.derive import Operation
 from policies.errors import Malformed
+from policies.isolation import Layer, require_in_order
 from policies.names import require_digest, require_key, require_name, require_slug
 from policies.privacy import Loss
 
@@ -109,6 +110,7 @@ class Terms:
     A permission need not have the following; each is a further condition where it stands.
 
     Attributes:
+        isolation: layers that must separate a run from its machine, all of them.
         uses: most jobs under this agreement that this provider's keys are released for.
         windows: times of the week at which requests are decided.
         enclave_jurisdictions, recipient_jurisdictions: where the enclave must run, and what law the recipient must be under.
@@ -150,8 +152,10 @@ class Terms:
     attribution: str | None = omitted(None)
     delete_after: int | None = omitted(None)
     onward: Onward | None = omitted(None)
+    isolation: tuple[Layer, ...] = omitted(())
 
     def __post_init__(self) -> None:
+        require_in_order(self.isolation, "isolation")
         bounds = [self.job_loss, self.total_loss, *([self.consumer_loss] if self.consumer_loss is not None else [])]
         if len({bound.measure for bound in bounds}) != 1:
             raise Malformed("all losses of one dataset's terms are in one measure", where="total_loss")

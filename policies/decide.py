@@ -115,9 +115,7 @@ def _derive(plan: Plan, agreement: Agreement, consumer: str) -> _Derived:
         found: Outline | Malformed = outline(plan, declarations)
     except Malformed as error:
         found = error
-    return _Derived(
-        sources=tuple(sources), minimum_group=max([1, *offered]), measures=tuple(_one_measure(agreement, plan)), outline=found
-    )
+    return _Derived(sources=tuple(sources), minimum_group=max([1, *offered]), measures=tuple(_one_measure(agreement, plan)), outline=found)
 
 
 DERIVED = Recent(_derive)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from policies.agreement import EnclaveKind
+from policies.codec import omitted
 from policies.granted import WithheldCode
+from policies.isolation import Layer, require_in_order
 from policies.law1 import statement as law1
 from policies.names import require_digest, require_key
 from policies.privacy import Loss
@@ -30,6 +32,9 @@ class Evidence:
 
     Under kind `simulated` the enclave signs with its own fresh key, so the signature proves possession of that key and nothing about the
     machine.
+
+    Attributes:
+        isolation: the layers between the run and its machine, all of them; evidence of the first logs names none.
     """
 
     kind: EnclaveKind
@@ -38,8 +43,10 @@ class Evidence:
     grant: str
     sealing_key: str
     signing_key: str
+    isolation: tuple[Layer, ...] = omitted(())
 
     def __post_init__(self) -> None:
+        require_in_order(self.isolation, "isolation")
         require_digest(self.measurement, "measurement")
         require_digest(self.grant, "grant")
         require_key(self.sealing_key, "sealing_key")

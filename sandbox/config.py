@@ -47,6 +47,14 @@ class Config:
         16, "most runs that one worker begins while their brokers keep it waiting; 1: one after the other", low=1, high=1000
     )
     poll_s: float = _setting(0.1, "how often a worker looks for work while no queue hints reach it, seconds", low=0.001, high=60)
+    enclave_memory_mib: int = _setting(3072, "memory of one enclave, MiB; a run that needs more ends", low=512, high=4 << 20)
+    enclave_first_uid: int = _setting(
+        70_000,
+        "first of the 4096 uids of which each enclave takes one, if the worker runs as root; 0: none",
+        low=0,
+        high=1 << 31,
+    )
+    enclave_cgroup: str = _setting("", "delegated folder of cgroup version 2 for enclaves; empty: one is looked for")
     queue: str = _setting(
         "sqlite", "where hints that wake workers go: `sqlite` (a file inside `data`), `redis://...`, `postgresql://...` or `off`"
     )

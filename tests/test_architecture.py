@@ -36,7 +36,7 @@ OWNERS = {
         "policies/sql_aggregates",
         "policies/sql_sources",
     ),
-    "pyarrow": ("enclaves/kit", "enclaves/run", "enclaves/aggregate"),
+    "pyarrow": ("enclaves/kit", "enclaves/run", "enclaves/aggregate", "enclaves/preload"),
     "duckdb": ("enclaves/kit",),
     "tenseal": ("enclaves/kit",),
     "Crypto": ("enclaves/kit",),

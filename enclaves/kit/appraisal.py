@@ -12,7 +12,8 @@ from enclaves.kit import signatures
 from policies.canonical import canonical, digest
 from policies.codec import encode
 from policies.errors import EvidenceRejected, Tampered
-from policies.grant import AnyGrant, grant_digest
+from policies.grant import AnyGrant, Grant, grant_digest
+from policies.isolation import lacking
 from policies.statement import AnyStatement, Evidence, Nonce, SignedEvidence, SignedStatement
 
 EVIDENCE_PURPOSE = "enclave-evidence"
@@ -45,7 +46,7 @@ def appraise(
         nonce: the caller's own fresh challenge; None where freshness was judged by the brokers and only the binding matters.
 
     Raises:
-        EvidenceRejected: code `kind`, `measurement`, `grant`, `nonce` or `signature`.
+        EvidenceRejected: code `kind`, `measurement`, `grant`, `isolation`, `nonce` or `signature`.
     """
     evidence = signed.evidence
     if evidence.kind not in kinds:
@@ -54,6 +55,9 @@ def appraise(
         raise EvidenceRejected("the measurement is not among the reference values", code="measurement")
     if evidence.kind != grant.enclave_kind or evidence.grant != grant_digest(grant):
         raise EvidenceRejected("the evidence is for another grant", code="grant")
+    missing = lacking(grant.isolation, evidence.isolation) if isinstance(grant, Grant) else ()
+    if missing:
+        raise EvidenceRejected(f"the run is not isolated by {', '.join(missing)}", code="isolation")
     providers = [item.provider for item in evidence.nonces]
     if len(set(providers)) != len(providers) or (nonce is not None and nonce not in evidence.nonces):
         raise EvidenceRejected("the evidence does not answer this challenge", code="nonce")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from policies.errors import Conflict, Malformed, NotFound, Unavailable
 from policies.finding import Decision
 from policies.grant import Grant, grant_digest, ledgers_charged, make_grant, public_providers, question_digest
 from policies.granted import job_id
+from policies.isolation import Layer
 from policies.plan import PARSER_VERSION, parse_plan
 from policies.privacy import Loss
 from policies.query import Plan
@@ -34,6 +36,9 @@ from sandbox.jobs.states import Job, JobState, Positions, require_transition
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
+
+LIVING_MS = 60_000
+"""A worker that has said nothing for so long does not count as one that would take a job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -349,7 +354,15 @@ def _facts(
         enclave_jurisdiction=host.config.jurisdiction or None,
         approved_by=tuple(sorted(found.by for found in tx.approvals(request.agreement, name))),
         overdue=overdue(tx, request.agreement, agreement, request.consumer, now),
+        isolation=_isolation(tx, agreement, plan),
     )
+
+
+def _isolation(tx: Transaction, agreement: Agreement, plan: Plan) -> tuple[Layer, ...]:
+    """The layers that whichever worker takes the job gives its run; asked for only where terms require some."""
+    if not any(agreement.terms_of(dataset).isolation for dataset in plan.sources if dataset in agreement.by_dataset):
+        return ()
+    return tx.isolation_since(time.time_ns() // 1_000_000 - LIVING_MS)
 
 
 def _spent_facts(spent: dict[tuple[str, str], Loss]) -> tuple[SpentFact, ...]:

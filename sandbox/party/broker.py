@@ -200,6 +200,7 @@ class Broker:
             now=int(self.now()),
             enclave_kind=stated.enclave_kind,
             measurement=stated.measurement,
+            isolation=stated.isolation,
             versions=tuple(version for version in versions if version is not None),
             spent=tuple(
                 SpentFact(provider=provider, id_space=id_space, spent=followed.spent_before(grant.job, provider, id_space))

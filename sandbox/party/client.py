@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from enclaves.kit.envelope import Signed, document_digest, sign_document, verify_document
+from enclaves.kit.envelope import Purpose, Signed, document_digest, sign_document, verify_document
 from enclaves.kit.sealing import SealingKey
 from enclaves.kit.signatures import SigningKey
 from policies.agreement import Agreement, Offer

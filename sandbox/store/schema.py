@@ -275,7 +275,13 @@ former_receipts = Table(
     Column("receipt", Text, nullable=False),
 )
 
-workers = Table("workers", metadata, Column("name", String(80), primary_key=True), Column("seen_at", BigInteger, nullable=False))
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("isolation", Text, nullable=False, server_default=""),
+)
 
 webhooks = Table(
     "webhooks",

@@ -99,6 +99,10 @@ CASES: dict[str, tuple[Given, Given]] = {
     ),
     "enclave_kinds": (Given(), Given({"enclave_kinds": ()})),
     "measurements": (Given(), Given(facts={"measurement": digest_of("another")})),
+    "isolation": (
+        Given({"isolation": ("network", "uid")}, {"isolation": ("network", "filesystem", "uid")}),
+        Given({"isolation": ("network", "uid")}, {"isolation": ("network", "filesystem")}),
+    ),
     "uses": (Given({"uses": 3}, uses(jobs=2)), Given({"uses": 3}, uses(jobs=3))),
     "windows": (Given({"windows": (MONDAY,)}), Given({"windows": (replace(MONDAY, days=("tue",)),)})),
     "enclave_jurisdictions": (
