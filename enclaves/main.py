@@ -49,7 +49,7 @@ def take_standard_output() -> IO[bytes]:
 
 def serve(incoming: IO[bytes], outgoing: IO[bytes]) -> None:
     """Speak the protocol of this module for one run."""
-    from enclaves.evidence import attest_simulated
+    from enclaves.evidence import attest
     from enclaves.frames import read_frame, write_frame
     from enclaves.kit.measure import checkout_root, measurement
     from enclaves.run import Inputs, run
@@ -63,7 +63,7 @@ def serve(incoming: IO[bytes], outgoing: IO[bytes]) -> None:
     write_frame(outgoing, canonical({"ready": measured}))
     start = parse_json(read_frame(incoming), limit=16 << 20)
     grant, agreement = decode(Grant, start["grant"]), parse_agreement(start["agreement"])
-    identity = attest_simulated(grant, decode(tuple[Nonce, ...], start["nonces"]), measured)
+    identity = attest(grant, decode(tuple[Nonce, ...], start["nonces"]), measured)
     write_frame(outgoing, canonical(encode(identity.evidence)))
     given = parse_json(read_frame(incoming), limit=16 << 20)
     inputs = Inputs(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from policies import attestation
+from policies.attestation import PlatformFloor
 from policies.codec import omitted
 from policies.declaration import Declaration
 from policies.derive import Operation
@@ -13,9 +15,7 @@ from policies.names import require_digest, require_key, require_name, require_sl
 from policies.privacy import Loss
 
 Role = Literal["provider", "consumer", "auditor"]
-EnclaveKind = Literal["simulated"]
-"""Evidence kinds that this law knows how to appraise."""
-
+EnclaveKind = attestation.EnclaveKind
 MAX_TIME = 253_402_300_799
 """9999-12-31T23:59:59Z in seconds since 1970."""
 
@@ -77,6 +77,7 @@ class Terms:
             bound but the total. All bounds of one term are in one measure.
         recipients: who may receive a release.
         enclave_kinds, measurements: which evidence a run needs.
+        platforms: what the firmware of a kind of TEE must show besides; AMD's needs one, Intel's is up to date without.
     """
 
     dataset: str
@@ -92,6 +93,7 @@ class Terms:
     enclave_kinds: tuple[EnclaveKind, ...]
     measurements: tuple[str, ...]
     consumer_loss: Loss | None = omitted(None)
+    platforms: tuple[PlatformFloor, ...] = omitted(())
 
     def __post_init__(self) -> None:
         bounds = [self.job_loss, self.total_loss, *([self.consumer_loss] if self.consumer_loss is not None else [])]
@@ -110,6 +112,15 @@ class Terms:
             raise Malformed("must lie between 1 and 1000000", where="minimum_group")
         if len({term.column for term in self.columns}) != len(self.columns):
             raise Malformed("names a column twice", where="columns")
+        self._require_platforms()
+
+    def _require_platforms(self) -> None:
+        """One floor at most of a kind, of agreed kinds only; without one, no AMD firmware would be too old."""
+        floors = [floor.kind for floor in self.platforms]
+        if len(set(floors)) != len(floors) or not set(floors) <= set(self.enclave_kinds):
+            raise Malformed("needs one floor at most for each agreed kind of enclave", where="platforms")
+        if "amd-sev-snp" in self.enclave_kinds and "amd-sev-snp" not in floors:
+            raise Malformed("`amd-sev-snp` needs the lowest patch levels that its firmware may report", where="platforms")
 
     def operations(self, column: str) -> tuple[Operation, ...]:
         """Operations allowed on `column`; none if it has no term."""

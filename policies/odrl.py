@@ -31,10 +31,11 @@ OPERANDS = {
     ("sb:consumerLoss", "lteq"): "consumer_loss",
     ("sb:enclaveKind", "isAnyOf"): "enclave_kinds",
     ("sb:measurement", "isAnyOf"): "measurements",
+    ("sb:platform", "isAllOf"): "platforms",
 }
 """(left operand, operator) -> field of `Terms`; each appears exactly once in a permission, those of `OPTIONAL` at most once."""
 
-OPTIONAL = frozenset({"consumer_loss"})
+OPTIONAL = frozenset({"consumer_loss", "platforms"})
 _LOSSES = frozenset({"job_loss", "total_loss", "consumer_loss"})
 
 
@@ -132,7 +133,7 @@ def _permission(terms: Terms, provider: str) -> dict[str, Any]:
         "constraint": [
             {"leftOperand": left, "operator": operator, "rightOperand": right.get(field, encode(getattr(terms, field)))}
             for (left, operator), field in OPERANDS.items()
-            if field not in OPTIONAL or getattr(terms, field) is not None
+            if field not in OPTIONAL or getattr(terms, field) not in (None, ())
         ],
         "sb:column": [encode(term) for term in terms.columns],
     }

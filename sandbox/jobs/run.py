@@ -94,7 +94,7 @@ class Run:
             stored = yield from _persist(self._agreement)
             nonces = [Nonce(provider=request.provider, value=request.nonce) for request in asked]
             evidence = yield from _aside(lambda: enclave.start(grant, stored, nonces, START_TIMEOUT_S))
-            attested = _appraise(evidence, grant)
+            attested = _appraise(evidence, grant, host.now() / 1000)
             yield from _persist(lambda: record_evidence(host, job, evidence, attested))
             host.on_step("attested")
             answered = yield from self._brokers(lambda request: request.state == "released")
@@ -184,9 +184,9 @@ class Run:
             thread.join()
 
 
-def _appraise(evidence: SignedEvidence, grant: Grant) -> Attested:
+def _appraise(evidence: SignedEvidence, grant: Grant, at: float) -> Attested:
     try:
-        return appraise(evidence, grant=grant, kinds=[grant.enclave_kind], measurements=[grant.measurement], nonce=None)
+        return appraise(evidence, grant=grant, kinds=[grant.enclave_kind], measurements=[grant.measurement], nonce=None, at=at)
     except EvidenceRejected as error:
         raise _RunFailed("evidence-rejected") from error
 

@@ -7,14 +7,26 @@ from collections.abc import Iterator
 from flask import Response, request
 
 from policies.errors import Malformed, NotFound, TooLarge
-from sandbox.exchange import agreements, datasets, epochs, participants, rotation
+from sandbox.exchange import agreements, datasets, destruction, epochs, participants, rotation
 from sandbox.jobs.notices import public_text
 from sandbox.web.answers import agreement_view, dataset_view, ledger_view, offer_view, reply, version_view
 from sandbox.web.auth import host
 from sandbox.web.models import AdmissionBody, AgreementsQuery, OfProvider, Paged, Query, RotationBody, SignedOnly, cursor_of, read_bytes
 from sandbox.web.operation import Call
 from sandbox.web.ops import within_quota
-from sandbox.web.views import Admitted, Agreements, Datasets, EnclaveView, Ledgers, LogView, Offers, Participants, ServiceView, Uploaded
+from sandbox.web.views import (
+    Admitted,
+    Agreements,
+    Datasets,
+    DestructionView,
+    EnclaveView,
+    Ledgers,
+    LogView,
+    Offers,
+    Participants,
+    ServiceView,
+    Uploaded,
+)
 
 CHUNK = 1 << 20
 
@@ -25,7 +37,7 @@ def service(_call: Call[Query, None]) -> Response:
     return reply(
         ServiceView(
             log=LogView(origin=log.name, key=log.public.hex(), vkey=log.vkey),
-            enclave=EnclaveView(kind="simulated", measurement=host().measurement),
+            enclave=EnclaveView(kind=host().enclave_kind, measurement=host().measurement),
             webhook_key=public_text(host().webhook_key.public),
         )
     )
@@ -112,6 +124,11 @@ def one_dataset(_call: Call[Query, None], name: str) -> Response:
 def publish(call: Call[Query, SignedOnly]) -> Response:
     """Publish an upload as the next version of a dataset."""
     return reply(version_view(datasets.publish_version(host(), call.who, call.body.signed.document())), 201)
+
+
+def destroy(call: Call[Query, SignedOnly]) -> Response:
+    """State that no key of a version exists any more."""
+    return reply(DestructionView(signed=destruction.destroy_keys(host(), call.who, call.body.signed.document())))
 
 
 def offer(call: Call[Query, SignedOnly]) -> Response:

@@ -6,6 +6,7 @@ from policies.declaration import Declaration
 from policies.documents import (
     Admission,
     AgreementSignature,
+    KeyDestruction,
     KeyRefusalStatement,
     KeyReleaseStatement,
     KeyRevocation,
@@ -132,6 +133,12 @@ EXCHANGE = (
         method="POST", path=f"{API}/versions", view=exchange_api.publish, tag="datasets", status=201, body=SignedOnly,
         document=Document(purpose="version", body=VersionManifest), answer=views.VersionView, errors=(403, 404, 409),
         summary="Publish an upload as the next version of a dataset.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="POST", path=f"{API}/versions/destructions", view=exchange_api.destroy, tag="datasets", body=SignedOnly,
+        document=Document(purpose="key-destruction", body=KeyDestruction), answer=views.DestructionView, errors=(403, 404),
+        summary="State that no key of a version exists any more.",
+        description=f"There is no way back: no job reads this version again. {SAME_AGAIN}",
     ),
     Operation(
         method="POST", path=f"{API}/offers", view=exchange_api.offer, tag="offers", status=201, body=SignedOnly,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from enclaves.kit.envelope import Signed
 from policies.accuracy import Expected
 from policies.declaration import Declaration
-from policies.documents import AgreementSignature, VersionManifest
+from policies.documents import AgreementSignature, KeyDestruction, VersionManifest
 from policies.entries import Opening
 from policies.finding import Decision
 from policies.grant import AnyGrant, AnyPlan, Grant
@@ -129,6 +129,13 @@ class VersionView:
     file_digest: str
     size: int
     signed: Annotated[Signed, Document(purpose="version", body=VersionManifest)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DestructionView:
+    """A provider's statement that nobody can open one version any more."""
+
+    signed: Annotated[Signed, Document(purpose="key-destruction", body=KeyDestruction)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
