@@ -15,8 +15,8 @@ from policies.names import require_digest
 
 PREFIX = "SANDBOX_"
 CONFIG_FILE = "SANDBOX_CONFIG"
-FOREIGN = frozenset({"SANDBOX_HOME", CONFIG_FILE})
-"""Variables of the same prefix that are no settings: a participant's home, and the name of the file of settings."""
+FOREIGN = frozenset({"SANDBOX_HOME", "SANDBOX_PASSPHRASE_FILE", CONFIG_FILE})
+"""Variables of the same prefix that are no settings: a participant's home and passphrase, and the name of the file of settings."""
 
 Value = Path | str | int | float | bool
 

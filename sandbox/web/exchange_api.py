@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flask import Response, request
+from flask import Response, request, send_file
 
 from policies.errors import Malformed, NotFound, TooLarge
 from sandbox.exchange import agreements, datasets, destruction, epochs, participants, rotation
@@ -89,6 +89,14 @@ def upload(call: Call[Query, None]) -> Response:
         tx.add_upload(digest, call.who.id, size, host().config.upload_quota_bytes)
         tx.find_upload(digest)
     return reply(Uploaded(digest=digest, size=size), 201)
+
+
+def download(call: Call[Query, None], digest: str) -> Response:
+    """An encrypted file of the caller's own."""
+    with host().store.reading() as tx:
+        if not tx.has_upload(digest, call.who.id):
+            raise NotFound("no upload of yours has this digest")
+    return send_file(host().blobs.path(digest), mimetype="application/octet-stream")
 
 
 def _chunks() -> Iterator[bytes]:

@@ -41,7 +41,7 @@ from sandbox.web.shapes import Document
 API = "/api/v1"
 
 DATASET = PathPart(pattern=f"^{PATTERNS['require_dataset']}$", description="Name of a dataset: provider, dot, name.")
-DIGEST = PathPart(pattern=f"^{PATTERNS['require_digest']}$", description="Digest that names an agreement.")
+DIGEST = PathPart(pattern=f"^{PATTERNS['require_digest']}$", description="Digest that names an agreement or an upload.")
 JOB = PathPart(pattern="^job-[0-9a-f]{20}$", description="Id of a job.")
 TILE = PathPart(
     pattern=r"^([0-9]{1,2}|entries)/(x[0-9]{3}/)*[0-9]{3}(\.p/[0-9]{1,3})?$", description="Path of a tile as in C2SP tlog-tiles."
@@ -115,6 +115,11 @@ EXCHANGE = (
         body=Media(type="application/octet-stream", description="An encrypted Parquet file."), answer=views.Uploaded,
         summary="Upload an encrypted file.",
         description="The file is named by its digest; the same file again is the same upload. What is not encrypted is refused.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/uploads/<digest:digest>", view=exchange_api.download, tag="datasets", parts={"digest": DIGEST},
+        answer=Media(type="application/octet-stream", description="The file as it was uploaded."),
+        summary="An encrypted file of the caller's own, to encrypt it anew.",
     ),
     Operation(
         method="POST", path=f"{API}/datasets", view=exchange_api.declare, tag="datasets", status=201, body=SignedOnly,

@@ -230,6 +230,7 @@ class JobView:
     Attributes:
         code: why it failed or was withheld; empty otherwise.
         trust: whom one trusts with plaintext under this kind of evidence.
+        waiting_for: providers whose brokers the run waits for; null in lists, which do not tell.
         created_at: milliseconds since 1970.
     """
 
@@ -247,6 +248,7 @@ class JobView:
     evidence: SignedEvidence | None
     trust: str
     positions: Positions
+    waiting_for: tuple[str, ...] | None
     created_at: int
 
 
