@@ -50,7 +50,7 @@ def confine(memory_mib: int) -> list[Layer]:
 def serve(incoming: socket.socket, outgoing: IO[bytes], memory_mib: int) -> None:
     """Speak the protocol of this module for one run."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # it would start a thread per core when it is loaded
-    from enclaves.evidence import attest_simulated
+    from enclaves.evidence import attest
     from enclaves.frames import receive_frame, write_frame
     from enclaves.kit.measure import checkout_root, measurement
     from enclaves.kit.tables import bound_threads
@@ -72,7 +72,7 @@ def serve(incoming: socket.socket, outgoing: IO[bytes], memory_mib: int) -> None
     grant, agreement = decode(Grant, start["grant"]), parse_agreement(start["agreement"])
     stated = set(decode(tuple[Layer, ...], start["cgroup"])) & {"memory", "pids"}
     isolation = in_order({*found, *stated})
-    identity = attest_simulated(grant, decode(tuple[Nonce, ...], start["nonces"]), measured, isolation)
+    identity = attest(grant, decode(tuple[Nonce, ...], start["nonces"]), measured, isolation)
     write_frame(outgoing, canonical(encode(identity.evidence)))
     text, files = receive_frame(incoming)
     given = parse_json(text, limit=16 << 20)
