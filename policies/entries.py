@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from policies.canonical import canonical, parse_json
+from policies.canonical import canonical, parse_canonical
 from policies.codec import decode, encode, omitted
 from policies.errors import Malformed, Tampered
 from policies.names import require_digest, require_key, require_name, require_slug
@@ -87,8 +87,9 @@ def commit(salt: bytes, body: dict[str, Any]) -> str:
 
 def parse_header(data: bytes) -> Header:
     """Return the header that an entry's bytes spell. Raises Malformed, also where the bytes are not its one canonical spelling."""
-    header = decode(Header, parse_json(data, limit=MAX_ENTRY))
-    if canonical(encode(header)) != data:
+    value = parse_canonical(data, limit=MAX_ENTRY)
+    header = decode(Header, value)
+    if encode(header) != value:
         raise Malformed("the entry is not canonical JSON with every field")
     return header
 
