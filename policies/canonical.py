@@ -81,15 +81,28 @@ def parse_canonical(data: bytes, *, limit: int = 1 << 20) -> Any:
 def _parse_own(data: bytes, limit: int) -> tuple[Any, bool]:
     """The value of `data` and whether `data` is its canonical spelling: only then is the value to be used.
 
-    What is written back byte for byte held no duplicate key, no float and nothing else that `canonical` refuses.
+    What is written back byte for byte held no duplicate key, no float and nothing else that `canonical` refuses. ASCII keys sort alike by
+    code points and by UTF-16 code units, so there the interpreter's encoder may write; integers are bounded as they are read.
     """
     if len(data) > limit:
         raise Malformed(f"the document is larger than {limit} bytes", code="too-large")
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = _DECODER.decode(data.decode("utf-8"))
+        if data.isascii() and _depth_within(value):
+            return value, _ENCODER.encode(value).encode() == data
         return value, canonical(value) == data
     except (ValueError, RecursionError, Malformed):
         return None, False
+
+
+def _depth_within(value: Any) -> bool:
+    """Whether a parsed value is nested no deeper than `_render` would go."""
+    level: list[Any] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
+        level = [item for one in level for item in (one.values() if type(one) is dict else one) if type(item) in _CONTAINERS]
+        if not level:
+            return True
+    return not any(level)
 
 
 def _is_plain(value: Any, depth: int) -> bool:
@@ -116,9 +129,6 @@ def _is_plain(value: Any, depth: int) -> bool:
         if kind is not str and not _is_plain(item, depth + 1):
             return False
     return True
-
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 
 def _render(value: Any, depth: int) -> str:
@@ -170,6 +180,11 @@ def _no_float(text: str) -> NoReturn:
 
 
 def _bounded_int(text: str) -> int:
-    if len(text) > 17:
-        raise Malformed("an integer is outside +-(2^53 - 1)")
-    return int(text)
+    if len(text) <= 17 and -MAX_INTEGER <= (found := int(text)) <= MAX_INTEGER:
+        return found
+    raise Malformed("an integer is outside +-(2^53 - 1)")
+
+
+_CONTAINERS = frozenset({dict, list})
+_DECODER = json.JSONDecoder(parse_int=_bounded_int, parse_float=_no_float, parse_constant=_no_float)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":"))

@@ -108,7 +108,7 @@ def _decoder(hint: Any) -> Decoder:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return _enum(hint)
     if dataclasses.is_dataclass(hint):
-        return _dataclass(hint)
+        return _dataclass(cast(Any, hint))
     raise TypeError(f"the codec does not know {hint!r}")
 
 

@@ -162,3 +162,20 @@ def test_only_the_one_spelling_is_read_as_canonical(value: Any) -> None:
 def test_what_would_be_written_otherwise_is_not_canonical(data: bytes) -> None:
     with pytest.raises(Malformed):
         parse_canonical(data)
+
+
+@pytest.mark.parametrize("inner", [b"[]", b"{}", b"0", b'"]"', b'"["', b'{"a":0}'])
+def test_nesting_has_one_bound_whatever_is_innermost(inner: bytes) -> None:
+    for levels in range(MAX_DEPTH - 2, MAX_DEPTH + 3):
+        data = b"[" * levels + inner + b"]" * levels
+        value = json.loads(data)
+        try:
+            expected = canonical(value)
+        except Malformed:
+            with pytest.raises(Malformed):
+                parse_json(data)
+            with pytest.raises(Malformed):
+                parse_canonical(data)
+        else:
+            assert expected == data
+            assert parse_json(data) == parse_canonical(data) == value
