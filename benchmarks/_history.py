@@ -285,13 +285,17 @@ def _run(market: Market, request: JobRequest, grant: Grant, ledgers: tuple[tuple
     market.append("attested", {"job": grant.job, **named, "measurement": MEASUREMENT}, {"evidence": signed})
     for provider in providers:
         yield
-        release = KeyReleaseStatement(job=grant.job, grant=granted, evidence=named["evidence"], sealed=_digest(f"keys {grant.job} {provider}"))
+        release = KeyReleaseStatement(
+            job=grant.job, grant=granted, evidence=named["evidence"], sealed=_digest(f"keys {grant.job} {provider}")
+        )
         body = {"signed": market.firms[provider].sign("key-release", release)}
         market.append("key_released", {"job": grant.job, "provider": provider, **named}, body)
     yield
     statement = Statement(**named, sealed=_digest(f"sealed {grant.job}"), withheld=None, statistics=grant.statistics, loss=grant.loss)
     outcome = SignedStatement(statement=statement, signature=signing.sign(STATEMENT_PURPOSE, canonical(encode(statement))).hex())
-    market.append("released", {**ids, **named, "statement": digest(encode(outcome)), "sealed": str(statement.sealed)}, {"statement": outcome})
+    market.append(
+        "released", {**ids, **named, "statement": digest(encode(outcome)), "sealed": str(statement.sealed)}, {"statement": outcome}
+    )
     market.signatures += 2 + len(providers)
     market.answered = [*market.answered[-20:], (request, grant.job)]
 
@@ -311,7 +315,9 @@ def _request(market: Market, plant: Violation | None) -> tuple[JobRequest, str |
     denied = plant == "flipped-decision" or (plant is None and draw.random() < 0.05)
     consumer = next(party.id for party in agreement.parties if "consumer" in party.roles)
     loss = parse_epsilon("0.5") if denied else Loss(amount=draw.randint(500_000, 1_500_000))
-    return JobRequest(request_id=number, agreement=name, consumer=consumer, purpose="planning", sql=_sql(draw, left, right), loss=loss), None
+    return JobRequest(
+        request_id=number, agreement=name, consumer=consumer, purpose="planning", sql=_sql(draw, left, right), loss=loss
+    ), None
 
 
 def _sql(draw: random.Random, left: str, right: str) -> str:
@@ -330,9 +336,7 @@ def _facts(
     market: Market, request: JobRequest, plan: Plan, ledgers: tuple[tuple[str, str], ...], repeats: str | None, plant: Violation | None
 ) -> Facts:
     hidden = request.loss.amount if plant == "hidden-charge" else 0
-    spent = tuple(
-        SpentFact(provider=p, id_space=s, spent=Loss(amount=market.spent.get((p, s), 0) - hidden)) for p, s in ledgers
-    )
+    spent = tuple(SpentFact(provider=p, id_space=s, spent=Loss(amount=market.spent.get((p, s), 0) - hidden)) for p, s in ledgers)
     own = tuple(
         SpentFact(provider=p, id_space=s, spent=Loss(amount=market.of_consumers.get((p, s, request.consumer), 0))) for p, s in ledgers
     )

@@ -53,16 +53,7 @@ def parse_json(data: bytes, *, limit: int = 1 << 20) -> Any:
     Raises:
         Malformed: not UTF-8, not JSON, larger than `limit` bytes, a duplicate key, a float, NaN or a value `canonical` refuses.
     """
-    value, own = _parse_own(data, limit)
-    if own:
-        return value
-    try:
-        text = data.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float, parse_int=_bounded_int)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise Malformed("the document is not valid UTF-8 JSON") from error
-    _render(value, 0)
-    return value
+    return parse_spelled(data, limit=limit)[0]
 
 
 def parse_canonical(data: bytes, *, limit: int = 1 << 20) -> Any:
@@ -71,11 +62,24 @@ def parse_canonical(data: bytes, *, limit: int = 1 << 20) -> Any:
     Raises:
         Malformed: as `parse_json`, and for every other spelling of the value.
     """
-    value, own = _parse_own(data, limit)
+    value, own = parse_spelled(data, limit=limit)
     if not own:
-        parse_json(data, limit=limit)
         raise Malformed("the document is not canonical JSON")
     return value
+
+
+def parse_spelled(data: bytes, *, limit: int = 1 << 20) -> tuple[Any, bool]:
+    """The value of untrusted JSON bytes, and whether they are its canonical spelling. Raises Malformed as `parse_json`."""
+    value, own = _parse_own(data, limit)
+    if own:
+        return value, True
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float, parse_int=_bounded_int)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise Malformed("the document is not valid UTF-8 JSON") from error
+    _render(value, 0)
+    return value, False
 
 
 def _parse_own(data: bytes, limit: int) -> tuple[Any, bool]:

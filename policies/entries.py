@@ -80,9 +80,14 @@ class Opening:
 
 def commit(salt: bytes, body: dict[str, Any]) -> str:
     """Return the commitment to `body` under a 32-byte random `salt`: hiding by the salt, binding by SHA-256."""
+    return commit_text(salt, canonical(body))
+
+
+def commit_text(salt: bytes, text: bytes) -> str:
+    """Return the commitment to a body whose canonical bytes are `text`, under a 32-byte salt."""
     if len(salt) != SALT_BYTES:
         raise Malformed(f"a salt has {SALT_BYTES} bytes")
-    return "sha256:" + hashlib.sha256(b"sandbox/v1/commitment\n" + salt + canonical(body)).hexdigest()
+    return "sha256:" + hashlib.sha256(b"sandbox/v1/commitment\n" + salt + text).hexdigest()
 
 
 def parse_header(data: bytes) -> Header:

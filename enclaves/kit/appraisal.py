@@ -35,7 +35,13 @@ def evidence_digest(signed: SignedEvidence) -> str:
 
 
 def appraise(
-    signed: SignedEvidence, *, grant: AnyGrant, kinds: Collection[str], measurements: Collection[str], nonce: Nonce | None
+    signed: SignedEvidence,
+    *,
+    grant: AnyGrant,
+    kinds: Collection[str],
+    measurements: Collection[str],
+    nonce: Nonce | None,
+    named: str | None = None,
 ) -> Attested:
     """Judge evidence for one grant against reference values.
 
@@ -43,6 +49,7 @@ def appraise(
         grant: the grant that the enclave must be bound to.
         kinds, measurements: accepted evidence kinds and reference values.
         nonce: the caller's own fresh challenge; None where freshness was judged by the brokers and only the binding matters.
+        named: the digest of `grant`, where the caller has computed it already.
 
     Raises:
         EvidenceRejected: code `kind`, `measurement`, `grant`, `nonce` or `signature`.
@@ -52,7 +59,7 @@ def appraise(
         raise EvidenceRejected(f"evidence kind `{evidence.kind}` is not accepted", code="kind")
     if evidence.measurement not in measurements or evidence.measurement != grant.measurement:
         raise EvidenceRejected("the measurement is not among the reference values", code="measurement")
-    if evidence.kind != grant.enclave_kind or evidence.grant != grant_digest(grant):
+    if evidence.kind != grant.enclave_kind or evidence.grant != (named or grant_digest(grant)):
         raise EvidenceRejected("the evidence is for another grant", code="grant")
     providers = [item.provider for item in evidence.nonces]
     if len(set(providers)) != len(providers) or (nonce is not None and nonce not in evidence.nonces):
@@ -65,8 +72,11 @@ def appraise(
     return Attested(evidence=evidence, digest=evidence_digest(signed))
 
 
-def verify_statement(signed: SignedStatement, attested: Attested, grant: AnyGrant) -> AnyStatement:
+def verify_statement(signed: SignedStatement, attested: Attested, grant: AnyGrant, named: str | None = None) -> AnyStatement:
     """Return the statement if the attested enclave signed it and it keeps to the grant in mechanism, scale and loss.
+
+    Args:
+        named: the digest of `grant`, where the caller has computed it already.
 
     Raises:
         Tampered: code `statement-signature` or `statement-mismatch`.
@@ -79,7 +89,7 @@ def verify_statement(signed: SignedStatement, attested: Attested, grant: AnyGran
     except (Tampered, ValueError) as error:
         raise Tampered("the statement is not signed by the attested enclave", code="statement-signature") from error
     kept = (
-        statement.grant == grant_digest(grant)
+        statement.grant == (named or grant_digest(grant))
         and statement.evidence == attested.digest
         and statement.statistics == grant.statistics
         and statement.loss == grant.loss

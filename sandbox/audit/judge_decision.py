@@ -65,7 +65,7 @@ def decided(state: State, entry: Entry) -> None:
     """A decision that follows from its inputs, under an agreement that all parties signed before, once per request."""
     request = entry.ids["request"]
     state.require(entry, request not in state.requests, "order", "the same request is decided twice")
-    state.requests.add(request)
+    state.requests.put(request)
     state.require(entry, entry.ids["job"] == job_id(request), "order", "the job id is not that of the request")
     fold = state.agreements.get(entry.ids["agreement"])
     active = fold is not None and fold.agreed
@@ -78,6 +78,7 @@ def decided(state: State, entry: Entry) -> None:
     if fold is not None and fold.standing == "broken":
         state.report(entry, "signatures", "decided under an agreement that not every party validly signed")
     agreement = state.agreement(entry.ids["agreement"])
+    job.blind = agreement is None
     if entry.body is None or agreement is None:
         state.cannot("signatures", "decisions", "budgets", "grants")
     else:
@@ -85,7 +86,7 @@ def decided(state: State, entry: Entry) -> None:
     allowed = {"yes": True, "no": False}.get(entry.ids["allowed"])
     state.require(entry, allowed is not None, "decisions", "the header says neither yes nor no")
     if not allowed:
-        job.end("denied")
+        state.end(entry.ids["job"], "denied")
 
 
 def charged(state: State, entry: Entry) -> None:
@@ -128,8 +129,8 @@ def repeated(state: State, entry: Entry) -> None:
     job = follow(state, entry)
     if job is None:
         return
-    of = state.jobs.get(entry.ids["of"])
-    state.require(entry, of is not None and of.stage == "released", "releases", "what is handed out again was not released before")
+    released = state.stage_of(entry.ids["of"]) == "released"
+    state.require(entry, released, "releases", "what is handed out again was not released before")
     if entry.body is not None:
         body = decode(RepeatedBody, entry.body)
         state.require(entry, (body.job, body.of) == (entry.ids["job"], entry.ids["of"]), "releases", "the body names other jobs")
@@ -138,7 +139,7 @@ def repeated(state: State, entry: Entry) -> None:
     else:
         stated = job.derived.repeats == entry.ids["of"]
         state.require(entry, stated, "releases", "the decision does not say that this job is repeated")
-    job.end("repeated")
+    state.end(entry.ids["job"], "repeated")
 
 
 def granted(state: State, entry: Entry) -> None:
@@ -181,7 +182,8 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     _check_facts(state, entry, plan, facts, ledgers)
     _check_consumer_facts(state, entry, request.consumer if current else None, facts, ledgers)
     own = law.decide(request, agreement, plan, facts)
-    _check_repeats(state, entry, job, facts)
+    if facts.repeats is not None:
+        state.relate(entry, "repeats", job.question, facts.repeats)
     if own != body.decision:
         state.report(entry, "decisions", _decision_difference(own, body.decision))
     header_agrees = entry.ids["allowed"] == ("yes" if own.allowed else "no")
@@ -207,15 +209,13 @@ def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -
     state.verify(entry, signed, "job-request", request.consumer, agreement.party(request.consumer).signing_key)
     named = (entry.ids["request"], entry.ids["agreement"]) == (document_digest(signed), request.agreement)
     state.require(entry, named, "signatures", "the header names another request or agreement than was signed")
-    asked = (request.consumer, request.request_id)
-    state.require(entry, asked not in state.asked, "order", f"request id `{request.request_id}` is decided twice")
-    state.asked.add(asked)
+    state.relate(entry, "asked", f"{request.consumer} {request.request_id}")
     return request
 
 
 def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRequest, body: DecidedBody) -> None:
     if body.parser != PARSER_VERSION or body.law != LAW_VERSION:
-        state.not_reparsed += 1
+        state.found.not_reparsed += 1
         return
     try:
         same = parse_plan(request.sql, agreement.by_dataset) == body.plan
@@ -259,19 +259,6 @@ def _check_consumer_facts(state: State, entry: Entry, consumer: str | None, fact
         total = state.consumer_total(ledger, consumer)
         what = f"ledger {'/'.join(ledger)}: {spent.text} stated as spent for `{consumer}`; charged were {total.text}"
         state.require(entry, total.is_stated_by(spent), "budgets", what)
-
-
-def _check_repeats(state: State, entry: Entry, job: JobFold, facts: Facts) -> None:
-    """A question that is stated as repeated is the very same that the named job asked, and answered with a release.
-
-    That a question is run and charged once more is no fault: the sealed release may be lost.
-    """
-    if facts.repeats is not None and facts.repeats not in state.answered.get(job.question, ()):
-        earlier = state.jobs.get(facts.repeats)
-        if earlier is not None and earlier.stage == "released" and not earlier.question:
-            state.cannot("decisions")
-        else:
-            state.report(entry, "decisions", f"stated as the same question as {facts.repeats}, which did not ask or release it")
 
 
 def _bounds(agreement: Agreement, plan: AnyPlan, name: Literal["total_loss", "consumer_loss"]) -> dict[Ledger, Loss]:

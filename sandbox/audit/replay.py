@@ -9,7 +9,8 @@ from policies.agreement import LogIdentity
 from policies.errors import Malformed, Tampered
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
 from sandbox.audit.export import Export, Read
-from sandbox.audit.judge import judge_entry
+from sandbox.audit.findings import Findings
+from sandbox.audit.judging import Judging
 from sandbox.audit.merkle import leaf_hash
 from sandbox.audit.state import State
 from sandbox.audit.tree import TreeCheck
@@ -24,6 +25,7 @@ def replay(
     *,
     since: Checkpoint | None = None,
     progress: Callable[[int, int], None] = lambda done, size: None,
+    processes: int = 1,
 ) -> Verdict:
     """Return the verdict on an exported log. Never raises for what the export holds.
 
@@ -31,7 +33,8 @@ def replay(
         read: path inside the export -> contents; raises NotFound, FileNotFoundError or LookupError for a missing file.
         key: of the log, from the agreement or from the operator out of band, not from the export itself.
         since: a verified checkpoint seen before, which this log must extend.
-        progress: told (entries done, size) after every bundle of 256 entries.
+        progress: told (entries done, size) after every part that is judged.
+        processes: how many judge at once, where the system can fork.
     """
     export, state = Export(read=read), State(log=key)
     try:
@@ -41,7 +44,7 @@ def replay(
         state.cannot(*PROMISES)
         return _verdict(state, 0, 0, since)
     _require_not_rewound(state, checkpoint, since)
-    done = _replay_entries(export, state, checkpoint, since, progress)
+    done = _replay_entries(export, state, checkpoint, since, progress, processes)
     _judge_log(state, signer)
     return _verdict(state, checkpoint.size, done, since)
 
@@ -63,35 +66,38 @@ def _judge_log(state: State, signer: LogKey) -> None:
     if signer.public.hex() != keys[-1]:
         state.report_at(None, "checkpoint", "log", "the checkpoint is not signed with the log's key in force")
     names = state.log_names | {LogIdentity(origin=state.log.name, key=key) for key in keys}
-    for entry, log in state.named:
-        what = f"the agreement names another log, `{log.origin}`, or another key of it"
-        state.require(entry, log in names, "log", what)
+    for index, log in state.named:
+        if log not in names:
+            state.report_at(index, "proposed", "log", f"the agreement names another log, `{log.origin}`, or another key of it")
 
 
 def _replay_entries(
-    export: Export, state: State, checkpoint: Checkpoint, since: Checkpoint | None, progress: Callable[[int, int], None]
+    export: Export, state: State, checkpoint: Checkpoint, since: Checkpoint | None, progress: Callable[[int, int], None], processes: int
 ) -> int:
     """Judge every entry that can be read; returns how many there were."""
+    found = state.found
 
     def report(index: int | None, kind: str, what: str) -> None:
-        state.report_at(index, kind, "log", what)
+        found.mismatches.append(Mismatch(index=index, kind=kind, promise="log", what=what))
 
-    tree, done = TreeCheck(read=export.read, report=report, since=since), 0
+    tree = TreeCheck(read=export.read, report=report, since=since)
+    judging = Judging(
+        export=export,
+        state=state,
+        found=found,
+        size=checkpoint.size,
+        take=lambda bundle: tree.add([leaf_hash(data) for data in bundle.entries]),
+        progress=lambda done: progress(done, checkpoint.size),
+        processes=processes,
+    )
     try:
-        for bundle in export.bundles(checkpoint.size):
-            if bundle.problem:
-                report(bundle.first, "openings", bundle.problem)
-            tree.add([leaf_hash(data) for data in bundle.entries])
-            for index, data in enumerate(bundle.entries, start=bundle.first):
-                judge_entry(state, index, data, bundle.openings.get(index))
-            done += len(bundle.entries)
-            progress(done, checkpoint.size)
+        judging.run()
+        tree.finish(checkpoint)
     except (Malformed, Tampered) as error:
-        report(done, "tile", f"{error}; nothing from here on could be replayed")
-        state.cannot(*PROMISES)
-        return done
-    tree.finish(checkpoint)
-    return done
+        report(tree.frontier.size, "tile", f"{error}; nothing from here on could be replayed")
+        found.missing.update(PROMISES)
+    state.found = found
+    return tree.frontier.size
 
 
 def _require_not_rewound(state: State, checkpoint: Checkpoint, since: Checkpoint | None) -> None:
@@ -107,15 +113,15 @@ def _require_not_rewound(state: State, checkpoint: Checkpoint, since: Checkpoint
 def _verdict(state: State, size: int, done: int, since: Checkpoint | None) -> Verdict:
     promises = state.promises()
     return Verdict(
-        ok=all(found == "ok" for found in promises.values()) and not state.unopened,
+        ok=all(found == "ok" for found in promises.values()) and not state.found.unopened,
         size=size,
         entries=done,
-        mismatches=tuple(sorted(state.mismatches, key=_place)),
+        mismatches=tuple(sorted(state.found.mismatches, key=_place)),
         promises=promises,
         ledgers={"/".join(ledger): total.amount for ledger, total in sorted(state.ledgers.items())},
         totals={"/".join(ledger): total for ledger, total in sorted(state.ledgers.items())},
-        unopened=state.unopened,
-        not_reparsed=state.not_reparsed,
+        unopened=state.found.unopened,
+        not_reparsed=state.found.not_reparsed,
         notes=_notes(state, since),
     )
 
@@ -128,15 +134,19 @@ def _place(mismatch: Mismatch) -> tuple[bool, int, bool]:
 def _notes(state: State, since: Checkpoint | None) -> tuple[str, ...]:
     """What this replay could not show, in words for people."""
     notes = ["the times in the log are the host's; brokers held them against their own clocks when they released keys"]
-    if state.released:
+    if state.found.released:
         notes.append("mechanism, scale and loss of every release were held against its grant; that noise was drawn rests on attestation")
-    if state.simulated:
+    if state.found.simulated:
         notes.append("evidence is `simulated`: it proves nothing about the machine, so all this rests on whoever ran the enclave")
-    if state.unopened:
+    if state.found.unopened:
         charges = ", ".join(f"{'/'.join(ledger)} {total.text}" for ledger, total in sorted(state.ledgers.items()))
-        notes.append(f"{state.unopened} entries are not opened; the sums of charges hold without them: {charges or 'nothing charged'}")
-    if state.not_reparsed:
-        notes.append(f"{state.not_reparsed} queries were not parsed again, for want of their parser; all else follows from their plans")
+        notes.append(
+            f"{state.found.unopened} entries are not opened; the sums of charges hold without them: {charges or 'nothing charged'}"
+        )
+    if state.found.not_reparsed:
+        notes.append(
+            f"{state.found.not_reparsed} queries were not parsed again, for want of their parser; all else follows from their plans"
+        )
     if since is None:
         notes.append("no earlier checkpoint was given: that nothing seen before was rewritten is not shown")
     return tuple(notes)
