@@ -47,7 +47,7 @@ UNDER_WAY = 6
 START_MS = 1_780_272_000_000
 
 Violation = Literal["flipped-decision", "hidden-charge", "unpaid-release", "forged-request"]
-"""What can be planted: a denial logged as allowed, facts that hide an earlier charge, a release without a charge, a request nobody signed."""
+"""What can be planted: a denial logged as allowed, facts that hide a charge, a release without a charge, a request nobody signed."""
 
 
 @dataclass(kw_only=True)
@@ -322,10 +322,15 @@ def _request(market: Market, plant: Violation | None) -> tuple[JobRequest, str |
 
 def _sql(draw: random.Random, left: str, right: str) -> str:
     """Half of the queries are a dashboard's, the other half are typed by hand and hardly ever come twice."""
-    over = draw.randrange(200) * 10 if draw.random() < 0.5 else draw.randrange(2_000_000) / 1000
-    year = draw.randint(2015, 2025)
+    typed = draw.random() < 0.5
+    over, year = (
+        (draw.randrange(2_000_000) / 1000, draw.randint(2015, 2025)) if typed else (draw.choice((0, 100)), draw.randint(2020, 2025))
+    )
     if draw.random() < 0.25:
-        return f"SELECT region, COUNT(*) AS visits, AVG(amount) AS amount FROM {left}.visits WHERE year = {year} AND amount > {over} GROUP BY region"
+        return (
+            f"SELECT region, COUNT(*) AS visits, AVG(amount) AS amount FROM {left}.visits "
+            f"WHERE year = {year} AND amount > {over} GROUP BY region"
+        )
     return (
         f"SELECT a.region, COUNT(*) AS visits, SUM(a.amount) AS spent, AVG(b.amount) AS other FROM {left}.visits a "
         f"JOIN {right}.visits b USING (person_id, year) WHERE a.year = {year} AND b.amount > {over} GROUP BY a.region"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from enclaves.kit.envelope import Signed, document_digest
 from policies.agreement import Agreement
-from policies.codec import decode
+from policies.canonical import digest
+from policies.codec import decode, encode
 from policies.decide import LAW_VERSION
 from policies.entries import LedgerCharge
 from policies.errors import Malformed
@@ -17,11 +18,15 @@ from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, pub
 from policies.granted import job_id
 from policies.plan import PARSER_VERSION, parse_plan
 from policies.privacy import Loss
+from policies.query import Plan
 from policies.request import Facts, JobRequest
 from sandbox.audit.laws import law_of
 from sandbox.audit.order import follow
 from sandbox.audit.state import Derived, Entry, JobFold, Ledger, State
 from sandbox.audit.totals import Total
+
+MAX_PLANS = 2_000
+"""Plans that a replay keeps by their text."""
 
 MAX_FACT_AGE_S = 60
 """Most seconds between the time that a decision states and the time of its entry."""
@@ -152,8 +157,8 @@ def granted(state: State, entry: Entry) -> None:
     job.grant_id = name
     own = job.derived
     if entry.body is not None:
-        job.grant = decode(GrantedBody, entry.body).grant
-        state.require(entry, grant_digest(job.grant) == name, "grants", "the header names another grant than the body")
+        job.grant, job.grant_named = _logged_grant(entry.body, own)
+        state.require(entry, job.grant_named == name, "grants", "the header names another grant than the body")
     if own is None:
         state.cannot("grants")
     elif own.grant is None:
@@ -161,7 +166,18 @@ def granted(state: State, entry: Entry) -> None:
     else:
         same = grant_digest(own.grant) == name if job.grant is None else own.grant == job.grant
         state.require(entry, same, "grants", _difference(own.grant, job.grant))
-        job.grant = job.grant or own.grant
+        if job.grant is None:
+            job.grant, job.grant_named = own.grant, grant_digest(own.grant)
+
+
+def _logged_grant(body: dict[str, Any], own: Derived | None) -> tuple[AnyGrant, str]:
+    """The grant of a body and its digest. One that is spelled as the derived one is the derived one."""
+    if own is not None and own.grant is not None:
+        derived = encode(own.grant)
+        if body == {"grant": derived}:
+            return own.grant, digest(derived)
+    logged = decode(GrantedBody, body).grant
+    return logged, grant_digest(logged)
 
 
 def _require_within(state: State, entry: Entry, total: Total, most: Loss, whose: str) -> None:
@@ -218,11 +234,21 @@ def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRe
         state.found.not_reparsed += 1
         return
     try:
-        same = parse_plan(request.sql, agreement.by_dataset) == body.plan
+        same = _plan_of(state, entry.ids["agreement"], agreement, request.sql) == body.plan
     except Malformed as error:
         state.report(entry, "decisions", f"the SQL has no plan: {error.message}")
         return
     state.require(entry, same, "decisions", "the logged plan is not what the SQL means")
+
+
+def _plan_of(state: State, name: str, agreement: Agreement, sql: str) -> Plan:
+    """What a query means under an agreement; parsed once where the same text comes again. Raises Malformed."""
+    found = state.plans.get((name, sql))
+    if found is None:
+        if len(state.plans) >= MAX_PLANS:
+            state.plans.clear()
+        found = state.plans[name, sql] = parse_plan(sql, agreement.by_dataset)
+    return found
 
 
 def _check_facts(state: State, entry: Entry, plan: AnyPlan, facts: Facts, ledgers: tuple[Ledger, ...]) -> None:

@@ -73,7 +73,7 @@ def attested(state: State, entry: Entry) -> None:
     answered = sorted(nonce.provider for nonce in signed.evidence.nonces) == sorted({read.provider for read in job.grant.reads})
     state.require(entry, answered, "evidence", "the evidence does not answer exactly the providers of the grant")
     try:
-        job.attested = appraise(signed, grant=job.grant, kinds=kinds, measurements=measurements, nonce=None)
+        job.attested = appraise(signed, grant=job.grant, kinds=kinds, measurements=measurements, nonce=None, named=job.grant_named)
     except Refused as error:
         state.report(entry, "evidence", error.message)
 
@@ -146,7 +146,7 @@ def _judge_statement(state: State, entry: Entry, job: JobFold, signed: SignedSta
         state.cannot("releases")
         return
     state.found.simulated |= job.attested.evidence.kind == "simulated"
-    verify_statement(signed, job.attested, job.grant)
+    verify_statement(signed, job.attested, job.grant, job.grant_named)
 
 
 def _require_bound(state: State, entry: Entry, job: JobFold, promise: Promise) -> None:

@@ -1,8 +1,9 @@
 """Judging all entries of an export in their order, in one process or with the bodies spread over several.
 
-A body rests on little of what stands before it in the log: agreements, keys, versions and datasets, of which there are few, and what headers
-alone tell. So one process follows all headers and the few entries of the exchange, and begins a part of the log with a copy of itself (a
-fork) that judges everything in that part. What a part says about jobs of other parts comes back as relations, and is judged in order.
+A body rests on little of what stands before it in the log: agreements, keys, versions and datasets, of which there are few, and what
+headers alone tell. So one process follows all headers and the few entries of the exchange, and begins a part of the log with a copy of
+itself (a fork) that judges everything in that part. What a part says about jobs of other parts comes back as relations, which are judged
+in the order of the entries.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from sandbox.audit.order import FOLLOWS
 from sandbox.audit.state import State
 from sandbox.audit.tiles import TILE_WIDTH
 
-PART_BUNDLES = 16
+PART_BUNDLES = 64
 """Bundles of a part, where the log is long enough."""
+
+FROM_BODIES = ("derived", "question", "grant", "grant_named", "attested")
+"""What the fold of a job knows from bodies."""
 
 REJUDGED = 4
 """A part has at least as many entries as this times those of the jobs under way at its beginning, which it judges again."""
@@ -115,7 +119,7 @@ class Judging:
         return max(min(self.part, fair), -(-again // TILE_WIDTH))
 
     def _follow(self, number: int) -> int:
-        """Fold the headers of a bundle, and the bodies of the exchange's entries; what is wrong with them is found by the part's process."""
+        """Fold the headers of a bundle, and the bodies of the exchange's entries; what is wrong with them is found by another process."""
         bundle = self.export.bundle(number, self.size, wanted=_has_exchange)
         self.take(bundle)
         self.state.found = Findings()
@@ -184,7 +188,7 @@ def _rejudge(export: Export, state: State, size: int) -> None:
     for name, job in state.jobs.items():
         known = scratch.jobs.get(name)
         if known is not None and not job.blind:
-            state.jobs[name] = replace(job, derived=known.derived, question=known.question, grant=known.grant, attested=known.attested)
+            state.jobs[name] = replace(job, **{field: getattr(known, field) for field in FROM_BODIES})
 
 
 def _entries_at(export: Export, wanted: Sequence[int], size: int) -> Iterator[tuple[int, bytes, Bundle]]:

@@ -9,7 +9,6 @@ from policies.agreement import LogIdentity
 from policies.errors import Malformed, Tampered
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
 from sandbox.audit.export import Export, Read
-from sandbox.audit.findings import Findings
 from sandbox.audit.judging import Judging
 from sandbox.audit.merkle import leaf_hash
 from sandbox.audit.state import State

@@ -14,6 +14,7 @@ from policies.entries import Header, LedgerCharge
 from policies.errors import Tampered
 from policies.grant import AnyGrant
 from policies.privacy import Loss
+from policies.query import Plan
 from policies.request import JobRequest, VersionFact
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.digest_table import DigestTable
@@ -108,7 +109,7 @@ class JobFold:
         answered: providers that released or refused keys; `released`: those that released.
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
         at: indices of its entries so far; `blind`: whether it was decided before its agreement was known.
-        grant: the logged one, or where it was not opened the derived one; None if neither is known.
+        grant: the logged one, or where it was not opened the derived one; None if neither is known. `grant_named`: its digest.
     """
 
     agreement: str
@@ -123,6 +124,7 @@ class JobFold:
     blind: bool = False
     derived: Derived | None = None
     grant: AnyGrant | None = None
+    grant_named: str = ""
     attested: Attested | None = None
 
 
@@ -143,6 +145,7 @@ class State:
         log_names: logs that agreements may name besides this one, from the epoch that opens it.
         named: agreements' logs, to be judged once all keys of the log are known.
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
+        plans: of queries read so far, by agreement and text.
         found: what judging the entries so far has found.
     """
 
@@ -165,6 +168,7 @@ class State:
     named: list[tuple[int, LogIdentity]] = field(default_factory=list)
     epoch_id: str = ""
     waiting: set[str] | None = field(default_factory=set)
+    plans: dict[tuple[str, str], Plan] = field(default_factory=dict)
     found: Findings = field(default_factory=Findings)
 
     def job(self, name: str, agreement: str) -> JobFold:
