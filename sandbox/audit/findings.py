@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sandbox.audit.backtest import Difference
 from sandbox.audit.digest_table import DigestTable
 from sandbox.audit.verdict import Mismatch, Promise
 
@@ -36,6 +37,7 @@ class Findings:
     Attributes:
         missing: promises for which some body was not opened.
         unopened: entries whose body was not opened; `not_reparsed`: decisions replayed from the logged plan only.
+        differences: decisions that a candidate would have made otherwise.
         simulated: whether a release rests on `simulated` evidence.
     """
 
@@ -46,6 +48,7 @@ class Findings:
     not_reparsed: int = 0
     released: int = 0
     simulated: bool = False
+    differences: list[Difference] = field(default_factory=list)
 
     def take(self, other: Findings) -> None:
         """Add what another part of the log gave, but for its relations."""
@@ -55,6 +58,7 @@ class Findings:
         self.not_reparsed += other.not_reparsed
         self.released += other.released
         self.simulated |= other.simulated
+        self.differences += other.differences
 
 
 _ANSWERED, _UNOPENED = 1, 2

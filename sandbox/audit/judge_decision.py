@@ -20,6 +20,7 @@ from policies.plan import PARSER_VERSION, parse_plan
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
+from sandbox.audit.backtest import difference
 from sandbox.audit.laws import law_of
 from sandbox.audit.order import follow
 from sandbox.audit.state import Derived, Entry, JobFold, Ledger, State
@@ -202,6 +203,7 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
         state.relate(entry, "repeats", job.question, facts.repeats)
     if own != body.decision:
         state.report(entry, "decisions", _decision_difference(own, body.decision))
+    _backtest(state, entry, request, agreement, body)
     header_agrees = entry.ids["allowed"] == ("yes" if own.allowed else "no")
     state.require(entry, header_agrees, "decisions", f"the header says allowed: {entry.ids['allowed'][:8]}; derived: {own.allowed}")
     grant = None
@@ -217,6 +219,14 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
         repeats=facts.repeats,
         grant=grant,
     )
+
+
+def _backtest(state: State, entry: Entry, request: JobRequest, agreement: Agreement, body: DecidedBody) -> None:
+    if state.candidate is not None and state.candidate.concerns(agreement, body.plan):
+        other = state.candidate.decide(request, agreement, body.plan, body.facts, body.law)
+        found = difference(entry.index, entry.ids["job"], body.decision, other)
+        if found is not None:
+            state.found.differences.append(found)
 
 
 def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -> JobRequest:

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from policies.agreement import LogIdentity
 from policies.errors import Malformed, Tampered
+from sandbox.audit.backtest import Candidate
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
+from sandbox.audit.comparing import signed_both
 from sandbox.audit.export import Export, Read
 from sandbox.audit.judging import Judging
 from sandbox.audit.merkle import leaf_hash
 from sandbox.audit.state import State
 from sandbox.audit.tree import TreeCheck
 from sandbox.audit.verdict import PROMISES, Mismatch, Verdict
+from sandbox.audit.witness_policy import WitnessPolicy
 
-__all__ = ["Mismatch", "Verdict", "replay"]
+__all__ = ["Known", "Mismatch", "Verdict", "replay"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What an auditor knows besides the export.
+
+    Attributes:
+        since: a verified checkpoint seen before, which this log must extend; `since_note` is its note with all signatures.
+        witnesses: by which the checkpoint must be cosigned.
+        candidate: terms under which every decision is made once more.
+    """
+
+    since: Checkpoint | None = None
+    since_note: str = ""
+    witnesses: WitnessPolicy | None = None
+    candidate: Candidate | None = None
 
 
 def replay(
@@ -23,6 +43,7 @@ def replay(
     key: LogKey,
     *,
     since: Checkpoint | None = None,
+    known: Known | None = None,
     progress: Callable[[int, int], None] = lambda done, size: None,
     processes: int = 1,
 ) -> Verdict:
@@ -31,21 +52,26 @@ def replay(
     Args:
         read: path inside the export -> contents; raises NotFound, FileNotFoundError or LookupError for a missing file.
         key: of the log, from the agreement or from the operator out of band, not from the export itself.
-        since: a verified checkpoint seen before, which this log must extend.
+        known: what the auditor knows besides; `since` is short for a `Known` with nothing but an earlier checkpoint.
         progress: told (entries done, size) after every part that is judged.
         processes: how many judge at once, where the system can fork.
+
+    Raises:
+        RuntimeError: a process died that judged a part.
     """
-    export, state = Export(read=read), State(log=key)
+    known = known or Known(since=since)
+    export, state = Export(read=read), State(log=key, candidate=known.candidate)
     try:
         checkpoint, signer = _opened(export, key)
     except (Malformed, Tampered) as error:
         state.report_at(None, "checkpoint", "log", str(error))
         state.cannot(*PROMISES)
-        return _verdict(state, 0, 0, since)
-    _require_not_rewound(state, checkpoint, since)
-    done = _replay_entries(export, state, checkpoint, since, progress, processes)
+        return _verdict(state, 0, 0, known, {})
+    _require_not_rewound(state, checkpoint, known.since)
+    cosigned = _cosigned(state, export, known.witnesses)
+    done = _replay_entries(export, state, checkpoint, known, progress, processes)
     _judge_log(state, signer)
-    return _verdict(state, checkpoint.size, done, since)
+    return _verdict(state, checkpoint.size, done, known, cosigned)
 
 
 def _opened(export: Export, key: LogKey) -> tuple[Checkpoint, LogKey]:
@@ -55,6 +81,17 @@ def _opened(export: Export, key: LogKey) -> tuple[Checkpoint, LogKey]:
         with suppress(Tampered):
             return open_checkpoint(export.checkpoint(), found), found
     return open_checkpoint(export.checkpoint(), first), first
+
+
+def _cosigned(state: State, export: Export, policy: WitnessPolicy | None) -> dict[str, int]:
+    """The witnesses that cosigned the checkpoint; too few of them, or a false cosignature, is a mismatch."""
+    if policy is None:
+        return {}
+    try:
+        return policy.require(export.checkpoint())
+    except Tampered as error:
+        state.report_at(None, "witness", "log", error.message)
+        return policy.cosigned(export.checkpoint()) if error.code == "witness-quorum" else {}
 
 
 def _judge_log(state: State, signer: LogKey) -> None:
@@ -71,7 +108,7 @@ def _judge_log(state: State, signer: LogKey) -> None:
 
 
 def _replay_entries(
-    export: Export, state: State, checkpoint: Checkpoint, since: Checkpoint | None, progress: Callable[[int, int], None], processes: int
+    export: Export, state: State, checkpoint: Checkpoint, known: Known, progress: Callable[[int, int], None], processes: int
 ) -> int:
     """Judge every entry that can be read; returns how many there were."""
     found = state.found
@@ -79,7 +116,7 @@ def _replay_entries(
     def report(index: int | None, kind: str, what: str) -> None:
         found.mismatches.append(Mismatch(index=index, kind=kind, promise="log", what=what))
 
-    tree = TreeCheck(read=export.read, report=report, since=since)
+    tree = TreeCheck(read=export.read, report=report, since=known.since)
     judging = Judging(
         export=export,
         state=state,
@@ -95,6 +132,8 @@ def _replay_entries(
     except (Malformed, Tampered) as error:
         report(tree.frontier.size, "tile", f"{error}; nothing from here on could be replayed")
         found.missing.update(PROMISES)
+    if tree.rewritten and known.witnesses is not None:
+        found.mismatches += signed_both(known.since_note, export.checkpoint(), known.witnesses)
     state.found = found
     return tree.frontier.size
 
@@ -109,7 +148,7 @@ def _require_not_rewound(state: State, checkpoint: Checkpoint, since: Checkpoint
         state.report_at(None, "checkpoint", "log", what)
 
 
-def _verdict(state: State, size: int, done: int, since: Checkpoint | None) -> Verdict:
+def _verdict(state: State, size: int, done: int, known: Known, cosigned: dict[str, int]) -> Verdict:
     promises = state.promises()
     return Verdict(
         ok=all(found == "ok" for found in promises.values()) and not state.found.unopened,
@@ -121,7 +160,9 @@ def _verdict(state: State, size: int, done: int, since: Checkpoint | None) -> Ve
         totals={"/".join(ledger): total for ledger, total in sorted(state.ledgers.items())},
         unopened=state.found.unopened,
         not_reparsed=state.found.not_reparsed,
-        notes=_notes(state, since),
+        notes=_notes(state, known),
+        witnesses=cosigned,
+        differences=None if known.candidate is None else tuple(state.found.differences),
     )
 
 
@@ -130,7 +171,7 @@ def _place(mismatch: Mismatch) -> tuple[bool, int, bool]:
     return mismatch.index is None, mismatch.index or 0, mismatch.promise != "log"
 
 
-def _notes(state: State, since: Checkpoint | None) -> tuple[str, ...]:
+def _notes(state: State, known: Known) -> tuple[str, ...]:
     """What this replay could not show, in words for people."""
     notes = ["the times in the log are the host's; brokers held them against their own clocks when they released keys"]
     if state.found.released:
@@ -146,6 +187,10 @@ def _notes(state: State, since: Checkpoint | None) -> tuple[str, ...]:
         notes.append(
             f"{state.found.not_reparsed} queries were not parsed again, for want of their parser; all else follows from their plans"
         )
-    if since is None:
+    if known.since is None:
         notes.append("no earlier checkpoint was given: that nothing seen before was rewritten is not shown")
+    if known.witnesses is None:
+        notes.append("no witnesses were named: that everybody is shown the same log rests on comparing checkpoints with others")
+    if known.candidate is not None:
+        notes.append("the backtest takes ledgers as they were: what the candidate denies still counts as spent")
     return tuple(notes)

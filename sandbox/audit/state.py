@@ -16,6 +16,7 @@ from policies.grant import AnyGrant
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import JobRequest, VersionFact
+from sandbox.audit.backtest import Candidate
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.digest_table import DigestTable
 from sandbox.audit.findings import Findings, Relation
@@ -145,6 +146,7 @@ class State:
         log_names: logs that agreements may name besides this one, from the epoch that opens it.
         named: agreements' logs, to be judged once all keys of the log are known.
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
+        candidate: terms under which every decision is made once more.
         plans: of queries read so far, by agreement and text.
         found: what judging the entries so far has found.
     """
@@ -168,6 +170,7 @@ class State:
     named: list[tuple[int, LogIdentity]] = field(default_factory=list)
     epoch_id: str = ""
     waiting: set[str] | None = field(default_factory=set)
+    candidate: Candidate | None = None
     plans: dict[tuple[str, str], Plan] = field(default_factory=dict)
     found: Findings = field(default_factory=Findings)
 
