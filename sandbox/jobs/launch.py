@@ -147,13 +147,17 @@ class EnclaveProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def close(self) -> None:
-        """End the process and remove what was its own."""
+    def kill(self) -> None:
+        """End the process."""
         # bubblewrap's first process, killed while it makes the namespaces, would leave the second waiting for it: end the whole group.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         if self._group is not None:
             self._group.kill()
+
+    def close(self) -> None:
+        """End the process and remove what was its own."""
+        self.kill()
         self._input.close()
         self._process.wait()
         self._collecting.join(END_S)  # until then something of it lives and has the pipe
