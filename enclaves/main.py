@@ -11,11 +11,13 @@ import mmap
 import os
 import socket
 import sys
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from enclaves.confinement import layers_around, limit_self, limit_threads
 from enclaves.seccomp import confine_system_calls
-from policies.isolation import Layer
+
+if TYPE_CHECKING:
+    from policies.isolation import Layer
 
 BASE_MIB = 256
 """What an enclave uses before it reads anything, and beside its tables; the rest of its memory is for them."""
@@ -59,7 +61,7 @@ def serve(incoming: socket.socket, outgoing: IO[bytes], memory_mib: int) -> None
     from policies.canonical import canonical, parse_json
     from policies.codec import decode, encode
     from policies.grant import Grant
-    from policies.isolation import in_order
+    from policies.isolation import Layer, in_order
     from policies.odrl import parse_agreement
     from policies.statement import Nonce
 
