@@ -54,7 +54,7 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
         tables = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
         exact = aggregate(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
         release = pad(pass_gate(exact, grant, agreement.by_dataset))
-        if len(release) > MAX_RELEASE - PADDING_FOR_SEAL:
+        if len(release) > most_bytes(grant, agreement) - PADDING_FOR_SEAL:
             raise Withhold("output-limit")
         sealed = seal(bytes.fromhex(grant.recipient.sealing_key), release, release_info(grant_digest(grant)))
     except Withhold as reason:
@@ -72,6 +72,12 @@ PADDING_FOR_SEAL = 64
 """HPKE adds a 32-byte encapsulated key and a 16-byte tag."""
 
 
+def most_bytes(grant: Grant, agreement: Agreement) -> int:
+    """Return the most bytes that a sealed release may have: the least that any provider of the grant allows."""
+    bounds = (agreement.terms_of(read.dataset).output_bytes for read in grant.reads)
+    return min([MAX_RELEASE, *(bound for bound in bounds if bound is not None)])
+
+
 def verify_grant(grant: Grant, agreement: Agreement) -> None:
     """Withhold unless the grant is exactly what the agreement entails for its plan and loss."""
     declarations = agreement.by_dataset
@@ -84,9 +90,9 @@ def verify_grant(grant: Grant, agreement: Agreement) -> None:
             [read.dataset for read in grant.reads] == list(grant.plan.sources)
             and all(read.columns == columns[read.dataset] for read in grant.reads)
             and all(read.provider == declarations[read.dataset].provider for read in grant.reads)
-            and grant.minimum_group == minimum
+            and grant.minimum_group >= minimum  # a tightening may have raised it
             and grant.isolation == isolation_required(agreement, grant.plan)
-            and grant.statistics == schedule(grant.plan, declarations, grant.loss, minimum)
+            and grant.statistics == schedule(grant.plan, declarations, grant.loss, grant.minimum_group)
             and grant.recipient.sealing_key == keys_in_force(agreement.party(grant.recipient.id), grant.recipient.rotations)[1]
         )
     except (SandboxError, KeyError) as error:

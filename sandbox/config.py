@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
+from policies.conditions import require_country
 from policies.errors import Malformed
 
 PREFIX = "SANDBOX_"
@@ -68,12 +69,15 @@ class Config:
     webhook_attempts: int = _setting(10, "how often a notice is tried before it is given up", low=1, high=50)
     webhook_retry_s: float = _setting(5.0, "pause after the first failed attempt at a notice; grows fourfold, to 6 h", low=0.01, high=3600)
     proxies: int = _setting(0, "trusted proxies before the service that set X-Forwarded-For and -Proto", low=0, high=10)
+    jurisdiction: str = _setting("", "country (ISO 3166-1 alpha-2) in which enclaves run, stated in every decision; empty: not stated")
     metrics: bool = _setting(False, "whether `/metrics` is served")
     log: str = _setting("text", "form of the log on standard error", words=("text", "json"))
 
     def __post_init__(self) -> None:
         for item in fields(self):
             _require_within(item.name, getattr(self, item.name), item.metadata)
+        if self.jurisdiction:
+            require_country(self.jurisdiction, "jurisdiction")
 
     @property
     def database_url(self) -> str:

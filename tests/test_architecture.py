@@ -54,7 +54,7 @@ OWNERS = {
     "redis": ("sandbox/jobs/queue",),
     "click": ("sandbox/cli",),
     "rich": ("sandbox/cli", "sandbox/demo"),
-    "requests": ("sandbox/party/client", "sandbox/demo/stage"),
+    "requests": ("sandbox/party/connection", "sandbox/demo/stage"),
     "yaml": ("sandbox/party/forms",),
 }
 

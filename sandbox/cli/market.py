@@ -14,6 +14,7 @@ from policies.codec import decode
 from policies.declaration import Declaration
 from policies.errors import Conflict, Tampered
 from policies.odrl import agreement_digest, parse_offer, timestamp
+from sandbox.cli.acting import agreement_paid, agreement_tighten
 from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
 from sandbox.party.agreeing import compose, fingerprints, key_states
 from sandbox.party.drafting import draft_offer
@@ -91,6 +92,10 @@ _REVOKED = ": this agreement starts no new job"
 @click.group()
 def agreement() -> None:
     """Terms that all parties sign."""
+
+
+agreement.add_command(agreement_tighten)
+agreement.add_command(agreement_paid)
 
 
 @agreement.command("propose")

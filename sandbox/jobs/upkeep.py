@@ -11,10 +11,9 @@ from policies.errors import SandboxError
 from policies.isolation import Layer
 from policies.names import require_digest
 from sandbox.host import Host
+from sandbox.jobs.approve import expire
 
 SEEN_EVERY_S = 10.0
-LIVING_MS = 60_000
-"""A worker that has said nothing for so long does not count as one that would take a job."""
 
 CLEAN_EVERY_S = 600.0
 UNREFERENCED_FOR_S = 24 * 3600.0
@@ -43,6 +42,7 @@ class Upkeep:
         if now - self._cleaned >= CLEAN_EVERY_S:
             self._cleaned = now
             remove_unreferenced(self.host)
+            expire(self.host)
             with self.host.store.transaction() as tx:
                 tx.forget_notices(self.host.now() - FORGET_NOTICE_MS)
 

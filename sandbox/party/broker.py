@@ -27,6 +27,7 @@ from policies.plan import parse_plan
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
 from policies.statement import Nonce, SignedEvidence
+from sandbox.party.acts import approvals_of, tightenings_known, uses_before
 from sandbox.party.client import Client
 from sandbox.party.following import Followed
 from sandbox.party.publish import column_keys
@@ -140,7 +141,7 @@ class Broker:
         """Check everything, keep what was decided, and return what may be sent."""
         home, me = self.client.home, self.client.home.participant
         agreement, followed = self.client.followed_agreement(grant.agreement)
-        nonce = self._fresh_nonce(grant.job)
+        nonce = self._fresh_nonce(grant.job, nonce_lifetime(grant, agreement, me))
         self._require_logged(grant, followed)
         self._require_decided(job, grant, agreement, followed)
         attested = self._appraise(job, grant, agreement, nonce)
@@ -158,9 +159,9 @@ class Broker:
         home.note("released", job=grant.job, grant=statement.grant, columns={d: sorted(k) for d, k in keys.items()})
         return statement, sealed
 
-    def _fresh_nonce(self, job_id: str) -> Nonce:
+    def _fresh_nonce(self, job_id: str, lifetime_s: int) -> Nonce:
         kept = self.client.home.read_or(_nonce_file(job_id), None)
-        if kept is None or not 0 <= self.now() - kept["at"] <= NONCE_LIFETIME_S:
+        if kept is None or not 0 <= self.now() - kept["at"] <= lifetime_s:
             raise EvidenceRejected("the challenge is unknown or too old", code="nonce-expired")
         return Nonce(provider=self.client.home.participant, value=kept["nonce"])
 
@@ -210,6 +211,12 @@ class Broker:
                 for provider, id_space in ledgers
             ),
             rotations=followed.rotations_before(grant.job, consumer),
+            tightenings=tightenings_known(self.client.home, followed, grant.agreement, agreement),
+            uses=uses_before(followed, grant.job, grant.agreement, agreement, plan, asker),
+            enclave_jurisdiction=stated.enclave_jurisdiction,
+            enclave_debug=stated.enclave_debug,
+            approved_by=approvals_of(followed, grant.job, grant.agreement, agreement, grant.request),
+            overdue=stated.overdue,
         )
 
     def _require_charged(self, grant: Grant, agreement: Agreement, followed: Followed) -> None:
@@ -231,6 +238,12 @@ class Broker:
         kinds = set.intersection(*(set(item.enclave_kinds) for item in terms))
         measurements = set.intersection(*(set(item.measurements) for item in terms))
         return appraise(evidence, grant=grant, kinds=kinds, measurements=measurements, nonce=nonce)
+
+
+def nonce_lifetime(grant: Grant, agreement: Agreement, provider: str) -> int:
+    """Return how old a challenge, and so the evidence that answers it, may be when keys are released, seconds."""
+    ages = (agreement.terms_of(read.dataset).evidence_age for read in grant.reads if read.provider == provider)
+    return min([NONCE_LIFETIME_S, *(age for age in ages if age is not None)])
 
 
 def _nonce_file(job_id: str) -> str:

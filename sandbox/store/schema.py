@@ -119,6 +119,19 @@ agreement_parties = Table(
     PrimaryKeyConstraint("agreement", "participant"),
 )
 
+acts = Table(
+    "acts",
+    metadata,
+    Column("agreement", String(71), ForeignKey("agreements.digest"), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("subject", String(81), nullable=False),
+    Column("participant", String(40), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("signed", Text, nullable=False),
+    PrimaryKeyConstraint("agreement", "kind", "subject", "participant", "number"),
+)
+
 ledgers = Table(
     "ledgers",
     metadata,
