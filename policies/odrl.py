@@ -46,6 +46,7 @@ OPERANDS = {
     ("sb:outputBytes", "lteq"): "output_bytes",
     ("sb:approvals", "gteq"): "approvals",
     ("sb:isolation", "isAllOf"): "isolation",
+    ("sb:platform", "isAllOf"): "platforms",
 }
 """(left operand, operator) -> field of `Terms`; each appears exactly once in a permission, those of `OPTIONAL` at most once."""
 
@@ -64,6 +65,7 @@ OPTIONAL = frozenset(
         "output_bytes",
         "approvals",
         "isolation",
+        "platforms",
     }
 )
 _LOSSES = frozenset({"job_loss", "total_loss", "consumer_loss"})

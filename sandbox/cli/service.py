@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from enclaves.kit.measure import checkout_root, measurement
+from enclaves.kit.measure import checkout_root
 from policies.errors import Malformed
+from sandbox.cli.attesting import appraise, measure
 from sandbox.cli.enclaves import enclave_serve
 from sandbox.cli.show import json_option, print_json
 from sandbox.config import CONFIG_FILE, read_config
@@ -222,23 +223,6 @@ def enclave() -> None:
     """What runs inside."""
 
 
+enclave.add_command(measure)
+enclave.add_command(appraise)
 enclave.add_command(enclave_serve)
-
-
-@enclave.command("measure")
-@click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout than this one.")
-@json_option
-def enclave_measure(root: Path | None, as_json: bool) -> None:
-    """Print the measurement of a checkout: the reference value that providers put into their terms.
-
-    \b
-    Example: sandbox enclave measure
-    """
-    try:
-        value = measurement(root or checkout_root())
-    except OSError as error:
-        raise Malformed(f"{root} is no checkout of this project") from error
-    if as_json:
-        print_json({"measurement": value})
-    else:
-        click.echo(value)

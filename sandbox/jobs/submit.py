@@ -334,6 +334,9 @@ def _facts(
     for lost in newest:
         if lost is not None and tx.upload_is_lost(lost.file_digest):
             raise Unavailable(f"version {lost.version} of `{lost.dataset}` was lost; its provider publishes a new one", code="upload-lost")
+        if lost is not None and tx.destruction(lost.file_digest) is not None:
+            message = f"the keys of version {lost.version} of `{lost.dataset}` were destroyed; its provider publishes a new one"
+            raise Conflict(message, code="keys-destroyed")
     versions = tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in newest if v is not None)
     charged = {ledger: spent[ledger] for ledger in ledgers_charged(agreement, plan) if ledger in spent}
     answered = tx.answered(question_digest(request, plan, versions))
@@ -342,7 +345,7 @@ def _facts(
     name = job_id(digest_of(encode(request)))
     return Facts(
         now=now // 1000,
-        enclave_kind="simulated",
+        enclave_kind=host.enclave_kind,
         measurement=host.measurement,
         versions=versions,
         spent=_spent_facts(charged),

@@ -16,7 +16,7 @@ from policies.agreement import Agreement, Offer
 from policies.canonical import digest, parse_json
 from policies.codec import decode, encode
 from policies.declaration import Declaration
-from policies.documents import Admission, AgreementSignature, KeyRevocation, SignedRotation, secret_digest
+from policies.documents import Admission, AgreementSignature, KeyDestruction, KeyRevocation, SignedRotation, secret_digest
 from policies.entries import Opening, open_body, parse_header
 from policies.errors import Conflict, Tampered, Unavailable
 from policies.granted import job_id as job_id_of
@@ -103,6 +103,14 @@ class Client(Connection):
                     progress(len(chunk))
 
         return self._answer("POST", "/uploads", data=Sized(chunks(), path.stat().st_size))
+
+    def download(self, digest: str, path: Path) -> None:
+        """Fetch an encrypted file that this participant uploaded."""
+        path.write_bytes(self._send("GET", f"/uploads/{digest}").content)
+
+    def state_destruction(self, statement: KeyDestruction) -> dict[str, Any]:
+        """State that no key of a version exists any more; `sandbox.party.keeping` destroys them first."""
+        return self._post("/versions/destructions", {"signed": self._signed("key-destruction", statement)})
 
     def publish_version(self, manifest: Any) -> dict[str, Any]:
         """Make an upload the next version of a dataset."""
@@ -219,16 +227,17 @@ class Client(Connection):
 
     def wait(self, job_id: str, timeout: float = 120.0, progress: Callable[[str], None] = lambda state: None) -> dict[str, Any]:
         """Poll a job until it has ended. Raises Unavailable when `timeout` seconds are over."""
-        deadline, state = time.monotonic() + timeout, ""
+        deadline, state, waits = time.monotonic() + timeout, "", ""
         while time.monotonic() < deadline:
             job = self.job(job_id)
+            waits = ", ".join(job.get("waiting_for") or ())
             if job["state"] != state:
                 state = str(job["state"])
                 progress(state)
             if state not in ("submitted", "awaiting_approval", "charged", "running"):
                 return job
             time.sleep(0.05)
-        raise Unavailable(f"{job_id} is still {state}", code="job-waits")
+        raise Unavailable(f"{job_id} is still {state}" + (f" and waits for {waits}" if waits else ""), code="job-waits")
 
     def release(self, job_id: str) -> tuple[AnyRelease, Receipt]:
         """The release of this participant's job, opened only after receipt, enclave signature and log were verified.

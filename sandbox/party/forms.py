@@ -16,7 +16,7 @@ from policies.errors import Malformed
 from policies.privacy import PARAMETERS, Loss, Measure, parse_loss
 
 _LOSSES = {"job_loss": "per_job", "total_loss": "total", "consumer_loss": "per_consumer"}
-_OPTIONAL_TERMS = {"recipients", "measurements", "isolation"}
+_OPTIONAL_TERMS = {"recipients", "measurements", "platforms", "isolation"}
 _TERMS = {"assignees", "purposes", "from", "until", "minimum_group", "enclaves", "columns"} | _OPTIONAL_TERMS
 _LOSS_TERMS = {f"{parameter}_{bound}" for parameter in (*PARAMETERS.values(), "delta0") for bound in _LOSSES.values()}
 
@@ -184,6 +184,7 @@ def _terms(form: dict[str, Any], declaration: Declaration, measurement: str) -> 
         **{field: encode(loss) for field, loss in _losses(form, declaration).items()},
         "enclave_kinds": form["enclaves"],
         "measurements": form.get("measurements", [measurement]),
+        **({"platforms": form["platforms"]} if form.get("platforms") else {}),
         "columns": [encode(ColumnTerm(column=name, operations=operations)) for name, operations in columns.items()],  # type: ignore[arg-type]
         **({"isolation": form["isolation"]} if form.get("isolation") else {}),
     }

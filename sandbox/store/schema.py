@@ -72,6 +72,8 @@ uploads = Table(
 
 lost_uploads = Table("lost_uploads", metadata, Column("digest", String(71), primary_key=True))
 
+destroyed_keys = Table("destroyed_keys", metadata, Column("digest", String(71), primary_key=True), Column("signed", Text, nullable=False))
+
 lost_jobs = Table("lost_jobs", metadata, Column("id", String(60), primary_key=True))
 
 datasets = Table(
