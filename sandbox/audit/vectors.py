@@ -1,7 +1,7 @@
 """Published vectors of RFC 6962 proofs (transparency-dev/merkle), run through this verifier.
 
-A case has `leafIdx`, `treeSize`, `leafHash`, `root`, `proof` (inclusion) or `size1`, `root1`, `size2`, `root2`, `proof` (consistency), hashes
-in base64, and `wantErr`. Trees of size 0 and empty hashes prove nothing, so they are errors here whatever a vector says.
+A case has `leafIdx`, `treeSize`, `leafHash`, `root`, `proof` (inclusion) or `size1`, `root1`, `size2`, `root2`, `proof` (consistency),
+hashes in base64, and `wantErr`. Trees of size 0 and empty hashes prove nothing, so they are errors here whatever a vector says.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
 from policies.statement import Nonce, SignedEvidence
 from sandbox.party.client import Client
-from sandbox.party.following import Followed
+from sandbox.party.followed import Followed
 from sandbox.party.publish import column_keys
 
 NONCE_LIFETIME_S = 60
