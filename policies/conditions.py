@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from policies.errors import Malformed
@@ -44,6 +45,7 @@ def require_distinct(items: Iterable[object], where: str) -> None:
         raise Malformed("lists something twice", where=where)
 
 
+@lru_cache(maxsize=4096)
 def clock_minutes(text: str, where: str) -> int:
     """Return minutes since midnight of `HH:MM`, up to 24:00. Raises Malformed."""
     match = _CLOCK.match(text)

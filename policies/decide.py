@@ -115,9 +115,7 @@ def _derive(plan: Plan, agreement: Agreement, consumer: str) -> _Derived:
         found: Outline | Malformed = outline(plan, declarations)
     except Malformed as error:
         found = error
-    return _Derived(
-        sources=tuple(sources), minimum_group=max([1, *offered]), measures=tuple(_one_measure(agreement, plan)), outline=found
-    )
+    return _Derived(sources=tuple(sources), minimum_group=max([1, *offered]), measures=tuple(_one_measure(agreement, plan)), outline=found)
 
 
 DERIVED = Recent(_derive)
@@ -148,7 +146,7 @@ def _stands(applies: Callable[[Any], bool], value: Any) -> bool:
 
 def _apply(name: str, rule: Rule, case: Case) -> list[Finding]:
     try:
-        findings = list(rule(case))
+        findings = [*rule(case)]
     except Exception:  # noqa: BLE001 - whatever a rule raises, the answer is no
         findings = []
     return findings or [_denied(name, case.declaration.dataset, "the rule could not be established")]

@@ -34,7 +34,9 @@ _SET_RULE, _SET_DATASET, _SET_ALLOWED, _SET_MESSAGE, _SET_COLUMN, _SET_CLAUSE, _
 )
 
 
-def make_finding(rule: str, dataset: str, allowed: bool, message: str, column: str | None, clause: str | None, remedy: str | None) -> Finding:
+def make_finding(
+    rule: str, dataset: str, allowed: bool, message: str, column: str | None, clause: str | None, remedy: str | None
+) -> Finding:
     """Return a finding, in a third of the time that its constructor takes: a decision makes hundreds, and nothing in one is checked."""
     found = object.__new__(Finding)
     _SET_RULE(found, rule)

@@ -55,6 +55,7 @@ OWNERS = {
     "click": ("sandbox/cli",),
     "rich": ("sandbox/cli", "sandbox/demo"),
     "requests": ("sandbox/party/client", "sandbox/demo/stage"),
+    "rdflib": ("sandbox/audit/odrl_suite",),
     "yaml": ("sandbox/party/forms",),
 }
 
