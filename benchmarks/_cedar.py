@@ -1,4 +1,4 @@
-"""Agreements as Cedar policies, and requests as Cedar contexts: a second implementation of the rules, by another engine, for comparison only.
+"""Agreements as Cedar policies, and requests as Cedar contexts: the rules once more, by another engine, for comparison only.
 
 Every rule is a `forbid ... unless { condition }` with the terms as literals, so that what cannot be evaluated denies. What a plan uses and
 gives comes in as strings that our derivation made; Cedar has no notion of either.
@@ -218,7 +218,7 @@ def _within(where: str, most: Loss) -> str:
 
 
 def _paid(where: str, most: Loss) -> str:
-    """Both measures fit, and each sum stays within its bound; what is over the bound already leaves 0, which a request for 0 may still ask."""
+    """Both measures fit, and each sum stays within its bound. What is over it already leaves 0, which a request for 0 may still ask."""
     amount = f"(context.amount + {where}.amount <= {most.amount} || context.amount == 0)"
     delta0 = f"(context.delta0 + {where}.delta0 <= {most.delta0} || context.delta0 == 0)"
     return f"{_measured('context', most)} && {_measured(where, most)} && {amount} && {delta0}"

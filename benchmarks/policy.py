@@ -1,10 +1,10 @@
 """Decisions per second, beside Cedar on the same requests.
 
-Five providers with twenty rules each, joined by one query: every decision builds the findings of all 100 rules, whether it allows or denies.
-Requests are distinct in id, consumer, purpose, loss and time. Each is decided by itself; only what follows from the plan and the agreement is
-kept between them. Cedar (cedarpy; policies, entities and schema parsed once) gets the same rules compiled by `benchmarks._cedar` and must deny
-by the very same ones; the time of building its contexts is not counted. It is run with a schema, as it has to be: without one, a request that
-lacks what a `forbid` reads is allowed. The figure without (`..._unchecked`) stands beside it.
+Five providers with twenty rules each, joined by one query: every decision builds the findings of all 100 rules, whether it allows or
+denies. Requests are distinct in id, consumer, purpose, loss and time. Each is decided by itself; only what follows from the plan and the
+agreement is kept between them. Cedar (cedarpy; policies, entities and schema parsed once) gets the same rules compiled by
+`benchmarks._cedar` and must deny by the very same ones; the time of building its contexts is not counted. It is run with a schema, as it
+has to be: without one, a request that lacks what a `forbid` reads is allowed. The figure without (`..._unchecked`) stands beside it.
 
     python -m benchmarks.policy [--requests 4000] [--rounds 5] [--quick]
 
@@ -160,9 +160,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few requests, one round: does it run?")
     options = parser.parse_args()
     found = measure(200, 1) if options.quick else measure(options.requests, options.rounds)
-    print(
-        f"{found['decisions_per_s_core']:.0f} decisions a second and core with {found['rules']} rules; cedar {found['cedar_per_s_core']:.0f}"
-    )
+    own, other = found["decisions_per_s_core"], found["cedar_per_s_core"]
+    print(f"{own:.0f} decisions a second and core with {found['rules']} rules; Cedar {other:.0f}")
     print(json.dumps(found))
 
 

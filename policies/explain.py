@@ -23,7 +23,9 @@ from policies.request import Facts, JobRequest
 from policies.smaller import limited, without_condition, without_keys, without_output
 from policies.tightening import tightened
 
-Action = Literal["drop-output", "drop-key", "drop-keys", "drop-condition", "limit-rows", "ask-loss", "state-purpose", "wait-until", "keep-from"]
+Action = Literal[
+    "drop-output", "drop-key", "drop-keys", "drop-condition", "limit-rows", "ask-loss", "state-purpose", "wait-until", "keep-from"
+]
 
 Actor = Literal["all parties", "approvers", "provider", "operator", "consumer"]
 
@@ -219,7 +221,9 @@ def _loss_changes(asked: Asked, agreement: Agreement, terms: list[Terms]) -> Ite
     loss = asked.request.loss
     if most is None:
         return
-    wanted = loss if loss.within(most) else replace(most, amount=min(loss.amount, most.amount) if loss.measure == most.measure else most.amount)
+    wanted = (
+        loss if loss.within(most) else replace(most, amount=min(loss.amount, most.amount) if loss.measure == most.measure else most.amount)
+    )
     for amount in (wanted.amount, most.amount):
         found = replace(most, amount=amount, delta0=(min(loss.delta0, most.delta0) or most.delta0) if asked.plan.discovers else 0)
         if found.amount > 0:

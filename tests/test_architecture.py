@@ -56,7 +56,7 @@ OWNERS = {
     "rich": ("sandbox/cli", "sandbox/demo"),
     "requests": ("sandbox/party/client", "sandbox/demo/stage"),
     "rdflib": ("sandbox/audit/odrl_suite",),
-    "yaml": ("sandbox/party/forms",),
+    "yaml": ("sandbox/party/forms", "sandbox/party/term_forms"),
 }
 
 IMPURE = {"os", "time", "random", "secrets", "socket", "pathlib", "subprocess", "threading", "io", "tempfile", "sqlite3", "logging"}

@@ -138,7 +138,9 @@ def _show_changes(explanation: dict[str, Any]) -> None:
         sufficient = "what would pass" if not explanation["remains"] else "what would help"
         click.echo(f"{sufficient}: {'; '.join(change['text'] for change in explanation['changes'])}")
     for item in explanation["remains"]:
-        click.echo(f"no change of the request passes {item['rule']} ({item['dataset'] or 'the query'}): {item['message']}; {item['by']} can act")
+        click.echo(
+            f"no change of the request passes {item['rule']} ({item['dataset'] or 'the query'}): {item['message']}; {item['by']} can act"
+        )
 
 
 def _half_widths(texts: tuple[str, ...]) -> dict[str, str]:

@@ -26,7 +26,9 @@ def test_cedar_denies_by_the_same_rules_as_we_do() -> None:
     for _ in range(DECISIONS // PER_AGREEMENT):
         agreement = random_agreement(draw, plans)
         policies = compiled(agreement)
-        cases = [(random_request(draw), agreement, plan := draw.choice(plans), random_facts(draw, agreement, plan)) for _ in range(PER_AGREEMENT)]
+        cases = [
+            (random_request(draw), agreement, plan := draw.choice(plans), random_facts(draw, agreement, plan)) for _ in range(PER_AGREEMENT)
+        ]
         results = cedarpy.is_authorized_batch([request_of(*case) for case in cases], policies, known)
         for case, result in zip(cases, results, strict=True):
             mine = ours(*case)
@@ -35,5 +37,3 @@ def test_cedar_denies_by_the_same_rules_as_we_do() -> None:
             allowed += not mine
     assert allowed > DECISIONS // 100
     assert set(seen) >= {"assignee", "columns", "total_loss", "uses", "windows", "approvals", "payment", "onward", "pre_approved"}
-
-

@@ -88,7 +88,9 @@ def _window(draw: random.Random) -> Window:
 
 def random_request(draw: random.Random) -> JobRequest:
     """A request of a party, or of a stranger."""
-    onward = tuple(dict.fromkeys(OnwardUse(recipient=draw.choice(NAMES), purpose=draw.choice(PURPOSES)) for _ in range(draw.choice((0, 0, 0, 1, 2)))))
+    onward = tuple(
+        dict.fromkeys(OnwardUse(recipient=draw.choice(NAMES), purpose=draw.choice(PURPOSES)) for _ in range(draw.choice((0, 0, 0, 1, 2))))
+    )
     loss = Loss(amount=draw.choice((1, 100_000_000, 500_000_000, NANO, 2 * NANO)), delta0=draw.choice((0, 0, 0, 5)))
     loss = replace(loss, measure="zcdp") if draw.random() < 0.02 else loss
     consumer = draw.choice((*NAMES, "institute", "institute", "stranger"))
