@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from policies import attestation
+from policies.attestation import PlatformFloor
 from policies.codec import omitted
 from policies.conditions import (
     MAX_DELETE_DAYS,
@@ -22,13 +24,12 @@ from policies.conditions import (
 from policies.declaration import Declaration
 from policies.derive import Operation
 from policies.errors import Malformed
+from policies.isolation import Layer, require_in_order
 from policies.names import require_digest, require_key, require_name, require_slug
 from policies.privacy import Loss
 
 Role = Literal["provider", "consumer", "auditor"]
-EnclaveKind = Literal["simulated"]
-"""Evidence kinds that this law knows how to appraise."""
-
+EnclaveKind = attestation.EnclaveKind
 MAX_TIME = 253_402_300_799
 """9999-12-31T23:59:59Z in seconds since 1970."""
 
@@ -109,6 +110,8 @@ class Terms:
     A permission need not have the following; each is a further condition where it stands.
 
     Attributes:
+        platforms: what the firmware of a kind of TEE must show besides; AMD's needs one, Intel's is up to date without.
+        isolation: layers that must separate a run from its machine, all of them.
         uses: most jobs under this agreement that this provider's keys are released for.
         windows: times of the week at which requests are decided.
         enclave_jurisdictions, recipient_jurisdictions: where the enclave must run, and what law the recipient must be under.
@@ -150,8 +153,11 @@ class Terms:
     attribution: str | None = omitted(None)
     delete_after: int | None = omitted(None)
     onward: Onward | None = omitted(None)
+    isolation: tuple[Layer, ...] = omitted(())
+    platforms: tuple[PlatformFloor, ...] = omitted(())
 
     def __post_init__(self) -> None:
+        require_in_order(self.isolation, "isolation")
         bounds = [self.job_loss, self.total_loss, *([self.consumer_loss] if self.consumer_loss is not None else [])]
         if len({bound.measure for bound in bounds}) != 1:
             raise Malformed("all losses of one dataset's terms are in one measure", where="total_loss")
@@ -168,7 +174,16 @@ class Terms:
             raise Malformed("must lie between 1 and 1000000", where="minimum_group")
         if len({(term.column, term.recipients) for term in self.columns}) != len(self.columns):
             raise Malformed("names a column twice", where="columns")
+        self._require_platforms()
         self._require_conditions()
+
+    def _require_platforms(self) -> None:
+        """One floor at most of a kind, of agreed kinds only; without one, no AMD firmware would be too old."""
+        floors = [floor.kind for floor in self.platforms]
+        if len(set(floors)) != len(floors) or not set(floors) <= set(self.enclave_kinds):
+            raise Malformed("needs one floor at most for each agreed kind of enclave", where="platforms")
+        if "amd-sev-snp" in self.enclave_kinds and "amd-sev-snp" not in floors:
+            raise Malformed("`amd-sev-snp` needs the lowest patch levels that its firmware may report", where="platforms")
 
     def _require_conditions(self) -> None:
         for where in ("enclave_jurisdictions", "recipient_jurisdictions"):

@@ -38,6 +38,11 @@ def require_country(text: str, where: str) -> str:
     return text
 
 
+def shown_debug(kind: str) -> bool | None:
+    """Return what evidence of a kind shows of debugging: that it is off, as appraisal refuses all other; None for `simulated`."""
+    return None if kind == "simulated" else False
+
+
 def require_distinct(items: Iterable[object], where: str) -> None:
     """Raise Malformed unless no item stands twice."""
     listed = list(items)

@@ -58,7 +58,11 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Step:
-    """One rule on one dataset: the rule, and when it applies if not always (`also`); or what it found, where it reads documents only."""
+    """One rule on one dataset: the rule to apply, or, where it reads documents only, what it found.
+
+    Attributes:
+        also: when it applies, if not always.
+    """
 
     name: str
     rule: Rule | None = None

@@ -45,6 +45,8 @@ OPERANDS = {
     ("sb:outputRows", "lteq"): "output_rows",
     ("sb:outputBytes", "lteq"): "output_bytes",
     ("sb:approvals", "gteq"): "approvals",
+    ("sb:isolation", "isAllOf"): "isolation",
+    ("sb:platform", "isAllOf"): "platforms",
 }
 """(left operand, operator) -> field of `Terms`; each appears exactly once in a permission, those of `OPTIONAL` at most once."""
 
@@ -62,6 +64,8 @@ OPTIONAL = frozenset(
         "output_rows",
         "output_bytes",
         "approvals",
+        "isolation",
+        "platforms",
     }
 )
 _LOSSES = frozenset({"job_loss", "total_loss", "consumer_loss"})
@@ -162,7 +166,7 @@ def _permission(terms: Terms, provider: str) -> dict[str, Any]:
         "constraint": [
             {"leftOperand": left, "operator": operator, "rightOperand": right.get(field, encode(getattr(terms, field)))}
             for (left, operator), field in OPERANDS.items()
-            if field not in OPTIONAL or getattr(terms, field) not in (None, False)
+            if field not in OPTIONAL or getattr(terms, field) not in (None, False, ())
         ],
         **({"duty": duties} if (duties := duty_documents(terms)) else {}),
         "sb:column": [encode(term) for term in terms.columns],

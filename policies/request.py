@@ -11,6 +11,7 @@ from policies.codec import omitted
 from policies.conditions import require_country
 from policies.documents import SignedRotation
 from policies.errors import Malformed
+from policies.isolation import Layer, require_in_order
 from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
 from policies.privacy import PARAMETERS, Loss
 from policies.query import MAX_SQL
@@ -118,6 +119,7 @@ class Facts:
         enclave_jurisdiction, enclave_debug: of the enclave that the host would start; None where it does not say.
         approved_by: parties that approved this very request, sorted.
         overdue: jobs of the consumer under the agreement whose release was to be deleted by now, and was not reported as deleted.
+        isolation: the layers around every enclave that the host would start; stated where terms require any.
     """
 
     now: int
@@ -134,8 +136,10 @@ class Facts:
     enclave_debug: bool | None = omitted(None)
     approved_by: tuple[str, ...] = omitted(())
     overdue: tuple[str, ...] = omitted(())
+    isolation: tuple[Layer, ...] = omitted(())
 
     def __post_init__(self) -> None:
+        require_in_order(self.isolation, "isolation")
         datasets = [fact.dataset for fact in self.versions]
         for spent in (self.spent, self.consumer_spent):
             if len({(fact.provider, fact.id_space) for fact in spent}) != len(spent):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from policies.agreement import Agreement, Terms
 from policies.declaration import Declaration
@@ -190,7 +191,9 @@ def version(case: Case) -> Iterator[Finding]:
     )
 
 
-RULES: dict[str, Callable[[Case], Iterator[Finding]]] = {
+Rule: TypeAlias = Callable[[Case], Iterator[Finding]]
+
+RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
         assignee,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from policies.agreement import Terms
 from policies.finding import Finding
+from policies.isolation import lacking
 from policies.odrl import timestamp
 from policies.questions import most_rows, output_kind, plan_digest, template_digest
 from policies.rules import Case
@@ -22,6 +23,18 @@ def standing(case: Case) -> Iterator[Finding]:
     shown = f"{words} {timestamp(int(at))}" if words else why
     remedy = f"wait until {timestamp(int(at))}" if words == "suspended until" else "sign a new agreement"
     yield case.finding("standing", not why, f"the terms are {shown or 'in force, tightened'}", remedy=remedy)
+
+
+def isolation(case: Case) -> Iterator[Finding]:
+    """Every layer that the terms require separates the enclave that would run from its machine."""
+    required, present = case.terms.isolation, case.facts.isolation
+    missing = lacking(required, present)
+    yield case.finding(
+        "isolation",
+        not missing,
+        f"runs must be isolated by {', '.join(required)}; " + (f"here they lack {', '.join(missing)}" if missing else "they are"),
+        remedy=f"ask the operator for workers whose enclaves have {', '.join(missing)}",
+    )
 
 
 def uses(case: Case) -> Iterator[Finding]:
@@ -162,6 +175,7 @@ CONDITIONS: dict[str, Condition] = {
         applies=lambda terms: False,
         also=lambda case: any(signed.tightening.dataset == case.declaration.dataset for signed in case.facts.tightenings),
     ),
+    "isolation": Condition(rule=isolation, applies=lambda terms: bool(terms.isolation)),
     "uses": Condition(rule=uses, applies=lambda terms: terms.uses is not None),
     "windows": Condition(rule=windows, applies=lambda terms: terms.windows is not None),
     "enclave_jurisdictions": Condition(rule=enclave_jurisdictions, applies=lambda terms: terms.enclave_jurisdictions is not None),

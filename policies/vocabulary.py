@@ -64,6 +64,16 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "consumer_loss": ("a loss", "What the ledger paid for this consumer, and the request, are at most this.", (f"{_RULES}.consumer_loss",)),
     "enclave_kinds": ("list of kinds", "The enclave's kind is listed.", (f"{_RULES}.enclave", "enclaves.kit.appraisal.appraise")),
     "measurements": ("list of digests", "The enclave's measurement is listed.", (f"{_RULES}.enclave", "enclaves.kit.appraisal.appraise")),
+    "platforms": (
+        "list of floors, one of a kind",
+        "The firmware of the TEE shows at least these patch levels; AMD's needs a floor, Intel's must be up to date without one.",
+        ("enclaves.kit.appraisal.appraise",),
+    ),
+    "isolation": (
+        "list of layers, in order: `network`, `processes`, `filesystem`, `uid`, `capabilities`, `syscalls`, `limits`, `memory`, `pids`",
+        "The enclave that would run, and the one whose evidence gets keys, is separated from its machine by every one of them.",
+        (f"{_MORE}.isolation", "enclaves.kit.appraisal.appraise"),
+    ),
     "uses": (
         "0 to 1000000000",
         "Jobs under the agreement that this provider's keys were granted for, with this one, are at most so many. A repeated question "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from enclaves.kit.appraisal import appraise, evidence_digest, verify_statement
+from enclaves.kit.appraisal import appraise, evidence_digest, reference_values, verify_statement
 from enclaves.kit.envelope import Signed
 from policies.canonical import digest
 from policies.codec import decode, encode
@@ -68,13 +68,19 @@ def attested(state: State, entry: Entry) -> None:
     signed = decode(AttestedBody, entry.body).evidence
     named = (entry.ids["evidence"], entry.ids["measurement"]) == (evidence_digest(signed), signed.evidence.measurement)
     state.require(entry, named, "evidence", "the header names other evidence or another measurement than the body")
-    terms = [agreement.terms_of(read.dataset) for read in job.grant.reads]
-    kinds = set.intersection(*(set(item.enclave_kinds) for item in terms))
-    measurements = set.intersection(*(set(item.measurements) for item in terms))
+    wanted = reference_values(agreement.terms_of(read.dataset) for read in job.grant.reads)
     answered = sorted(nonce.provider for nonce in signed.evidence.nonces) == sorted({read.provider for read in job.grant.reads})
     state.require(entry, answered, "evidence", "the evidence does not answer exactly the providers of the grant")
     try:
-        job.attested = appraise(signed, grant=job.grant, kinds=kinds, measurements=measurements, nonce=None)
+        job.attested = appraise(
+            signed,
+            grant=job.grant,
+            kinds=wanted.kinds,
+            measurements=wanted.measurements,
+            nonce=None,
+            platforms=wanted.platforms,
+            at=entry.header.at / 1000,
+        )
     except Refused as error:
         state.report(entry, "evidence", error.message)
 

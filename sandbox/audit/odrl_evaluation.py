@@ -1,4 +1,4 @@
-"""Evaluating any ODRL 2.2 policy for a request in a state of the world, with a compliance report: so others can judge how we read ODRL.
+"""Evaluating any ODRL 2.2 policy for a request in a state of the world, with a compliance report: how others judge our reading of it.
 
 The law of this service decides by its own typed terms (policies/decide.py). This module reads the language at large, so that a public test
 suite can tell whether we mean by its words what the field means. Sources: ODRL Information Model 2.2 (W3C Recommendation 2018) and the

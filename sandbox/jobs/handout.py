@@ -9,7 +9,6 @@ from policies.agreement import Agreement
 from policies.errors import NotFound, Tampered, Unavailable
 from policies.lineage import links_from
 from policies.odrl import agreement_digest
-from sandbox.audit import merkle
 from sandbox.audit.receipt import Receipt, Repetition
 from sandbox.jobs.duties import require_in_time
 from sandbox.jobs.states import Job, StoredRelease
@@ -84,5 +83,5 @@ def _receipt(tx: Transaction, job: Job, ran: Job, stored: StoredRelease) -> Rece
 
 def _place(tx: Transaction, index: int, size: int) -> tuple[str, tuple[str, ...]]:
     """An entry as text and its inclusion proof (hex) in the tree of `size`."""
-    proof = tx.over_nodes(lambda node: merkle.inclusion_proof(index, size, node))
-    return tx.entries(index, index + 1)[0].decode(), tuple(item.hex() for item in proof)
+    entry, proof = tx.included(index, size)
+    return entry.decode(), tuple(item.hex() for item in proof)

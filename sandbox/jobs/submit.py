@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,12 +13,14 @@ from policies.acts import approvers_of
 from policies.agreement import Agreement
 from policies.canonical import digest as digest_of
 from policies.codec import decode, encode
+from policies.conditions import shown_debug
 from policies.decide import LAW_VERSION, decide
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, Malformed, NotFound, Unavailable
 from policies.finding import Decision
 from policies.grant import Grant, grant_digest, ledgers_charged, make_grant, public_providers, question_digest
 from policies.granted import job_id
+from policies.isolation import Layer
 from policies.plan import PARSER_VERSION, parse_plan
 from policies.privacy import Loss
 from policies.query import Plan
@@ -34,6 +37,9 @@ from sandbox.jobs.states import Job, JobState, Positions, require_transition
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
+
+LIVING_MS = 60_000
+"""A worker that has said nothing for so long does not count as one that would take a job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -329,6 +335,9 @@ def _facts(
     for lost in newest:
         if lost is not None and tx.upload_is_lost(lost.file_digest):
             raise Unavailable(f"version {lost.version} of `{lost.dataset}` was lost; its provider publishes a new one", code="upload-lost")
+        if lost is not None and tx.destruction(lost.file_digest) is not None:
+            message = f"the keys of version {lost.version} of `{lost.dataset}` were destroyed; its provider publishes a new one"
+            raise Conflict(message, code="keys-destroyed")
     versions = tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in newest if v is not None)
     charged = {ledger: spent[ledger] for ledger in ledgers_charged(agreement, plan) if ledger in spent}
     answered = tx.answered(question_digest(request, plan, versions))
@@ -337,7 +346,7 @@ def _facts(
     name = job_id(digest_of(encode(request)))
     return Facts(
         now=now // 1000,
-        enclave_kind="simulated",
+        enclave_kind=host.enclave_kind,
         measurement=host.measurement,
         versions=versions,
         spent=_spent_facts(charged),
@@ -347,9 +356,18 @@ def _facts(
         tightenings=tx.tightenings(request.agreement),
         uses=uses_facts(tx, request.agreement, agreement, plan.sources, request.consumer),
         enclave_jurisdiction=host.config.jurisdiction or None,
+        enclave_debug=shown_debug(host.enclave_kind),
         approved_by=tuple(sorted(found.by for found in tx.approvals(request.agreement, name))),
         overdue=overdue(tx, request.agreement, agreement, request.consumer, now),
+        isolation=_isolation(tx, agreement, plan),
     )
+
+
+def _isolation(tx: Transaction, agreement: Agreement, plan: Plan) -> tuple[Layer, ...]:
+    """The layers that whichever worker takes the job gives its run; asked for only where terms require some."""
+    if not any(agreement.terms_of(dataset).isolation for dataset in plan.sources if dataset in agreement.by_dataset):
+        return ()
+    return tx.isolation_since(time.time_ns() // 1_000_000 - LIVING_MS)
 
 
 def _spent_facts(spent: dict[tuple[str, str], Loss]) -> tuple[SpentFact, ...]:

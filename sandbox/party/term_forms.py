@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from policies.agreement import Agreement, Offer, Terms
-from policies.codec import decode, encode
+from policies.codec import decode, encode, members
 from policies.declaration import Declaration
 from policies.errors import Malformed
 from policies.odrl import agreement_document, offer_document, parse_agreement, parse_offer
@@ -43,6 +43,8 @@ _SAME = {
     "attribution": "attribution",
     "delete_after_days": "delete_after",
     "pass_on": "onward",
+    "platforms": "platforms",
+    "isolation": "isolation",
 }
 """Word of a form -> field of `Terms`; times, losses and columns have forms of their own."""
 
@@ -122,10 +124,8 @@ def _given(form: dict[str, Any], declaration: Declaration, measurement: str) -> 
 def terms_form(terms: Terms) -> dict[str, Any]:
     """Return the words of a permission's terms."""
     found: dict[str, Any] = {"from": _time(terms.not_before), "until": _time(terms.not_after)}
-    for word, field in _SAME.items():
-        value = getattr(terms, field)
-        if word in _NEEDED or value not in (None, False, ()) or (value == () and field != "notify"):
-            found[word] = encode(value)
+    stated = members(terms)
+    found |= {word: encode(stated[field]) for word, field in _SAME.items() if field in stated}
     for field, bound in _LOSSES.items():
         loss: Loss | None = getattr(terms, field)
         if loss is not None:

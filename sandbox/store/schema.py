@@ -72,6 +72,8 @@ uploads = Table(
 
 lost_uploads = Table("lost_uploads", metadata, Column("digest", String(71), primary_key=True))
 
+destroyed_keys = Table("destroyed_keys", metadata, Column("digest", String(71), primary_key=True), Column("signed", Text, nullable=False))
+
 lost_jobs = Table("lost_jobs", metadata, Column("id", String(60), primary_key=True))
 
 datasets = Table(
@@ -275,7 +277,13 @@ former_receipts = Table(
     Column("receipt", Text, nullable=False),
 )
 
-workers = Table("workers", metadata, Column("name", String(80), primary_key=True), Column("seen_at", BigInteger, nullable=False))
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("isolation", Text, nullable=False, server_default=""),
+)
 
 webhooks = Table(
     "webhooks",

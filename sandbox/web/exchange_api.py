@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flask import Response, request
+from flask import Response, request, send_file
 
 from policies.errors import Malformed, NotFound, TooLarge
-from sandbox.exchange import agreements, datasets, epochs, participants, rotation, tightening
+from sandbox.exchange import agreements, datasets, destruction, epochs, participants, rotation, tightening
 from sandbox.jobs import duties
 from sandbox.jobs.notices import public_text
 from sandbox.web.answers import agreement_view, dataset_view, ledger_view, offer_view, reply, version_view
@@ -19,6 +19,7 @@ from sandbox.web.views import (
     Admitted,
     Agreements,
     Datasets,
+    DestructionView,
     EnclaveView,
     Ledgers,
     LogView,
@@ -38,7 +39,7 @@ def service(_call: Call[Query, None]) -> Response:
     return reply(
         ServiceView(
             log=LogView(origin=log.name, key=log.public.hex(), vkey=log.vkey),
-            enclave=EnclaveView(kind="simulated", measurement=host().measurement),
+            enclave=EnclaveView(kind=host().enclave_kind, measurement=host().measurement),
             webhook_key=public_text(host().webhook_key.public),
         )
     )
@@ -92,6 +93,14 @@ def upload(call: Call[Query, None]) -> Response:
     return reply(Uploaded(digest=digest, size=size), 201)
 
 
+def download(call: Call[Query, None], digest: str) -> Response:
+    """An encrypted file of the caller's own."""
+    with host().store.reading() as tx:
+        if not tx.has_upload(digest, call.who.id):
+            raise NotFound("no upload of yours has this digest")
+    return send_file(host().blobs.path(digest), mimetype="application/octet-stream")
+
+
 def _chunks() -> Iterator[bytes]:
     received = 0
     while chunk := read_bytes(CHUNK):
@@ -125,6 +134,11 @@ def one_dataset(_call: Call[Query, None], name: str) -> Response:
 def publish(call: Call[Query, SignedOnly]) -> Response:
     """Publish an upload as the next version of a dataset."""
     return reply(version_view(datasets.publish_version(host(), call.who, call.body.signed.document())), 201)
+
+
+def destroy(call: Call[Query, SignedOnly]) -> Response:
+    """State that no key of a version exists any more."""
+    return reply(DestructionView(signed=destruction.destroy_keys(host(), call.who, call.body.signed.document())))
 
 
 def offer(call: Call[Query, SignedOnly]) -> Response:

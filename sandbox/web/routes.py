@@ -7,6 +7,7 @@ from policies.declaration import Declaration
 from policies.documents import (
     Admission,
     AgreementSignature,
+    KeyDestruction,
     KeyRefusalStatement,
     KeyReleaseStatement,
     KeyRevocation,
@@ -42,7 +43,7 @@ from sandbox.web.shapes import Document
 API = "/api/v1"
 
 DATASET = PathPart(pattern=f"^{PATTERNS['require_dataset']}$", description="Name of a dataset: provider, dot, name.")
-DIGEST = PathPart(pattern=f"^{PATTERNS['require_digest']}$", description="Digest that names an agreement.")
+DIGEST = PathPart(pattern=f"^{PATTERNS['require_digest']}$", description="Digest that names an agreement or an upload.")
 JOB = PathPart(pattern="^job-[0-9a-f]{20}$", description="Id of a job.")
 TILE = PathPart(
     pattern=r"^([0-9]{1,2}|entries)/(x[0-9]{3}/)*[0-9]{3}(\.p/[0-9]{1,3})?$", description="Path of a tile as in C2SP tlog-tiles."
@@ -118,6 +119,11 @@ EXCHANGE = (
         description="The file is named by its digest; the same file again is the same upload. What is not encrypted is refused.",
     ),
     Operation(
+        method="GET", path=f"{API}/uploads/<digest:digest>", view=exchange_api.download, tag="datasets", parts={"digest": DIGEST},
+        answer=Media(type="application/octet-stream", description="The file as it was uploaded."),
+        summary="An encrypted file of the caller's own, to encrypt it anew.",
+    ),
+    Operation(
         method="POST", path=f"{API}/datasets", view=exchange_api.declare, tag="datasets", status=201, body=SignedOnly,
         document=Document(purpose="declaration", body=Declaration), answer=views.DatasetView, errors=(403, 409),
         summary="Declare a dataset.", description=SAME_AGAIN,
@@ -134,6 +140,12 @@ EXCHANGE = (
         method="POST", path=f"{API}/versions", view=exchange_api.publish, tag="datasets", status=201, body=SignedOnly,
         document=Document(purpose="version", body=VersionManifest), answer=views.VersionView, errors=(403, 404, 409),
         summary="Publish an upload as the next version of a dataset.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="POST", path=f"{API}/versions/destructions", view=exchange_api.destroy, tag="datasets", body=SignedOnly,
+        document=Document(purpose="key-destruction", body=KeyDestruction), answer=views.DestructionView, errors=(403, 404),
+        summary="State that no key of a version exists any more.",
+        description=f"There is no way back: no job reads this version again. {SAME_AGAIN}",
     ),
     Operation(
         method="POST", path=f"{API}/offers", view=exchange_api.offer, tag="offers", status=201, body=SignedOnly,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from enclaves.kit.envelope import Signed
 from policies.accuracy import Expected
 from policies.declaration import Declaration
-from policies.documents import AgreementSignature, VersionManifest
+from policies.documents import AgreementSignature, KeyDestruction, VersionManifest
 from policies.entries import Opening
 from policies.explain import Explanation
 from policies.finding import Decision
@@ -134,6 +134,13 @@ class VersionView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DestructionView:
+    """A provider's statement that nobody can open one version any more."""
+
+    signed: Annotated[Signed, Document(purpose="key-destruction", body=KeyDestruction)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OfferView:
     """An offer with the digest that names it."""
 
@@ -234,6 +241,7 @@ class JobView:
     Attributes:
         code: why it failed or was withheld; empty otherwise.
         trust: whom one trusts with plaintext under this kind of evidence.
+        waiting_for: providers whose brokers the run waits for; null in lists, which do not tell.
         created_at: milliseconds since 1970.
     """
 
@@ -251,6 +259,7 @@ class JobView:
     evidence: SignedEvidence | None
     trust: str
     positions: Positions
+    waiting_for: tuple[str, ...] | None
     created_at: int
 
 

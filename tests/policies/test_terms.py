@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from policies import rules_conditions
 from policies.agreement import Agreement, ColumnTerm, Terms
+from policies.attestation import TdxFloor
 from policies.codec import decode, encode
 from policies.conditions import DAYS, Approvals, Onward, Payment, Window
 from policies.decide import decide
@@ -78,6 +79,7 @@ def uses(**counts: int) -> dict[str, Any]:
 
 PAID = Payment(amount="100", currency="CNY", per="job")
 ONWARD = Onward(recipients=("auditor",), purposes=("supervision",))
+HARDENED = TdxFloor(statuses=("UpToDate", "SWHardeningNeeded"))
 TWO = Approvals(need=2, of=("insurer", "clinic", "institute"))
 FOR_OTHERS = ColumnTerm(column="medical_spend", operations=("sum",), recipients=("auditor",))
 FOR_INSTITUTE = ColumnTerm(column="medical_spend", operations=("sum",), recipients=("institute",))
@@ -99,6 +101,14 @@ CASES: dict[str, tuple[Given, Given]] = {
     ),
     "enclave_kinds": (Given(), Given({"enclave_kinds": ()})),
     "measurements": (Given(), Given(facts={"measurement": digest_of("another")})),
+    "platforms": (
+        Given({"enclave_kinds": ("simulated", "intel-tdx"), "platforms": (HARDENED,)}),
+        Given({"enclave_kinds": ("intel-tdx",), "platforms": (HARDENED,)}),
+    ),
+    "isolation": (
+        Given({"isolation": ("network", "uid")}, {"isolation": ("network", "filesystem", "uid")}),
+        Given({"isolation": ("network", "uid")}, {"isolation": ("network", "filesystem")}),
+    ),
     "uses": (Given({"uses": 3}, uses(jobs=2)), Given({"uses": 3}, uses(jobs=3))),
     "windows": (Given({"windows": (MONDAY,)}), Given({"windows": (replace(MONDAY, days=("tue",)),)})),
     "enclave_jurisdictions": (
@@ -137,6 +147,7 @@ denial is named in `LATER`."""
 
 LATER = {
     "evidence_age": "tests/party/test_broker_terms.py::test_keys_are_not_released_to_evidence_older_than_the_terms_say",
+    "platforms": "tests/enclaves/test_attestation.py::test_an_intel_platform_has_to_be_in_an_agreed_state",
     "output_bytes": "tests/enclaves/test_output_terms.py::test_a_release_above_the_agreed_bytes_is_withheld",
     "notify": "tests/jobs/test_duties.py::test_parties_to_be_informed_get_notice_of_a_release",
     "attribution": "tests/jobs/test_duties.py::test_the_words_of_the_provider_are_shown_with_the_release",
