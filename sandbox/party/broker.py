@@ -17,6 +17,7 @@ from enclaves.kit.sealing import seal
 from policies.agreement import Agreement, Party
 from policies.canonical import canonical, digest_bytes
 from policies.codec import decode, encode
+from policies.conditions import shown_debug
 from policies.decide import decide
 from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import PolicyRefused, SandboxError, Tampered, Unavailable
@@ -256,7 +257,7 @@ class Broker:
             tightenings=tightenings_known(self.client.home, followed, grant.agreement, agreement),
             uses=uses_before(followed, grant.job, grant.agreement, agreement, plan, asker),
             enclave_jurisdiction=stated.enclave_jurisdiction,
-            enclave_debug=stated.enclave_debug,
+            enclave_debug=shown_debug(stated.enclave_kind),
             approved_by=approvals_of(followed, grant.job, grant.agreement, agreement, grant.request),
             overdue=stated.overdue,
         )
