@@ -11,12 +11,15 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from enclaves.cells import Key, Layout, bin_query, cell_query, distinct_query, layout, pair_query
 from enclaves.kit.expressions import Fragment
 from enclaves.kit.relations import rows_of
-from enclaves.kit.tables import Connection, keep_at_most, load_table, open_database, rows
+from enclaves.kit.tables import Connection, create_table, keep_at_most, load_table, open_database, readable, rows
+from enclaves.lines import counted_lines, fits, pair_table, stored_lines
+from enclaves.pairs import Lines, by_cell, pairs_of
 from policies.declaration import Declaration
 from policies.grant import Grant
 from policies.query import MAX_CELLS, Join, Plan, Table, relations, tables
@@ -55,9 +58,10 @@ def aggregate(
         TooManyCells: more combinations of keys than a release may have.
     """
     plan, bound = grant.plan, contribution(grant.plan, declarations)
+    files = {dataset: readable(table) for dataset, table in files.items()}
     loaded = {dataset: f"d{index}" for index, dataset in enumerate(plan.sources)}
     with open_database(memory_mib=memory_mib, threads=threads) as connection:
-        for read in grant.reads:
+        whole = [
             load_table(
                 connection,
                 loaded[read.dataset],
@@ -67,12 +71,19 @@ def aggregate(
                 bounded=bound.bounded_by_rows or not isinstance(plan.source, Table),
                 unique=_joined_by_key(plan, read.dataset, declarations[read.dataset]),
             )
+            for read in grant.reads
+        ]
         names = (f"r{index}" for index in itertools.count())
         source = rows_of(plan.source, declarations, loaded, names)
         domains = [_domain(connection, plan, index, declarations, loaded) for index in range(len(plan.group_by))]
         widest = files[plan.source.dataset].num_rows if isinstance(plan.source, Table) else shape(plan.source, declarations).rows
         found = layout(plan, grant.statistics, source, bound, domains, max(1, widest))
-        return _vectors(grant.statistics, found, domains, _computed(connection, found, grant.statistics))
+        totals = None
+        if found.by_unit and fits(found, grant.statistics):
+            first = plan.sources[0]
+            lines = stored_lines(plan, found, declarations[first], files[first], domains) if all(whole) else None
+            totals = _by_pairs(connection, found, grant.statistics, lines or counted_lines(connection, found))
+        return _vectors(grant.statistics, found, domains, totals if totals is not None else _computed(connection, found, grant.statistics))
 
 
 def _joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:
@@ -88,6 +99,34 @@ def _joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:
 
 Found = dict[str, dict[Key, tuple[int, ...]]]
 """By statistic, what the data hold per key; for bins, one number per bin."""
+
+
+def _by_pairs(connection: Connection, found: Layout, statistics: Sequence[Statistic], lines: Lines | None) -> Found | None:
+    """What `_computed` finds, from rows as arrays; None where the database must do it all. It gets the pairs that bounds change."""
+    pairs = None if lines is None else pairs_of(lines)
+    if lines is None or pairs is None:
+        return None
+    names = [statistic.name for statistic in statistics]
+    totals = [pairs.totals.get(s.name, pairs.rows if s.measured.quantity == "rows" else np.ones_like(pairs.rows)) for s in statistics]
+    bounded, bound = found.bound.bounded_by_cell, found.bound
+    kept = (pairs.rows <= bound.per_cell) & (pairs.cells_of <= bound.cells) if bounded else np.ones(len(pairs.rows), np.bool_)
+    summed = by_cell(pairs.cells, totals, kept)
+    if summed is None:
+        return None
+    cells, vectors = summed
+    if len(cells) > MAX_FOUND:
+        raise TooManyCells
+    sums = {lines.key(cell): list(values) for cell, *values in zip(cells.tolist(), *(v.tolist() for v in vectors), strict=True)}
+    if not kept.all():
+        changed = ~kept
+        create_table(connection, "pairs", pair_table(lines, pairs, totals, changed))
+        if found.keys and bool((pairs.cells_of > bound.cells).any()):
+            keep_at_most(connection, "pairs", by=("u",), most=bound.cells, order=("u", *found.keys))
+        for line in rows(connection, cell_query(found)):
+            key, more = _key(line[: len(found.keys)]), line[len(found.keys) :]
+            sums[key] = [a + _whole(b) for a, b in zip(sums.get(key, [0] * len(names)), more, strict=False)]
+    by_name: Found = {name: {key: (values[i],) for key, values in sums.items()} for i, name in enumerate(names)}
+    return by_name | {"": dict.fromkeys(sums, ())}
 
 
 def _computed(connection: Connection, found: Layout, statistics: Sequence[Statistic]) -> Found:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import duckdb
 import pyarrow as pa
 
+from enclaves.kit.arrays import most_repeated
 from enclaves.kit.expressions import Fragment, days_of, empty
 from policies.declaration import Column, Declaration
 from policies.shape import column_type
@@ -40,7 +41,6 @@ def open_database(*, memory_mib: int, threads: int) -> Connection:
             "memory_limit": f"{memory_mib}MiB",
             "threads": str(min(threads, len(os.sched_getaffinity(0)))),
             "temp_directory": "",
-            "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "allow_community_extensions": "false",
@@ -55,15 +55,17 @@ def open_database(*, memory_mib: int, threads: int) -> Connection:
 
 def load_table(
     connection: Connection, name: str, table: pa.Table, declaration: Declaration, columns: Sequence[str], *, bounded: bool, unique: bool
-) -> None:
+) -> bool:
     """Make `name` the normalised rows of `table`: values typed, clamped to declared bounds, and no row without a privacy unit.
+
+    Returns whether all other rows were kept. `table` holds readable text.
 
     Key columns are not clamped, since that would merge units. Where `bounded`, at most `rows_per_unit` rows are kept per unit; where
     `unique` as well, one per unique key. Which ones depends only on the unit's own row contents (a hash over the row, then the row itself),
     never on other units or on the order of rows, so one unit's presence changes no other unit's rows.
     """
     raw = f"{name}_raw"
-    connection.register(raw, _readable(table.select(columns), declaration))
+    connection.register(raw, _dates_as_numbers(table.select(columns), declaration))
     normal = ", ".join(f"{_normalised(declaration, table.schema.field(column))} AS {quote(column)}" for column in columns)
     owned = "" if declaration.public else f" WHERE {quote(declaration.unit)} IS NOT NULL"
     select = f"SELECT * FROM (SELECT {normal} FROM {quote(raw)}){owned}"  # noqa: S608 - quoted names
@@ -75,13 +77,19 @@ def load_table(
     if bounded and not declaration.public and not alone:
         bounds.append(((declaration.unit,), declaration.rows_per_unit))
     # Most tables keep to their bounds and need no copy.
-    if not any(_in_excess(connection, name, by, most) for by, most in bounds):
-        return
+    if not any(_exceeds(connection, name, table, declaration, by, most) for by, most in bounds):
+        return True
     connection.execute(f"DROP VIEW {quote(name)}")
     connection.execute(f"CREATE TABLE {quote(name)} AS {select}")
     connection.unregister(raw)
     for by, most in bounds:
         keep_at_most(connection, name, by=by, most=most, order=columns)
+    return False
+
+
+def _exceeds(connection: Connection, name: str, table: pa.Table, declaration: Declaration, by: Sequence[str], most: int) -> bool:
+    repeated = most_repeated(table, declaration, by)
+    return _in_excess(connection, name, by, most) if repeated is None else repeated > most
 
 
 def keep_at_most(connection: Connection, name: str, *, by: Sequence[str], most: int, order: Sequence[str]) -> None:
@@ -138,6 +146,19 @@ def rows(connection: Connection, query: Fragment) -> list[tuple[int | str | None
     return found
 
 
+def create_table(connection: Connection, name: str, table: pa.Table) -> None:
+    """Make `name` a table of the database's own with these rows."""
+    raw = quote(f"{name}_raw")
+    connection.register(f"{name}_raw", table)
+    connection.execute(f"CREATE TABLE {quote(name)} AS SELECT * FROM {raw}")  # noqa: S608 - a quoted name
+    connection.unregister(f"{name}_raw")
+
+
+def arrow(connection: Connection, query: Fragment) -> pa.Table:
+    """All rows of a query, in the order in which its tables hold them as far as the query keeps it."""
+    return connection.sql(query.sql, params=list(query.parameters)).to_arrow_table()
+
+
 def row(connection: Connection, query: Fragment) -> tuple[int, ...]:
     """The one row of a query."""
     # All of it: a result that is not read to its end keeps the connection from registering tables.
@@ -145,19 +166,24 @@ def row(connection: Connection, query: Fragment) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _readable(table: pa.Table, declaration: Declaration) -> pa.Table:
-    """`table` with NULL for text that is not UTF-8, at which the database would end the whole query, and dates as plain numbers."""
+def readable(table: pa.Table) -> pa.Table:
+    """`table` with NULL for text that is not UTF-8, at which the database would end the whole query."""
     for index, field in enumerate(table.schema):
-        column = table.column(index)
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            column = table.column(index)
             try:
                 column.validate(full=True)
             except pa.ArrowInvalid:
                 cells = column.cast(pa.large_binary()).to_pylist()
                 table = table.set_column(index, field.name, pa.array([_text(cell) for cell in cells], pa.large_string()))
-        elif declaration.column(field.name).type == "date" and pa.types.is_temporal(field.type):
+    return table
+
+
+def _dates_as_numbers(table: pa.Table, declaration: Declaration) -> pa.Table:
+    for index, field in enumerate(table.schema):
+        if declaration.column(field.name).type == "date" and pa.types.is_temporal(field.type):
             whole = pa.int32() if pa.types.is_date32(field.type) else pa.int64()
-            table = table.set_column(index, field.name, column.cast(whole))
+            table = table.set_column(index, field.name, table.column(index).cast(whole))
     return table
 
 
