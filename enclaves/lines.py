@@ -1,21 +1,24 @@
 """The rows that a plan counts, as arrays: straight from the columns of one table, or from the database where it has to compute them.
 
-Both ways give every row the same unit, keys and amounts. Which is taken depends on plan, schema and kinds of cells; what becomes of a
-person's rows depends on none of it.
+Both ways give every row the same unit, keys and amounts. Which is taken depends on plan, schema and kinds of cells, and nothing that is
+counted depends on which is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from enclaves.cells import Layout, added, row_query
-from enclaves.kit.arrays import Array, whole_numbers
-from enclaves.kit.tables import Connection, arrow
-from enclaves.pairs import Codes, Lines, Pairs
+from enclaves.kit.arrays import Array, as_array, is_ascending, whole_numbers
+from enclaves.kit.columns import StoredColumns
+from enclaves.kit.tables import Connection, arrow, readable
+from enclaves.pairs import BLOCK, MOST_ROWS, Codes, Lines, in_a_row, in_one
 from policies.canonical import MAX_INTEGER
 from policies.declaration import Declaration
 from policies.expression import MAX_VALUE, Expression, Ref
@@ -28,33 +31,33 @@ SPREAD = 1 << 24
 """Range of integers beyond which only those that occur are numbered."""
 
 
+class OutOfOrder(Exception):
+    """Units do not come one after another in ascending order."""
+
+
 def fits(found: Layout, statistics: Sequence[Statistic]) -> bool:
-    """Whether every statistic is a sum over rows in 64 bits, so that rows can be added up as arrays."""
-    small = all(largest * found.widest <= MAX_VALUE for _, largest in found.totals.values())
-    return small and len(found.totals) == len(statistics)
+    """Whether units are numbers and every statistic is a sum over rows in 64 bits, so that rows can be added up as arrays."""
+    small = all(largest * MOST_ROWS <= MAX_VALUE for _, largest in found.totals.values())
+    return small and len(found.totals) == len(statistics) and found.unit.type in ("integer", "date")
 
 
-def counted_lines(connection: Connection, found: Layout) -> Lines | None:
-    """The rows that the database computes; None where the unit is no integer."""
-    if found.unit.type not in ("integer", "date"):
-        return None
+def counted_lines(connection: Connection, found: Layout) -> Lines:
+    """The rows that the database computes."""
     table = arrow(connection, row_query(found))
-    amounts = {name: _array(table.column(f"a{index}")) for index, name in enumerate(added(found))}
-    keys = tuple(_codes(table.column(name)) for name in found.keys)
-    return Lines(units=_array(table.column("u")), keys=keys, amounts=amounts, any_of=_any_of(found))
+    amounts = {name: as_array(table.column(f"a{index}")) for index, name in enumerate(added(found))}
+    keys = in_one(tuple(_codes(table.column(name)) for name in found.keys))
+    return Lines(units=as_array(table.column("u")), keys=keys, amounts=amounts, any_of=_any_of(found))
 
 
 def stored_lines(plan: Plan, found: Layout, declaration: Declaration, table: pa.Table, domains: Sequence[Domain]) -> Lines | None:
     """The rows of one table as its file holds them, cut to no number of rows; None where the database has to compute them.
 
-    Args:
-        table: with readable text.
+    Keys with a domain are numbered alike in every part of a table.
     """
-    expressions = [*(key.expression for key in plan.group_by), *found.values]
-    if not isinstance(plan.source, Table) or plan.where is not None or not all(isinstance(e, Ref) for e in expressions):
+    if not is_stored(plan, found):
         return None
     units = whole_numbers(table, declaration, declaration.unit, clamp=False)
-    if units is None or table.column(declaration.unit).null_count:
+    if units is None:
         return None
     columns: dict[Expression, tuple[Array, Array | None]] = {}
     for expression in found.values:
@@ -63,27 +66,101 @@ def stored_lines(plan: Plan, found: Layout, declaration: Declaration, table: pa.
         if read is None:
             return None
         columns[expression] = read
-    amounts = {name: _amount(found.totals[name][0], columns) for name in added(found)}
-    coded = [_stored_codes(key.expression, declaration, table, domain) for key, domain in zip(plan.group_by, domains, strict=True)]
-    known = {name: values for name, values in amounts.items() if values is not None}
-    keys = [found_codes for found_codes in coded if found_codes is not None]
-    if len(known) < len(amounts) or len(keys) < len(coded):
+    amounts: dict[str, Array] = {}
+    for name in added(found):
+        amount = _amount(found.totals[name][0], columns)
+        if amount is None:
+            return None
+        amounts[name] = amount
+    keys: list[Codes] = []
+    owned = table.column(declaration.unit).is_valid()
+    conditions = [as_array(owned)] if table.column(declaration.unit).null_count else []
+    for key, domain in zip(plan.group_by, domains, strict=True):
+        coded = _stored_codes(key.expression, declaration, table, domain)
+        if coded is None:
+            return None
+        keys.append(coded[0])
+        conditions += [] if coded[1] is None else [coded[1]]
+    lines = Lines(units=units[0], keys=in_one(tuple(keys)), amounts=amounts, any_of=_any_of(found))
+    return lines.chosen(np.logical_and.reduce(conditions)) if conditions else lines
+
+
+def stored_blocks(
+    plan: Plan, found: Layout, declaration: Declaration, stored: pa.Table | StoredColumns, domains: Sequence[Domain]
+) -> Callable[[], Iterator[Lines]] | None:
+    """`stored_lines` a block at a time, as often as it is called; None where the database has to compute the rows."""
+    if isinstance(stored, StoredColumns) and None not in domains:
+        first = next(stored.parts(BLOCK), None)
+        if first is None or not _is_read(plan, found, declaration, first, domains):
+            return None
+        return lambda: _read_parts(plan, found, declaration, stored.parts(BLOCK), domains)
+    table = readable(stored if isinstance(stored, pa.Table) else stored.table())
+    if None in domains:
+        whole = stored_lines(plan, found, declaration, table, domains)
+        return None if whole is None else partial(blocks_of, whole)
+    if not _is_read(plan, found, declaration, table, domains):
         return None
-    return _kept(Lines(units=units[0], keys=tuple(codes for codes, _ in keys), amounts=known, any_of=_any_of(found)), [k for _, k in keys])
+    units = whole_numbers(table, declaration, declaration.unit, clamp=False)
+    assert units is not None, "its type has been looked at"
+    ends = list(_ends(units[0]))
+    return lambda: _read_parts(plan, found, declaration, (table.slice(start, end - start) for start, end in ends), domains)
 
 
-def _kept(lines: Lines, conditions: Sequence[Array | None]) -> Lines:
-    """The rows for which all conditions hold (None: all rows)."""
-    real = [condition for condition in conditions if condition is not None]
-    if not real:
-        return lines
-    keep = np.logical_and.reduce(real)
-    return Lines(
-        units=lines.units[keep],
-        keys=tuple(Codes(values=k.values[keep], size=k.size, labels=k.labels, missing=k.missing) for k in lines.keys),
-        amounts={name: values[keep] for name, values in lines.amounts.items()},
-        any_of=lines.any_of,
-    )
+def _is_read(plan: Plan, found: Layout, declaration: Declaration, table: pa.Table, domains: Sequence[Domain]) -> bool:
+    """Whether `stored_lines` reads columns of these kinds."""
+    return stored_lines(plan, found, declaration, table.slice(0, 0), domains) is not None
+
+
+def _read_parts(
+    plan: Plan, found: Layout, declaration: Declaration, tables: Iterable[pa.Table], domains: Sequence[Domain]
+) -> Iterator[Lines]:
+    for table in tables:
+        lines = stored_lines(plan, found, declaration, readable(table), domains)
+        assert lines is not None, "a part of a table is read as the whole is"
+        yield lines
+
+
+def is_stored(plan: Plan, found: Layout) -> bool:
+    """Whether a plan reads nothing but columns of one table."""
+    expressions = [*(key.expression for key in plan.group_by), *found.values]
+    return isinstance(plan.source, Table) and plan.where is None and all(isinstance(e, Ref) for e in expressions)
+
+
+def blocks_of(lines: Lines) -> Iterator[Lines]:
+    """The same lines a block at a time, cut between units where these are in ascending order."""
+    for start, end in _ends(lines.units):
+        yield lines.chosen(slice(start, end))
+
+
+def _ends(units: Array) -> Iterator[tuple[int, int]]:
+    """Where blocks begin and end: between units where these are in ascending order."""
+    cuts = list(range(0, len(units), BLOCK))
+    if is_ascending(units):
+        cuts = np.unique(np.searchsorted(units, units[::BLOCK])).tolist()
+    yield from zip(cuts, [*cuts[1:], len(units)][: len(cuts)], strict=True)
+
+
+def whole_units(blocks: Iterable[Lines]) -> Iterator[Lines]:
+    """The same lines, cut between units. Raises OutOfOrder, which may be after others were yielded."""
+    held: Lines | None = None
+    for block in blocks:
+        if not len(block.units):
+            continue
+        if not is_ascending(block.units):
+            raise OutOfOrder
+        if held is None or held.units[-1] < block.units[0]:
+            if held is not None:
+                yield held
+            held = block
+            continue
+        if held.units[-1] > block.units[0]:
+            raise OutOfOrder
+        cut = int(np.searchsorted(held.units, held.units[-1]))
+        if cut:
+            yield held.chosen(slice(0, cut))
+        held = in_a_row([held.chosen(slice(cut, None)), block])
+    if held is not None:
+        yield held
 
 
 def _any_of(found: Layout) -> frozenset[str]:
@@ -100,8 +177,8 @@ def _amount(measured: Measured, columns: dict[Expression, tuple[Array, Array | N
         value = np.ones(len(read[0][0]), np.int64)
     else:
         # `fits` holds these products within 64 bits.
-        parts = [values - centre if centre else values for (values, _), centre in zip(read, measured.centres, strict=False)]
-        value = parts[0] if measured.quantity == "sum" else parts[0] * parts[-1]
+        factors = [values - centre if centre else values for (values, _), centre in zip(read, measured.centres, strict=False)]
+        value = factors[0] if measured.quantity == "sum" else factors[0] * factors[-1]
     return np.where(np.logical_or.reduce(missing), np.int64(0), value) if missing else value
 
 
@@ -110,80 +187,69 @@ def _stored_codes(expression: Expression, declaration: Declaration, table: pa.Ta
     assert isinstance(expression, Ref)
     column = declaration.column(expression.column)
     if column.type == "text":
-        return _stored_text(table.column(column.name), domain, nullable=column.nullable)
+        cells = table.column(column.name)
+        if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
+            return None
+        cells = cells if column.nullable else pc.fill_null(cells, "")
+        if domain is None:
+            return _codes(cells), None
+        known = [value for value in domain if value is not None]
+        places = as_array(pc.fill_null(pc.index_in(cells, value_set=pa.array(known, cells.type)), -1))
+        return _listed(places, as_array(pc.is_null(cells)) if cells.null_count else None, domain)
     read = whole_numbers(table, declaration, column.name, clamp=True)
-    if read is None or not len(read[0]):
+    if read is None:
         return None
     values, missing = read
-    known = [value for value in domain or () if isinstance(value, int)]
-    low, high = (min(known), max(known)) if known else (int(values.min()), int(values.max()))
-    if high - low >= SPREAD or (domain is not None and not known) or max(-low, high) > MAX_INTEGER:
-        return None
-    inside: Array | None = None
-    if known and not (low <= int(values.min()) and int(values.max()) <= high):
-        inside = (values >= low) & (values <= high)
-        values = np.where(inside, values, low)
-    numbers = values - low if low else values
-    if known and high - low + 1 > len(known):
-        listed = np.zeros(high - low + 1, np.bool_)
-        listed[np.asarray(known) - low] = True
-        inside = listed[numbers] if inside is None else inside & listed[numbers]
-    if missing is None:
-        return Codes(values=numbers, size=high - low + 1, labels=low), inside
-    size = high - low + 2
-    found = Codes(values=np.where(missing, size - 1, numbers), size=size, labels=low, missing=True)
-    # A column that can be NULL has NULL in its domain.
-    return found, None if inside is None else inside | missing
+    if domain is not None:
+        return _listed(_places(values, [value for value in domain if isinstance(value, int)]), missing, domain)
+    # What cannot be written down is no key.
+    written = (values >= -MAX_INTEGER) & (values <= MAX_INTEGER)
+    inside = None if written.all() else written if missing is None else written | missing
+    codes = _codes(pa.chunked_array([pa.array(values, mask=missing)]))
+    return codes, inside
 
 
-def _stored_text(cells: pa.ChunkedArray, domain: Domain, *, nullable: bool) -> tuple[Codes, Array | None] | None:
-    if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
-        return None
-    codes = _codes(cells if nullable else pc.fill_null(cells, ""))
-    if domain is None:
-        return codes, None
-    assert not isinstance(codes.labels, int)
-    known = np.asarray([codes.label(number) in domain for number in range(codes.size)], np.bool_)
-    return codes, None if known.all() else known[codes.values]
+def _places(values: Array, known: list[int]) -> Array:
+    """Of every value the place in an ascending list, negative or beyond where it is not listed."""
+    if known and known[-1] - known[0] + 1 == len(known):
+        return values - known[0]
+    listed = np.asarray(known or [0], np.int64)
+    place = np.searchsorted(listed, values).clip(max=len(listed) - 1)
+    return np.where(listed[place] == values, place, -1) if known else np.full(len(values), -1)
+
+
+def _listed(places: Array, missing: Array | None, domain: tuple[int | str | None, ...]) -> tuple[Codes, Array | None]:
+    """Numbers of a domain from places in it."""
+    known = [value for value in domain if value is not None]
+    outside = len(places) and (int(places.min()) < 0 or int(places.max()) >= len(known))
+    inside = (places >= 0) & (places < len(known)) if outside else None
+    numbers = places if inside is None else np.where(inside, places, 0)
+    nullable = None in domain
+    if missing is not None:
+        numbers = np.where(missing, len(known), numbers)
+        inside = None if inside is None else inside | missing
+    first, last = known[0] if known else None, known[-1] if known else None
+    consecutive = isinstance(first, int) and isinstance(last, int) and last - first + 1 == len(known)
+    labels: Any = first if consecutive else known
+    return Codes(values=numbers.astype(np.int64, copy=False), size=len(known) + nullable, labels=labels, missing=nullable), inside
 
 
 def _codes(cells: pa.ChunkedArray) -> Codes:
-    """Cells as numbers."""
-    missing = np.asarray(cells.is_null()) if cells.null_count else None
+    """Cells as numbers of the values that occur, in the order of the values."""
+    missing = as_array(cells.is_null()) if cells.null_count else None
     if pa.types.is_integer(cells.type) and cells.null_count < len(cells):
         low, high = (pc.min_max(cells)[side].as_py() for side in ("min", "max"))
         if high - low < SPREAD:
-            numbers = _array(pc.fill_null(cells, low)) - low
+            numbers = as_array(pc.fill_null(cells, low)) - low
             if missing is None:
                 return Codes(values=numbers, size=high - low + 1, labels=low)
             return Codes(values=np.where(missing, high - low + 1, numbers), size=high - low + 2, labels=low, missing=True)
-    listed = pc.dictionary_encode(cells).unify_dictionaries() if isinstance(cells, pa.ChunkedArray) else cells
-    labels = listed.chunk(0).dictionary.to_pylist() if listed.num_chunks else []
-    indices = pa.chunked_array([chunk.indices for chunk in listed.chunks], pa.int32())
-    numbers = _array(pc.fill_null(indices, len(labels))).astype(np.int64)
-    return Codes(values=numbers, size=len(labels) + (missing is not None), labels=labels, missing=missing is not None)
-
-
-def _array(column: pa.ChunkedArray) -> Array:
-    whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    return np.asarray(whole)
-
-
-def pair_table(lines: Lines, pairs: Pairs, totals: Sequence[Array], chosen: Array) -> pa.Table:
-    """The chosen pairs as the table that `cell_query` reads: unit `u`, keys `g0`..., number of rows `n` and totals `v0`..."""
-    cells, keys = pairs.cells[chosen], []
-    for key in reversed(lines.keys):
-        cells, numbers = np.divmod(cells, key.size)
-        keys.append(_labels(key, numbers))
-    columns = {"u": pa.array(pairs.units[chosen])}
-    columns |= {f"g{index}": labels for index, labels in enumerate(reversed(keys))}
-    columns |= {"n": pa.array(pairs.rows[chosen])} | {f"v{index}": pa.array(total[chosen]) for index, total in enumerate(totals)}
-    return pa.table(columns)
-
-
-def _labels(key: Codes, numbers: Array) -> pa.Array:
-    missing = numbers == key.size - 1 if key.missing else None
-    if isinstance(key.labels, int):
-        return pa.array(numbers + key.labels, pa.int64(), mask=missing)
-    kind = pa.int64() if key.labels and isinstance(key.labels[0], int) else pa.string()
-    return pa.array(key.labels, kind).take(pa.array(numbers, pa.int64(), mask=missing))
+    encoded = cells.combine_chunks().dictionary_encode() if len(cells) else pa.array([], cells.type).dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    order = sorted(range(len(values)), key=values.__getitem__)
+    rank = np.zeros(len(values) + 1, np.int64)
+    rank[order] = np.arange(len(values))
+    rank[len(values)] = len(values)
+    numbers = rank[np.asarray(encoded.indices.fill_null(len(values)))]
+    labels = [values[place] for place in order]
+    return Codes(values=numbers, size=max(1, len(values) + (missing is not None)), labels=labels, missing=missing is not None)

@@ -16,6 +16,9 @@ from policies.declaration import Column, Declaration
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
+MOST = 2**50
+"""Bounds up to which doubles round as the database does."""
+
 
 def whole_numbers(table: pa.Table, declaration: Declaration, name: str, *, clamp: bool) -> tuple[Array, Array | None] | None:
     """A column in its fixed-point unit or in days, and where it is NULL (None: nowhere); None if the database has to read it.
@@ -78,6 +81,11 @@ def longest(values: Array) -> int:
     return int(np.diff(starts(values), append=len(values)).max())
 
 
+def as_array(column: pa.ChunkedArray | pa.Array) -> Array:
+    """Cells without NULL as an array."""
+    return np.asarray(_one_chunk(column) if isinstance(column, pa.ChunkedArray) else column)
+
+
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
@@ -91,7 +99,7 @@ def _plain(cells: pa.Array, column: Column) -> tuple[Array, Array | None] | None
     whole = pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
     if column.type == "integer" and whole:
         return _buffer(cells, np.dtype(kind.to_pandas_dtype())), missing
-    if column.type != "decimal" or column.lower is None:
+    if column.type != "decimal" or column.lower is None or max(map(abs, column.bounds)) > MOST:
         return None
     if pa.types.is_decimal128(kind) and kind.precision <= 18 and kind.scale == column.decimals:
         # Up to 18 digits the lower of two 64-bit words is the number.

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import duckdb
 import pyarrow as pa
 
-from enclaves.kit.arrays import most_repeated
+from enclaves.kit.arrays import most_repeated, whole_numbers
 from enclaves.kit.expressions import Fragment, days_of, empty
 from policies.declaration import Column, Declaration
 from policies.shape import column_type
@@ -55,18 +55,17 @@ def open_database(*, memory_mib: int, threads: int) -> Connection:
 
 def load_table(
     connection: Connection, name: str, table: pa.Table, declaration: Declaration, columns: Sequence[str], *, bounded: bool, unique: bool
-) -> bool:
+) -> None:
     """Make `name` the normalised rows of `table`: values typed, clamped to declared bounds, and no row without a privacy unit.
-
-    Returns whether all other rows were kept. `table` holds readable text.
 
     Key columns are not clamped, since that would merge units. Where `bounded`, at most `rows_per_unit` rows are kept per unit; where
     `unique` as well, one per unique key. Which ones depends only on the unit's own row contents (a hash over the row, then the row itself),
     never on other units or on the order of rows, so one unit's presence changes no other unit's rows.
     """
     raw = f"{name}_raw"
-    connection.register(raw, _dates_as_numbers(table.select(columns), declaration))
-    normal = ", ".join(f"{_normalised(declaration, table.schema.field(column))} AS {quote(column)}" for column in columns)
+    cells = {column: _normal_cells(table, declaration, column) for column in columns}
+    connection.register(raw, pa.table({column: found[0] for column, found in cells.items()}))
+    normal = ", ".join(f"{cells[column][1]} AS {quote(column)}" for column in columns)
     owned = "" if declaration.public else f" WHERE {quote(declaration.unit)} IS NOT NULL"
     select = f"SELECT * FROM (SELECT {normal} FROM {quote(raw)}){owned}"  # noqa: S608 - quoted names
     connection.execute(f"CREATE VIEW {quote(name)} AS {select}")
@@ -78,13 +77,12 @@ def load_table(
         bounds.append(((declaration.unit,), declaration.rows_per_unit))
     # Most tables keep to their bounds and need no copy.
     if not any(_exceeds(connection, name, table, declaration, by, most) for by, most in bounds):
-        return True
+        return
     connection.execute(f"DROP VIEW {quote(name)}")
     connection.execute(f"CREATE TABLE {quote(name)} AS {select}")
     connection.unregister(raw)
     for by, most in bounds:
         keep_at_most(connection, name, by=by, most=most, order=columns)
-    return False
 
 
 def _exceeds(connection: Connection, name: str, table: pa.Table, declaration: Declaration, by: Sequence[str], most: int) -> bool:
@@ -146,14 +144,6 @@ def rows(connection: Connection, query: Fragment) -> list[tuple[int | str | None
     return found
 
 
-def create_table(connection: Connection, name: str, table: pa.Table) -> None:
-    """Make `name` a table of the database's own with these rows."""
-    raw = quote(f"{name}_raw")
-    connection.register(f"{name}_raw", table)
-    connection.execute(f"CREATE TABLE {quote(name)} AS SELECT * FROM {raw}")  # noqa: S608 - a quoted name
-    connection.unregister(f"{name}_raw")
-
-
 def arrow(connection: Connection, query: Fragment) -> pa.Table:
     """All rows of a query, in the order in which its tables hold them as far as the query keeps it."""
     return connection.sql(query.sql, params=list(query.parameters)).to_arrow_table()
@@ -179,12 +169,20 @@ def readable(table: pa.Table) -> pa.Table:
     return table
 
 
-def _dates_as_numbers(table: pa.Table, declaration: Declaration) -> pa.Table:
-    for index, field in enumerate(table.schema):
-        if declaration.column(field.name).type == "date" and pa.types.is_temporal(field.type):
-            whole = pa.int32() if pa.types.is_date32(field.type) else pa.int64()
-            table = table.set_column(index, field.name, table.column(index).cast(whole))
-    return table
+def _normal_cells(table: pa.Table, declaration: Declaration, name: str) -> tuple[pa.ChunkedArray | pa.Array, str]:
+    """A column for the database, and the SQL that reads it: its normal form where that is at hand, else the cells as they are.
+
+    Dates are plain numbers.
+    """
+    cells, field = table.column(name), table.schema.field(name)
+    is_key = name in declaration.unique_key
+    # NULL in a key stays: it is nobody's row, and joins nothing.
+    read = None if is_key and cells.null_count else whole_numbers(table, declaration, name, clamp=not is_key)
+    if read is not None:
+        return pa.array(read[0], mask=read[1]), quote(name)
+    if declaration.column(name).type == "date" and pa.types.is_temporal(field.type):
+        cells = cells.cast(pa.int32() if pa.types.is_date32(field.type) else pa.int64())
+    return cells, _normalised(declaration, field)
 
 
 def _text(cell: bytes | None) -> str | None:
