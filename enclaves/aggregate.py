@@ -88,7 +88,7 @@ def aggregate(
         widest = whole[plan.source.dataset].num_rows if isinstance(plan.source, Table) else shape(plan.source, declarations).rows
         laid = layout(plan, grant.statistics, source, bound, domains, max(1, widest))
         if laid.by_unit and fits(laid, grant.statistics):
-            totals = _by_pairs(laid, grant.statistics, partial(blocks_of, counted_lines(connection, laid)))
+            totals = _by_pairs(laid, grant.statistics, partial(blocks_of, counted_lines(connection, laid)), every=not plan.discovers)
         else:
             totals = _computed(connection, laid, grant.statistics)
         return _vectors(grant.statistics, domains, totals)
@@ -104,7 +104,7 @@ def _from_file(grant: Grant, declaration: Declaration, stored: Stored, source: R
     blocks = stored_blocks(plan, laid, declaration, stored, domains)
     if blocks is None:
         return None
-    return _vectors(grant.statistics, domains, _by_pairs(laid, grant.statistics, blocks))
+    return _vectors(grant.statistics, domains, _by_pairs(laid, grant.statistics, blocks, every=not plan.discovers))
 
 
 def _joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:
@@ -122,15 +122,15 @@ Found = dict[str, dict[Key, tuple[int, ...]]]
 """By statistic, what the data hold per key; for bins, one number per bin."""
 
 
-def _by_pairs(found: Layout, statistics: Sequence[Statistic], blocks: Callable[[], Iterator[Lines]]) -> Found:
+def _by_pairs(found: Layout, statistics: Sequence[Statistic], blocks: Callable[[], Iterator[Lines]], *, every: bool) -> Found:
     """What `_computed` finds, from rows as arrays."""
     largest = {name: amount for name, (_, amount) in found.totals.items()}
-    sums = Sums(statistics=statistics, bound=found.bound)
+    sums = Sums(statistics=statistics, bound=found.bound, every=every)
     try:
         for lines in whole_units(blocks()):
             sums.add(lines, pairs_of(lines))
     except OutOfOrder:
-        sums = Sums(statistics=statistics, bound=found.bound)
+        sums = Sums(statistics=statistics, bound=found.bound, every=every)
         kept = list(blocks())
         for pairs in sorted_pairs(kept, largest):
             sums.add(kept[0], pairs)

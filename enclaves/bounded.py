@@ -32,12 +32,14 @@ class Sums:
     """Vectors over cells that pairs are added to, block by block of whole units.
 
     Attributes:
+        every: whether all cells are listed in the end, also those without rows.
         totals: by cell, one number per statistic, as Python integers.
         first: lines of which the keys' meaning is taken.
     """
 
     statistics: Sequence[Statistic]
     bound: Contribution
+    every: bool
     first: Lines | None = None
     dense: Array | None = None
     seen: Array | None = None
@@ -49,14 +51,14 @@ class Sums:
             self.first = lines
             if lines.width <= DENSE:
                 self.dense = np.zeros((len(self.statistics), lines.width), np.int64)
-                self.seen = np.zeros(lines.width, np.bool_)
+                self.seen = np.full(lines.width, self.every)
         totals = [self._total(statistic, pairs) for statistic in self.statistics]
         if self.bound.bounded_by_cell:
             pairs, totals = self._bounded(pairs, totals, lines)
         self._accumulate(pairs.cells, totals)
 
     def by_key(self) -> dict[tuple[int | str | None, ...], list[int]]:
-        """By key, one number per statistic, for every cell in which there are rows."""
+        """By key, one number per statistic, for every cell in which there are rows; others may be among them if `every`."""
         if self.first is None:
             return {}
         if self.dense is not None and self.seen is not None:
@@ -90,7 +92,8 @@ class Sums:
         if self.dense is not None and self.seen is not None:
             for index, total in enumerate(totals):
                 self.dense[index] += summed(cells, total, len(self.seen))
-            self.seen |= np.bincount(cells, minlength=len(self.seen)) > 0
+            if not self.every:
+                self.seen |= np.bincount(cells, minlength=len(self.seen)) > 0
             return
         present, place = np.unique(cells, return_inverse=True)
         sums = [summed(place, total, len(present)).tolist() for total in totals]

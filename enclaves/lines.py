@@ -7,8 +7,8 @@ counted depends on which is taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -193,15 +193,16 @@ def _stored_codes(expression: Expression, declaration: Declaration, table: pa.Ta
         cells = cells if column.nullable else pc.fill_null(cells, "")
         if domain is None:
             return _codes(cells), None
-        known = [value for value in domain if value is not None]
-        places = as_array(pc.fill_null(pc.index_in(cells, value_set=pa.array(known, cells.type)), -1))
-        return _listed(places, as_array(pc.is_null(cells)) if cells.null_count else None, domain)
+        listed = _known(domain)
+        places = as_array(pc.fill_null(pc.index_in(cells, value_set=pa.array(listed.values, cells.type)), -1))
+        return _listed(places, as_array(pc.is_null(cells)) if cells.null_count else None, listed)
     read = whole_numbers(table, declaration, column.name, clamp=True)
     if read is None:
         return None
     values, missing = read
     if domain is not None:
-        return _listed(_places(values, [value for value in domain if isinstance(value, int)]), missing, domain)
+        listed = _known(domain)
+        return _listed(_places(values, listed), missing, listed)
     # What cannot be written down is no key.
     written = (values >= -MAX_INTEGER) & (values <= MAX_INTEGER)
     inside = None if written.all() else written if missing is None else written | missing
@@ -209,29 +210,46 @@ def _stored_codes(expression: Expression, declaration: Declaration, table: pa.Ta
     return codes, inside
 
 
-def _places(values: Array, known: list[int]) -> Array:
-    """Of every value the place in an ascending list, negative or beyond where it is not listed."""
-    if known and known[-1] - known[0] + 1 == len(known):
-        return values - known[0]
-    listed = np.asarray(known or [0], np.int64)
-    place = np.searchsorted(listed, values).clip(max=len(listed) - 1)
-    return np.where(listed[place] == values, place, -1) if known else np.full(len(values), -1)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Known:
+    """A domain: its values without NULL, as an array too where they are integers, and the first where they are consecutive."""
+
+    values: tuple[int | str, ...]
+    whole: Array
+    first: int | None
+    nullable: bool
 
 
-def _listed(places: Array, missing: Array | None, domain: tuple[int | str | None, ...]) -> tuple[Codes, Array | None]:
-    """Numbers of a domain from places in it."""
-    known = [value for value in domain if value is not None]
-    outside = len(places) and (int(places.min()) < 0 or int(places.max()) >= len(known))
-    inside = (places >= 0) & (places < len(known)) if outside else None
+@lru_cache(maxsize=64)
+def _known(domain: tuple[int | str | None, ...]) -> _Known:
+    values = tuple(value for value in domain if value is not None)
+    whole = np.asarray([value for value in values if isinstance(value, int)], np.int64)
+    consecutive = len(whole) > 0 and len(whole) == len(values) and int(whole[-1] - whole[0]) + 1 == len(values)
+    return _Known(values=values, whole=whole, first=int(whole[0]) if consecutive else None, nullable=None in domain)
+
+
+def _places(values: Array, known: _Known) -> Array:
+    """Of every value the place in a domain, negative or beyond where it has none."""
+    if known.first is not None:
+        return values - known.first
+    if not len(known.whole):
+        return np.full(len(values), -1)
+    place = np.searchsorted(known.whole, values).clip(max=len(known.whole) - 1)
+    return np.where(known.whole[place] == values, place, -1)
+
+
+def _listed(places: Array, missing: Array | None, known: _Known) -> tuple[Codes, Array | None]:
+    """Numbers of a domain from places in it, and which rows have one (None: all)."""
+    count = len(known.values)
+    outside = len(places) and (int(places.min()) < 0 or int(places.max()) >= count)
+    inside = (places >= 0) & (places < count) if outside else None
     numbers = places if inside is None else np.where(inside, places, 0)
-    nullable = None in domain
     if missing is not None:
-        numbers = np.where(missing, len(known), numbers)
+        numbers = np.where(missing, count, numbers)
         inside = None if inside is None else inside | missing
-    first, last = known[0] if known else None, known[-1] if known else None
-    consecutive = isinstance(first, int) and isinstance(last, int) and last - first + 1 == len(known)
-    labels: Any = first if consecutive else known
-    return Codes(values=numbers.astype(np.int64, copy=False), size=len(known) + nullable, labels=labels, missing=nullable), inside
+    labels = known.values if known.first is None else known.first
+    size = count + known.nullable
+    return Codes(values=numbers.astype(np.int64, copy=False), size=max(1, size), labels=labels, missing=known.nullable), inside
 
 
 def _codes(cells: pa.ChunkedArray) -> Codes:

@@ -25,6 +25,7 @@ MAX_STRING = 100_000
 MAX_ITEMS = 10_000
 
 _OMITTED = "omitted"
+_PLAIN = frozenset({str, int, bool, type(None)})
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -44,12 +45,14 @@ def decode(cls: type[T], value: Any, where: str = "") -> T:
 
 def encode(value: Any) -> Any:
     """Return the plain JSON value of a decoded document."""
+    if type(value) in _PLAIN:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {name: encode(item) for name, item in members(value).items()}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (tuple, list)):
-        return [encode(item) for item in value]
+        return list(value) if _PLAIN.issuperset(map(type, value)) else [encode(item) for item in value]
     if isinstance(value, dict):
         return {key: encode(item) for key, item in value.items()}
     return value

@@ -103,7 +103,7 @@ def _plain(cells: pa.Array, column: Column) -> tuple[Array, Array | None] | None
         return None
     if pa.types.is_decimal128(kind) and kind.precision <= 18 and kind.scale == column.decimals:
         # Up to 18 digits the lower of two 64-bit words is the number.
-        return _buffer(cells, np.dtype(np.int64), words=2), missing
+        return np.ascontiguousarray(_buffer(cells, np.dtype(np.int64), words=2)), missing
     if pa.types.is_float64(kind):
         return _rounded(cells, missing, column)
     return None

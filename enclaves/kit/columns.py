@@ -247,6 +247,7 @@ class _Custodian(pe.KmsClient):  # type: ignore[misc]
         super().__init__()
         self._contexts = {name: key_context(dataset, version, name) for name in keys}
         self._keys = dict(keys)
+        self._opened: dict[tuple[str, str], bytes] = {}
         self.unwrapped: set[str] = set()
 
     def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
@@ -254,14 +255,20 @@ class _Custodian(pe.KmsClient):  # type: ignore[misc]
         return base64.b64encode(sealing.wrap_key(self._keys[master_key_identifier], key_bytes, context))
 
     def unwrap_key(self, wrapped_key: str, master_key_identifier: str) -> bytes:
+        # The reader asks again for every column of every row group.
+        known = self._opened.get((wrapped_key, master_key_identifier))
+        if known is not None:
+            return known
         context = self._contexts[master_key_identifier]
         wrapped = base64.b64decode(wrapped_key, validate=True)
         key = sealing.unwrap_key(self._keys[master_key_identifier], wrapped, context)
         self.unwrapped.add(master_key_identifier)
+        self._opened[wrapped_key, master_key_identifier] = key
         return key
 
     def forget(self) -> None:
         self._keys.clear()
+        self._opened.clear()
 
 
 @contextmanager

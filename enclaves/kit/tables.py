@@ -170,17 +170,14 @@ def readable(table: pa.Table) -> pa.Table:
 
 
 def _normal_cells(table: pa.Table, declaration: Declaration, name: str) -> tuple[pa.ChunkedArray | pa.Array, str]:
-    """A column for the database, and the SQL that reads it: its normal form where that is at hand, else the cells as they are.
-
-    Dates are plain numbers.
-    """
+    """A column for the database, and the SQL that reads it. Dates are plain numbers, and decimals are in fixed point where they can be."""
     cells, field = table.column(name), table.schema.field(name)
     is_key = name in declaration.unique_key
-    # NULL in a key stays: it is nobody's row, and joins nothing.
-    read = None if is_key and cells.null_count else whole_numbers(table, declaration, name, clamp=not is_key)
+    column = declaration.column(name)
+    read = whole_numbers(table, declaration, name, clamp=True) if column.type == "decimal" and not is_key else None
     if read is not None:
         return pa.array(read[0], mask=read[1]), quote(name)
-    if declaration.column(name).type == "date" and pa.types.is_temporal(field.type):
+    if column.type == "date" and pa.types.is_temporal(field.type):
         cells = cells.cast(pa.int32() if pa.types.is_date32(field.type) else pa.int64())
     return cells, _normalised(declaration, field)
 
