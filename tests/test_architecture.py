@@ -42,7 +42,7 @@ OWNERS = {
     "Crypto": ("enclaves/kit",),
     "cryptography": ("enclaves/kit",),
     "opendp": ("enclaves/dp",),
-    "numpy": ("enclaves/dp", "enclaves/kit/arrays", "enclaves/pairs", "enclaves/bounded", "enclaves/lines"),
+    "numpy": ("enclaves/dp", "enclaves/kit/arrays", "enclaves/kit/prepared", "enclaves/pairs", "enclaves/bounded", "enclaves/lines"),
     "sqlalchemy": ("sandbox/store",),
     "alembic": ("sandbox/store",),
     "prometheus_client": ("sandbox/web/metrics",),

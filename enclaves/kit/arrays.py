@@ -20,13 +20,16 @@ MOST = 2**50
 """Bounds up to which doubles round as the database does."""
 
 
-def whole_numbers(table: pa.Table, declaration: Declaration, name: str, *, clamp: bool) -> tuple[Array, Array | None] | None:
+def whole_numbers(
+    table: pa.Table, declaration: Declaration, name: str, *, clamp: bool, widen: bool = True
+) -> tuple[Array, Array | None] | None:
     """A column in its fixed-point unit or in days, and where it is NULL (None: nowhere); None if the database has to read it.
 
     NULL in a column that is not nullable is read as its lower bound, or 0.
 
     Args:
         clamp: whether values are cut to the declared bounds.
+        widen: whether values shall have 64 bits, or may have as few as they are stored with.
     """
     column = declaration.column(name)
     cells = _one_chunk(table.column(name))
@@ -37,7 +40,7 @@ def whole_numbers(table: pa.Table, declaration: Declaration, name: str, *, clamp
     bounds = column.bounds if column.lower is not None else None
     if clamp and bounds is not None:
         values = _clamped(values, *bounds)
-    if values.dtype != np.int64:
+    if widen and values.dtype != np.int64:
         values = values.astype(np.int64)
     if missing is None or column.nullable:
         return values, missing
@@ -56,6 +59,11 @@ def most_repeated(table: pa.Table, declaration: Declaration, by: Sequence[str]) 
     if len(columns) > 1 or not is_ascending(columns[0]):
         return None if len(columns) > 1 else longest(np.sort(columns[0]))
     return longest(columns[0])
+
+
+def is_whole(kind: pa.DataType) -> bool:
+    """Whether every value of a type is a 64-bit integer."""
+    return pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
 
 
 def _key_column(table: pa.Table, declaration: Declaration, name: str) -> Array | None:
@@ -96,8 +104,7 @@ def _plain(cells: pa.Array, column: Column) -> tuple[Array, Array | None] | None
     missing = np.asarray(cells.is_null()) if cells.null_count else None
     if column.type == "date" and pa.types.is_date32(kind):
         return _buffer(cells, np.dtype(np.int32)), missing
-    whole = pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
-    if column.type == "integer" and whole:
+    if column.type == "integer" and is_whole(kind):
         return _buffer(cells, np.dtype(kind.to_pandas_dtype())), missing
     if column.type != "decimal" or column.lower is None or max(map(abs, column.bounds)) > MOST:
         return None

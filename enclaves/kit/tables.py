@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import duckdb
 import pyarrow as pa
 
-from enclaves.kit.arrays import most_repeated, whole_numbers
+from enclaves.kit.arrays import is_whole, most_repeated, whole_numbers
 from enclaves.kit.expressions import Fragment, days_of, empty
 from policies.declaration import Column, Declaration
 from policies.shape import column_type
@@ -66,7 +66,8 @@ def load_table(
     cells = {column: _normal_cells(table, declaration, column) for column in columns}
     connection.register(raw, pa.table({column: found[0] for column, found in cells.items()}))
     normal = ", ".join(f"{cells[column][1]} AS {quote(column)}" for column in columns)
-    owned = "" if declaration.public else f" WHERE {quote(declaration.unit)} IS NOT NULL"
+    known = declaration.public or (is_whole(table.schema.field(declaration.unit).type) and not table.column(declaration.unit).null_count)
+    owned = "" if known else f" WHERE {quote(declaration.unit)} IS NOT NULL"
     select = f"SELECT * FROM (SELECT {normal} FROM {quote(raw)}){owned}"  # noqa: S608 - quoted names
     connection.execute(f"CREATE VIEW {quote(name)} AS {select}")
     bounds: list[tuple[Sequence[str], int]] = []
@@ -174,9 +175,9 @@ def _normal_cells(table: pa.Table, declaration: Declaration, name: str) -> tuple
     cells, field = table.column(name), table.schema.field(name)
     is_key = name in declaration.unique_key
     column = declaration.column(name)
-    read = whole_numbers(table, declaration, name, clamp=True) if column.type == "decimal" and not is_key else None
+    read = None if is_key else whole_numbers(table, declaration, name, clamp=True, widen=False)
     if read is not None:
-        return pa.array(read[0], mask=read[1]), quote(name)
+        return pa.array(read[0], mask=read[1]), f"{quote(name)}::BIGINT"
     if column.type == "date" and pa.types.is_temporal(field.type):
         cells = cells.cast(pa.int32() if pa.types.is_date32(field.type) else pa.int64())
     return cells, _normalised(declaration, field)
