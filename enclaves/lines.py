@@ -45,7 +45,7 @@ def counted_lines(connection: Connection, found: Layout) -> Lines:
     """The rows that the database computes."""
     table = arrow(connection, row_query(found))
     amounts = {name: as_array(table.column(f"a{index}")) for index, name in enumerate(added(found))}
-    keys = in_one(tuple(_codes(table.column(name)) for name in found.keys))
+    keys = in_one(tuple(numbered(table.column(name)) for name in found.keys))
     return Lines(units=as_array(table.column("u")), keys=keys, amounts=amounts, any_of=_any_of(found))
 
 
@@ -191,11 +191,7 @@ def _stored_codes(expression: Expression, declaration: Declaration, table: pa.Ta
         if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
             return None
         cells = cells if column.nullable else pc.fill_null(cells, "")
-        if domain is None:
-            return _codes(cells), None
-        listed = _known(domain)
-        places = as_array(pc.fill_null(pc.index_in(cells, value_set=pa.array(listed.values, cells.type)), -1))
-        return _listed(places, as_array(pc.is_null(cells)) if cells.null_count else None, listed)
+        return (numbered(cells), None) if domain is None else listed_text(cells, domain)
     read = whole_numbers(table, declaration, column.name, clamp=True)
     if read is None:
         return None
@@ -206,8 +202,15 @@ def _stored_codes(expression: Expression, declaration: Declaration, table: pa.Ta
     # What cannot be written down is no key.
     written = (values >= -MAX_INTEGER) & (values <= MAX_INTEGER)
     inside = None if written.all() else written if missing is None else written | missing
-    codes = _codes(pa.chunked_array([pa.array(values, mask=missing)]))
+    codes = numbered(pa.chunked_array([pa.array(values, mask=missing)]))
     return codes, inside
+
+
+def listed_text(cells: pa.ChunkedArray, domain: tuple[int | str | None, ...]) -> tuple[Codes, Array | None]:
+    """Text as numbers of a domain, and which cells have one (None: all)."""
+    listed = _known(domain)
+    places = as_array(pc.fill_null(pc.index_in(cells, value_set=pa.array(listed.values, cells.type)), -1))
+    return _listed(places, as_array(pc.is_null(cells)) if cells.null_count else None, listed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,7 +255,7 @@ def _listed(places: Array, missing: Array | None, known: _Known) -> tuple[Codes,
     return Codes(values=numbers.astype(np.int64, copy=False), size=max(1, size), labels=labels, missing=known.nullable), inside
 
 
-def _codes(cells: pa.ChunkedArray) -> Codes:
+def numbered(cells: pa.ChunkedArray) -> Codes:
     """Cells as numbers of the values that occur, in the order of the values."""
     missing = as_array(cells.is_null()) if cells.null_count else None
     if pa.types.is_integer(cells.type) and cells.null_count < len(cells):
