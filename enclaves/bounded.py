@@ -168,6 +168,8 @@ def _value_hashes(key: Codes, numbers: Array) -> list[Array]:
     if isinstance(key.labels, int):
         values = (numbers + key.labels).astype(np.uint64)
         return [np.where(numbers == key.size - 1, _GAMMA, values) if key.missing else values]
+    if not len(numbers):
+        return []
     present, place = np.unique(numbers, return_inverse=True)
     labels = [label if isinstance(label, tuple) else (label,) for label in map(key.label, present.tolist())]
     parts = np.asarray([[_value_hash(value) for value in reversed(label)] for label in labels], np.uint64)
