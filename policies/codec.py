@@ -282,5 +282,4 @@ def _hints(hint: Any) -> dict[str, Any]:
 
 Decoder = Callable[[Any], Any]
 
-_PLAIN = frozenset({str, int, bool, type(None)})
 _SCALARS: dict[Any, Decoder] = {str: _text, int: _integer, bool: _boolean}
