@@ -89,7 +89,7 @@ def measure(name: str, count: int, contributors: int, rounds: int) -> dict[str, 
     values = np.random.default_rng(1).integers(-bound, bound, count)
     key = he.generate_key(name)
     he.encrypt(name, key.public, he.pack(name, values[: parameters.slots], bound))
-    sample = values[: min(count, 40 * parameters.slots)]
+    sample = values[: min(count, 16 * parameters.slots)]
     peer = tenseal_encrypt(sample.tolist(), name)
     own_s, peer_s = [], []
     for _ in range(rounds):
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--values", type=int, default=1_000_000)
     parser.add_argument("--contributors", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     asked = parser.parse_args()
     count, contributors, rounds = (30_000, 3, 1) if asked.quick else (asked.values, asked.contributors, asked.rounds)

@@ -109,9 +109,7 @@ def _encrypt(name: str, public: bytes, slots: Words) -> Words:
         for index, row in enumerate(slots):
             scheme.encoder.encode(row.tolist(), plain)
             encryptor.encrypt(plain, encrypted)
-            found[index] = np.frombuffer(memory.stored(encrypted), dtype="<u8", offset=len(scheme.ciphertext_head)).reshape(
-                parameters.shape
-            )
+            memory.store_into(encrypted, len(scheme.ciphertext_head), found[index])
     return found
 
 
@@ -269,10 +267,18 @@ class _Memory:
     def __enter__(self) -> _Memory:
         self._handle = os.memfd_create("seal", os.MFD_CLOEXEC)
         self._path = f"/proc/self/fd/{self._handle}"
+        self._buffer = bytearray(1 << 16)
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._handle)
+
+    def store_into(self, thing: Any, skipped: int, words: Words) -> None:
+        """Fill `words` (contiguous) with what SEAL stores of an own object behind the first `skipped` bytes."""
+        stream = self._stream(thing)
+        stream.read(skipped)
+        filled = stream.readinto(words.view(np.uint8).reshape(-1).data)
+        assert filled == words.nbytes, "SEAL's own bytes"
 
     def read(self) -> bytes:
         """All bytes."""
@@ -280,11 +286,17 @@ class _Memory:
 
     def stored(self, thing: Any) -> bytes:
         """What SEAL stores of an own object, without its header and decompressed."""
+        return bytes(self._stream(thing).read())
+
+    def _stream(self, thing: Any) -> Any:
         thing.save(self._path)
-        data = self.read()
+        size = os.fstat(self._handle).st_size
+        if size > len(self._buffer):
+            self._buffer = bytearray(size)
+        data = memoryview(self._buffer)[: os.preadv(self._handle, [self._buffer], 0)]
         magic, _, _, _, compression, _, size = _HEADER.unpack(data[: _HEADER.size])
         assert (magic, compression, size) == (_MAGIC, _ZSTD, len(data)), "SEAL's own bytes"
-        return bytes(pa.input_stream(pa.BufferReader(memoryview(data)[_HEADER.size :]), compression="zstd").read())
+        return pa.input_stream(pa.BufferReader(data[_HEADER.size :]), compression="zstd")
 
     def load(self, thing: Any, scheme: _Scheme, payload: bytes) -> Any:
         """An object of SEAL's from its uncompressed payload."""
