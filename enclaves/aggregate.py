@@ -48,31 +48,48 @@ class Exact:
 def aggregate(
     grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, pa.Table], *, memory_mib: int, threads: int = 2
 ) -> Exact:
-    """Return the exact value of every statistic of the grant for every cell.
+    """Return the exact value of every statistic of the grant for every cell. Raises as `aggregate_plan`."""
+    columns = {read.dataset: read.columns for read in grant.reads}
+    return aggregate_plan(grant.plan, grant.statistics, columns, declarations, files, memory_mib=memory_mib, threads=threads)
+
+
+def aggregate_plan(
+    plan: Plan,
+    statistics: Sequence[Statistic],
+    columns: Mapping[str, tuple[str, ...]],
+    declarations: Mapping[str, Declaration],
+    files: Mapping[str, pa.Table],
+    *,
+    memory_mib: int,
+    threads: int = 2,
+) -> Exact:
+    """Return the exact value of every statistic for every cell.
+
+    Args:
+        columns: that are read, by dataset.
 
     Raises:
         OutOfMemory: the tables need more than `memory_mib`.
         TooManyCells: more combinations of keys than a release may have.
     """
-    plan, bound = grant.plan, contribution(grant.plan, declarations)
+    bound = contribution(plan, declarations)
     loaded = {dataset: f"d{index}" for index, dataset in enumerate(plan.sources)}
     with open_database(memory_mib=memory_mib, threads=threads) as connection:
-        for read in grant.reads:
+        for dataset, names in columns.items():
             load_table(
                 connection,
-                loaded[read.dataset],
-                files[read.dataset],
-                declarations[read.dataset],
-                read.columns,
+                loaded[dataset],
+                files[dataset],
+                declarations[dataset],
+                names,
                 bounded=bound.bounded_by_rows or not isinstance(plan.source, Table),
-                unique=_joined_by_key(plan, read.dataset, declarations[read.dataset]),
+                unique=_joined_by_key(plan, dataset, declarations[dataset]),
             )
-        names = (f"r{index}" for index in itertools.count())
-        source = rows_of(plan.source, declarations, loaded, names)
+        source = rows_of(plan.source, declarations, loaded, (f"r{index}" for index in itertools.count()))
         domains = [_domain(connection, plan, index, declarations, loaded) for index in range(len(plan.group_by))]
         widest = files[plan.source.dataset].num_rows if isinstance(plan.source, Table) else shape(plan.source, declarations).rows
-        found = layout(plan, grant.statistics, source, bound, domains, max(1, widest))
-        return _vectors(grant.statistics, found, domains, _computed(connection, found, grant.statistics))
+        found = layout(plan, statistics, source, bound, domains, max(1, widest))
+        return _vectors(statistics, found, domains, _computed(connection, found, statistics))
 
 
 def _joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:

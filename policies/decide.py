@@ -5,6 +5,8 @@ from __future__ import annotations
 from policies.agreement import Agreement
 from policies.errors import Malformed
 from policies.finding import Decision, Finding
+from policies.joint import Pool
+from policies.joint_grant import as_read_by, require_summable
 from policies.privacy import PARAMETERS
 from policies.query import Plan
 from policies.request import Facts, JobRequest
@@ -14,6 +16,9 @@ from policies.schedule import schedule
 LAW_VERSION = "law/2"
 """Version of everything in this package that a decision depends on. Logged with every decision; old versions stay callable."""
 
+OF_ENCLAVES = frozenset({"enclave", "version"})
+"""Rules about what an enclave reads. A joint total has none: contributors read their own tables at home."""
+
 
 def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) -> Decision:
     """Return the decision on `request` under an agreement whose signatures the caller has verified.
@@ -22,7 +27,8 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
     """
     findings: list[Finding] = []
     strictest = 1
-    for dataset in plan.sources:
+    pool = agreement.pool_of(plan.sources)
+    for dataset in agreement.members(plan.sources):
         if dataset not in agreement.by_dataset:
             findings.append(_denied("dataset", dataset, f"no provider of this agreement offers `{dataset}`"))
             continue
@@ -31,15 +37,18 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
         case = Case(
             request=request,
             agreement=agreement,
-            plan=plan,
+            plan=plan if pool is None else as_read_by(plan, pool, dataset),
             facts=facts,
             declaration=agreement.by_dataset[dataset],
             terms=terms,
         )
         for name in RULES:
-            findings.extend(_apply(name, case))
+            if pool is None or name not in OF_ENCLAVES:
+                findings.extend(_apply(name, case))
     findings.extend(_one_measure(agreement, plan))
     findings.append(_affordable(request, agreement, plan, strictest))
+    if pool is not None:
+        findings.append(_summable(request, agreement, plan, pool, strictest))
     allowed = bool(findings) and all(finding.allowed for finding in findings)
     return Decision(allowed=allowed, minimum_group=strictest, findings=tuple(findings))
 
@@ -54,7 +63,7 @@ def _apply(name: str, case: Case) -> list[Finding]:
 
 def _one_measure(agreement: Agreement, plan: Plan) -> list[Finding]:
     """What denies a join of providers whose ledgers pay in different measures: one loss cannot be charged to both."""
-    known = [name for name in plan.sources if name in agreement.by_dataset and not agreement.by_dataset[name].public]
+    known = [name for name in agreement.members(plan.sources) if name in agreement.by_dataset and not agreement.by_dataset[name].public]
     measures = {agreement.terms_of(name).total_loss.measure for name in known}
     if len(measures) <= 1:
         return []
@@ -69,6 +78,17 @@ def _affordable(request: JobRequest, agreement: Agreement, plan: Plan, minimum_g
     except Malformed as error:
         return _denied("schedule", "", error.message)
     return Finding(rule="schedule", dataset="", allowed=True, message=f"{len(statistics)} noised statistics")
+
+
+def _summable(request: JobRequest, agreement: Agreement, plan: Plan, pool: Pool, minimum_group: int) -> Finding:
+    """Contributors can compute their parts alone, and the parameters hold the total."""
+    try:
+        statistics = schedule(plan, agreement.by_dataset, request.loss, minimum_group)
+        parameters = require_summable(plan, agreement.by_dataset, statistics, pool)
+    except Malformed as error:
+        return _denied("joint", pool.dataset, error.message)
+    message = f"{len(pool.members)} contributors, {pool.noise} noise, key of `{pool.key_holder}`, {parameters.name}"
+    return Finding(rule="joint", dataset=pool.dataset, allowed=True, message=message)
 
 
 def _denied(rule: str, dataset: str, message: str) -> Finding:

@@ -12,7 +12,7 @@ from enclaves.kit import signatures
 from policies.canonical import canonical, digest
 from policies.codec import encode
 from policies.errors import EvidenceRejected, Tampered
-from policies.grant import AnyGrant, grant_digest
+from policies.grant import EnclaveGrant, grant_digest
 from policies.statement import AnyStatement, Evidence, Nonce, SignedEvidence, SignedStatement
 
 EVIDENCE_PURPOSE = "enclave-evidence"
@@ -35,7 +35,7 @@ def evidence_digest(signed: SignedEvidence) -> str:
 
 
 def appraise(
-    signed: SignedEvidence, *, grant: AnyGrant, kinds: Collection[str], measurements: Collection[str], nonce: Nonce | None
+    signed: SignedEvidence, *, grant: EnclaveGrant, kinds: Collection[str], measurements: Collection[str], nonce: Nonce | None
 ) -> Attested:
     """Judge evidence for one grant against reference values.
 
@@ -65,7 +65,7 @@ def appraise(
     return Attested(evidence=evidence, digest=evidence_digest(signed))
 
 
-def verify_statement(signed: SignedStatement, attested: Attested, grant: AnyGrant) -> AnyStatement:
+def verify_statement(signed: SignedStatement, attested: Attested, grant: EnclaveGrant) -> AnyStatement:
     """Return the statement if the attested enclave signed it and it keeps to the grant in mechanism, scale and loss.
 
     Raises:

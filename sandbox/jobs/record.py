@@ -12,6 +12,7 @@ from policies.entries import EntryKind
 from policies.errors import Conflict, Tampered
 from policies.grant import grant_digest
 from policies.granted import FailureCode
+from policies.joint_grant import JointGrant
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.host import Host
 from sandbox.jobs.states import Job, JobState, Positions, StoredRelease
@@ -51,6 +52,7 @@ def record_outcome(host: Host, job: Job, attested: Attested, signed: SignedState
         Conflict: the job is no longer running.
     """
     assert job.grant is not None
+    assert not isinstance(job.grant, JointGrant), "joint totals are recorded elsewhere"
     statement = verify_statement(signed, attested, job.grant)
     if statement.sealed != (digest_bytes(sealed) if sealed else None):
         raise Tampered("the sealed release is not the stated one", code="statement-mismatch")

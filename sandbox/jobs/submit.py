@@ -15,7 +15,7 @@ from policies.decide import LAW_VERSION, decide
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, Malformed, NotFound, Unavailable
 from policies.finding import Decision
-from policies.grant import Grant, grant_digest, ledgers_charged, make_grant, public_providers, question_digest
+from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, public_providers, question_digest
 from policies.granted import job_id
 from policies.plan import PARSER_VERSION, parse_plan
 from policies.privacy import Loss
@@ -42,7 +42,7 @@ class Preview:
     plan: Plan
     facts: Facts
     decision: Decision
-    grant: Grant | None
+    grant: CurrentGrant | None
 
 
 def check(host: Host, caller: Participant, request: JobRequest) -> Preview:
@@ -94,7 +94,7 @@ def foresee(preview: Preview, request: JobRequest, *, rows: int | None, half_wid
 def _remaining(preview: Preview) -> tuple[Remaining, ...]:
     agreement, facts = preview.agreement, preview.facts
     left: dict[tuple[str, str], Loss] = {}
-    for dataset in preview.plan.sources:
+    for dataset in agreement.members(preview.plan.sources):
         declaration, terms = agreement.by_dataset[dataset], agreement.terms_of(dataset)
         if declaration.public:
             continue
@@ -192,7 +192,7 @@ def _decided(
         code="",
         worker="",
         created_at=now,
-        question="" if grant is None else question_digest(request, plan, facts.versions),
+        question="" if not isinstance(grant, Grant) else question_digest(request, plan, facts.versions),
     )
 
 
@@ -205,7 +205,7 @@ def _record(
     plan: Plan,
     facts: Facts,
     decision: Decision,
-    grant: Grant | None,
+    grant: CurrentGrant | None,
 ) -> Positions:
     """Append the decision and, with a grant, the charge and the grant; charge the ledgers. Of a repetition, append what it repeats."""
     agreement = str(signed.body["agreement"])
@@ -264,7 +264,7 @@ def _same_request(job: Job, digest: str) -> Job:
 
 def _needed(agreement: Agreement, plan: Plan, request: JobRequest) -> list[str]:
     """The parties without whose keys a job cannot run: the consumer and the providers that the plan reads."""
-    names = {request.consumer, *(agreement.by_dataset[dataset].provider for dataset in plan.sources)}
+    names = {request.consumer, *agreement.needed(plan.sources)}
     return sorted(name for name in names if agreement.has_party(name))
 
 
@@ -277,7 +277,9 @@ def _facts(
             raise Unavailable(f"version {lost.version} of `{lost.dataset}` was lost; its provider publishes a new one", code="upload-lost")
     versions = tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in newest if v is not None)
     charged = {ledger: spent[ledger] for ledger in ledgers_charged(agreement, plan) if ledger in spent}
-    answered = tx.answered(question_digest(request, plan, versions))
+    # What contributors hold of a pool is known to nobody else, so no question on one is known to be the same.
+    pooled = agreement.pool_of(plan.sources) is not None
+    answered = None if pooled else tx.answered(question_digest(request, plan, versions))
     return Facts(
         now=now // 1000,
         enclave_kind="simulated",
@@ -301,7 +303,7 @@ def _grant(
     plan: Plan,
     facts: Facts,
     decision: Decision,
-) -> Grant | None:
+) -> CurrentGrant | None:
     if not decision.allowed or facts.repeats is not None:
         return None
-    return make_grant(stored.digest, request_digest, request, stored.agreement, plan, facts, decision)
+    return entail(stored.digest, request_digest, request, stored.agreement, plan, facts, decision)

@@ -222,8 +222,8 @@ class Worker:
             ids = {"job": job.id, "agreement": job.request.agreement}
             tx.append("running", at=host.now(), ids=ids, body={"worker": self.name}, agreement=job.request.agreement)
             taken = tx.move_job(job, "running")
-            providers = sorted({read.provider for read in job.grant.reads})
             if isinstance(job.grant, Grant):  # of an earlier law nothing is run, so no keys are asked for
+                providers = sorted({read.provider for read in job.grant.reads})
                 tx.add_key_requests(job.id, providers)
                 tx.add_notices("key-request", job.id, providers, host.now())
         return taken

@@ -11,7 +11,7 @@ from policies.declaration import Declaration
 from policies.documents import AgreementSignature, VersionManifest
 from policies.entries import Opening
 from policies.finding import Decision
-from policies.grant import AnyGrant, AnyPlan, Grant
+from policies.grant import AnyGrant, AnyPlan, CurrentGrant
 from policies.lineage import LogLink
 from policies.privacy import Loss
 from policies.query import Plan
@@ -213,7 +213,7 @@ class Checked:
     plan: Plan
     facts: Facts
     decision: Decision
-    grant: Grant | None
+    grant: CurrentGrant | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclaves.kit import he
-from enclaves.kit.he_masks import add_mask, mask
+from enclaves.kit.he_masks import MaskKey, add_mask, expand, mask_keys
 from enclaves.kit.sealing import SealingKey
 from policies.errors import Malformed, SandboxError, Tampered
 from policies.joint import GUARD_SLOTS, NARROW, PARAMETERS, WIDE, Parameters
@@ -19,6 +19,10 @@ NAMES = sorted(PARAMETERS)
 @pytest.fixture(scope="module")
 def keys() -> dict[str, he.KeyPair]:
     return {name: he.generate_key(name) for name in NAMES}
+
+
+def mask(own: SealingKey, me: str, peers: dict[str, str], manifest: str, parameters: Parameters, count: int) -> he.Words:
+    return expand(mask_keys(own, me, peers, manifest), parameters, count)
 
 
 def encrypted(parameters: Parameters, keys: dict[str, he.KeyPair], values: list[int]) -> he.Words:
@@ -243,6 +247,13 @@ def test_a_public_key_of_another_shape_is_not_loaded(change: str, keys: dict[str
 
 def test_the_text_of_a_key_pair_shows_nothing(keys: dict[str, he.KeyPair]) -> None:
     assert repr(keys[NARROW.name]) == "KeyPair()"
+    assert repr(MaskKey(key=b"\x01" * 32, adds=True)) == "MaskKey(adds=True)"
+
+
+def test_a_peer_whose_key_makes_the_secret_known_is_refused() -> None:
+    with pytest.raises(Malformed) as refused:
+        mask_keys(SealingKey.generate(), "a", {"b": "00" * 32}, "sha256:m")
+    assert refused.value.code == "bad-public-key"
 
 
 # --- masks
