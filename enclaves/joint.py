@@ -8,14 +8,12 @@ and passes the result through the same gate as an enclave's.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from enclaves.aggregate import aggregate_plan
-from enclaves.cells import Key
 from enclaves.dp import add_noise, draw_share
 from enclaves.gate import key_names, pad, released_cells
 from enclaves.kit import he
@@ -30,9 +28,11 @@ from policies.grant import grant_digest
 from policies.granted import MAX_RELEASE
 from policies.joint import share_scale
 from policies.joint_documents import JointManifest, JointRelease, JointWithheld
-from policies.joint_grant import JointGrant, as_read_by
+from policies.joint_grant import JointGrant, as_read_by, cells_of, value_count
 from policies.query import columns_read
-from policies.shape import domain_of, shape
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MEMORY_MIB = 2048
 SEAL_BYTES = 64
@@ -48,18 +48,6 @@ class Rejected(Exception):
         super().__init__(contributor, code)
         self.contributor = contributor
         self.code = code
-
-
-def cells_of(grant: JointGrant, declarations: Declarations) -> tuple[Key, ...]:
-    """The cells of a joint total in their order, which follows from declarations alone."""
-    scope = shape(grant.plan.source, declarations).scope
-    domains = [domain_of(key, scope) or () for key in grant.plan.group_by]
-    return tuple(itertools.product(*domains))
-
-
-def value_count(grant: JointGrant, declarations: Declarations) -> int:
-    """How many numbers a total has."""
-    return len(cells_of(grant, declarations)) * sum(max(1, statistic.measured.bins) for statistic in grant.statistics)
 
 
 def contribute(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from policies.canonical import digest
+from policies.codec import encode
 from policies.errors import Malformed
 from policies.joint import MAX_CONTRIBUTORS, Noise
 from policies.names import require_digest, require_name, require_slug
@@ -114,3 +117,13 @@ class JointRelease:
     minimum_group: int
     statistics: tuple[Statistic, ...]
     loss: Loss
+
+
+def contributions_digest(contributions: Sequence[JointContribution]) -> str:
+    """Return the digest of what all contributors signed, in the manifest's order: a total is of these and of nothing else."""
+    return digest([digest(encode(contribution)) for contribution in contributions])
+
+
+def manifest_digest(manifest: JointManifest) -> str:
+    """Return the digest that names an attempt."""
+    return digest(encode(manifest))

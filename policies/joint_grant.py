@@ -6,6 +6,7 @@ against their own copy of the agreement before they do anything.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -23,7 +24,7 @@ from policies.privacy import Loss
 from policies.query import Join, PerUnit, Plan, Relation, Table
 from policies.request import Facts, JobRequest
 from policies.schedule import Statistic, measures, schedule
-from policies.shape import domain_of, require_sound
+from policies.shape import domain_of, require_sound, shape
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +77,17 @@ class JointGrant:
     def released_statistics(self, contributors: int) -> tuple[Statistic, ...]:
         """The statistics with the noise that a release really has, which intervals are computed from."""
         return tuple(replace(s, scale=self.total_noise(s, contributors)) for s in self.statistics)
+
+
+def cells_of(grant: JointGrant, declarations: Mapping[str, Declaration]) -> tuple[tuple[int | str | None, ...], ...]:
+    """Return the cells of a joint total in their order, which follows from declarations alone."""
+    scope = shape(grant.plan.source, declarations).scope
+    return tuple(itertools.product(*(domain_of(key, scope) or () for key in grant.plan.group_by)))
+
+
+def value_count(grant: JointGrant, declarations: Mapping[str, Declaration]) -> int:
+    """Return how many numbers a total has: those of every statistic in every cell."""
+    return len(cells_of(grant, declarations)) * sum(max(1, statistic.measured.bins) for statistic in grant.statistics)
 
 
 def as_read_by(plan: Plan, pool: Pool, member: str) -> Plan:

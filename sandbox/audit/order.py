@@ -5,10 +5,10 @@ from __future__ import annotations
 from policies.entries import EntryKind
 from sandbox.audit.state import Entry, JobFold, State
 
-STEPS: tuple[str, ...] = ("nothing", "decided", "denied", "charged", "granted", "running", "attested")
+STEPS: tuple[str, ...] = ("nothing", "decided", "denied", "charged", "granted", "running", "attested", "joint_keyed", "joint_summed")
 """Stages before the end, in their order."""
 
-ENDS: frozenset[str] = frozenset({"denied", "released", "withheld", "failed", "repeated"})
+ENDS: frozenset[str] = frozenset({"denied", "released", "withheld", "failed", "repeated", "joint_released", "joint_withheld"})
 
 FOLLOWS: dict[EntryKind, frozenset[str]] = {
     "decided": frozenset({"nothing"}),
@@ -21,7 +21,13 @@ FOLLOWS: dict[EntryKind, frozenset[str]] = {
     "key_refused": frozenset({"running", "attested"}),
     "released": frozenset({"attested"}),
     "withheld": frozenset({"attested"}),
-    "failed": frozenset({"running", "attested"}),
+    "failed": frozenset({"running", "attested", "joint_keyed", "joint_summed"}),
+    "joint_keyed": frozenset({"running"}),
+    "joint_contributed": frozenset({"joint_keyed"}),
+    "joint_dropped": frozenset({"running", "joint_keyed"}),
+    "joint_summed": frozenset({"joint_keyed"}),
+    "joint_released": frozenset({"joint_summed"}),
+    "joint_withheld": frozenset({"joint_summed"}),
 }
 """Entry kind -> stages of a job that it may follow."""
 

@@ -13,6 +13,7 @@ from policies.declaration import Declaration
 from policies.entries import Header, LedgerCharge
 from policies.errors import Tampered
 from policies.grant import AnyGrant
+from policies.joint_documents import JointContribution, JointManifest
 from policies.privacy import Loss
 from policies.request import JobRequest, VersionFact
 from sandbox.audit.checkpoint import LogKey
@@ -93,6 +94,23 @@ class Derived:
 
 
 @dataclass(kw_only=True, slots=True)
+class JointFold:
+    """The present attempt at a joint total as far as the log has told.
+
+    Attributes:
+        name: digest of the manifest; `manifest` itself where it was opened.
+        ciphertexts: by contributor, from the headers; `signed`: what was opened of what contributors signed.
+        total: digest of the sum; empty before there is one.
+    """
+
+    name: str
+    manifest: JointManifest | None = None
+    ciphertexts: dict[str, str] = field(default_factory=dict)
+    signed: dict[str, JointContribution] = field(default_factory=dict)
+    total: str = ""
+
+
+@dataclass(kw_only=True, slots=True)
 class JobFold:
     """A job as far as the log has told.
 
@@ -102,6 +120,7 @@ class JobFold:
         question: digest of what was asked of which data; empty where not opened.
         answered: providers that released or refused keys; `released`: those that released.
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
+        attempts: at a joint total so far; `gone`: contributors that dropped out of it; `joint`: the present attempt.
         grant: the logged one, or where it was not opened the derived one; None if neither is known.
     """
 
@@ -116,10 +135,13 @@ class JobFold:
     derived: Derived | None = None
     grant: AnyGrant | None = None
     attested: Attested | None = None
+    joint: JointFold | None = None
+    attempts: int = 0
+    gone: set[str] = field(default_factory=set)
 
     def end(self, stage: str) -> None:
         """Keep only what is needed to recognise a step after the end, so that memory grows little with the number of jobs."""
-        self.stage, self.derived, self.grant, self.attested = stage, None, None, None
+        self.stage, self.derived, self.grant, self.attested, self.joint = stage, None, None, None, None
         self.answered, self.released = set(), set()
 
 

@@ -6,10 +6,11 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
 import click
 
-from policies.agreement import LogIdentity
+from policies.agreement import Agreement, LogIdentity
 from policies.canonical import parse_json
 from policies.codec import decode
 from policies.errors import Malformed, Tampered
@@ -17,6 +18,7 @@ from policies.odrl import parse_agreement
 from policies.privacy import PARAMETERS
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
 from sandbox.audit.export import Export
+from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt, verify_joint_receipt
 from sandbox.audit.receipt import Receipt, verify_receipt
 from sandbox.audit.replay import Verdict, replay
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, table
@@ -128,15 +130,21 @@ def receipt_verify(file: Path, agreement_file: Path | None, home_folder: Path | 
     \b
     Example: sandbox receipt verify receipt.json --home ~/institute
     """
-    parsed = decode(Receipt, parse_json(file.read_bytes(), limit=16 << 20))
+    parsed: AnyReceipt = decode(cast(Any, AnyReceipt), parse_json(file.read_bytes(), limit=16 << 20))
     if agreement_file is not None:
         agreement = parse_agreement(parse_json(agreement_file.read_bytes(), limit=16 << 20))
     elif home_folder is not None:
         agreement = kept_agreement(client_of(home_folder).home, parsed.grant.agreement)
     else:
         raise Malformed("give the agreement by --agreement or --home")
-    verified = verify_receipt(parsed, agreement, None if sealed is None else sealed.read_bytes())
-    facts = {
+    contents = None if sealed is None else sealed.read_bytes()
+    facts = _joint_facts(parsed, agreement, contents) if isinstance(parsed, JointReceipt) else _facts(parsed, agreement, contents)
+    print_json(facts | {"ok": True}) if as_json else table(("", ""), facts.items(), title="The receipt holds")
+
+
+def _facts(parsed: Receipt, agreement: Agreement, sealed: bytes | None) -> dict[str, object]:
+    verified = verify_receipt(parsed, agreement, sealed)
+    return {
         "job": verified.job,
         **({} if parsed.repeated is None else {"repeats": parsed.grant.job}),
         "outcome": "released" if parsed.statement.statement.sealed else f"withheld: {parsed.statement.statement.withheld}",
@@ -145,7 +153,19 @@ def receipt_verify(file: Path, agreement_file: Path | None, home_folder: Path | 
         PARAMETERS[parsed.grant.loss.measure]: parsed.grant.loss.epsilon,
         "enclave": f"{verified.attested.evidence.kind}, {verified.attested.evidence.measurement}",
     }
-    print_json(facts | {"ok": True}) if as_json else table(("", ""), facts.items(), title="The receipt holds")
+
+
+def _joint_facts(parsed: JointReceipt, agreement: Agreement, sealed: bytes | None) -> dict[str, object]:
+    verified = verify_joint_receipt(parsed, agreement, sealed)
+    pool = parsed.grant.pool
+    return {
+        "job": parsed.grant.job,
+        "outcome": "released" if verified.statement.sealed else f"withheld: {verified.statement.withheld}",
+        "entry": parsed.index,
+        "log": f"{verified.checkpoint.origin}, {verified.checkpoint.size} entries",
+        PARAMETERS[parsed.grant.loss.measure]: parsed.grant.loss.epsilon,
+        "joint total": f"{', '.join(verified.manifest.contributors)}; {pool.noise} noise; key of {pool.key_holder}",
+    }
 
 
 def read_text(path: Path) -> str:

@@ -14,12 +14,12 @@ from policies.errors import Malformed, Refused
 from policies.privacy import SCALE_UNIT, Loss, parse_loss, units_to_decimal
 from policies.request import JobRequest
 from policies.schedule import Statistic
-from policies.statement import AnyRelease
 from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
     from policies.agreement import Agreement
-    from sandbox.audit.receipt import Receipt
+    from sandbox.audit.joint_receipt import AnyReceipt
+    from sandbox.party.verify import OpenedRelease
 
 
 @click.group()
@@ -311,19 +311,27 @@ def job_release(home_folder: Path, job_id: str, receipt_file: Path | None, as_js
     _show_release(release, receipt, as_json=as_json)
 
 
-def _show_release(release: AnyRelease, receipt: Receipt, *, as_json: bool) -> None:
+def _show_release(release: OpenedRelease, receipt: AnyReceipt, *, as_json: bool) -> None:
+    from policies.joint_documents import JointRelease
+    from sandbox.audit.receipt import Receipt
+
+    repeated = receipt.repeated if isinstance(receipt, Receipt) else None
     if as_json:
-        again = None if receipt.repeated is None else {"index": receipt.repeated.index}
+        again = None if repeated is None else {"index": repeated.index}
         print_json({"release": encode(release), "job": receipt.grant.job, "index": receipt.index, "repeated": again})
         return
     show_release(release)
-    note = f"{receipt.grant.job}; entry {receipt.index}; {release.loss.text}; enclave {release.enclave_kind}"
-    if receipt.repeated is not None:
-        note += f"; handed out again by entry {receipt.repeated.index} without a charge"
+    note = f"{receipt.grant.job}; entry {receipt.index}; {release.loss.text}"
+    if isinstance(release, JointRelease):
+        click.echo(f"{note}; {release.noise} noise; contributors {', '.join(release.contributors)}; receipt, log and signatures verified")
+        return
+    note += f"; enclave {release.enclave_kind}"
+    if repeated is not None:
+        note += f"; handed out again by entry {repeated.index} without a charge"
     click.echo(note + "; receipt, log and enclave signature verified")
 
 
-def show_release(release: AnyRelease) -> None:
+def show_release(release: OpenedRelease) -> None:
     """Print a release: one row per cell, value and 95 % interval per figure."""
     names = next(([figure.name for figure in cell.figures] for cell in release.cells if cell.figures), [])
     rows = []

@@ -11,6 +11,7 @@ import click
 
 from policies.errors import Malformed, NotFound
 from policies.names import require_name
+from sandbox.cli import joint
 from sandbox.cli.preparing import infer, twin
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, spoken, table
 
@@ -312,3 +313,7 @@ def party_broker(home_folder: Path) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     Broker(client=client_of(home_folder)).serve(lambda: stopping)
+
+
+party.add_command(joint.contribute)
+party.add_command(joint.hold_key)

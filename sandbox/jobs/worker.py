@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from policies.errors import SandboxError
 from policies.grant import Grant
+from policies.joint_grant import JointGrant
 from sandbox.host import Host
 from sandbox.jobs.delivery import Deliverer
+from sandbox.jobs.joint_run import JointRun
 from sandbox.jobs.launch import EnclaveDied, EnclaveProcess, remove_leftovers
 from sandbox.jobs.leases import Leases
 from sandbox.jobs.record import record_failure
@@ -186,7 +188,8 @@ class Worker:
             time.sleep(WAIT_S)
 
     def _steps(self, job: Job) -> Steps[None]:
-        return Run(host=self.host, job=job, worker=self.name, launch=self._enclave, turns=self._turns).steps()
+        kind = JointRun if isinstance(job.grant, JointGrant) else Run
+        return kind(host=self.host, job=job, worker=self.name, launch=self._enclave, turns=self._turns).steps()
 
     def _take(self) -> Job | None:
         """Move the oldest charged job to `running` under this worker's lease, ask its providers for keys, and publish.

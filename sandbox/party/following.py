@@ -41,6 +41,7 @@ class Followed:
         grants: by job, (index, grant digest).
         versions: by dataset, (index, version, file digest) of every published version, oldest first.
         signatures: by agreement and party, index and commitment of the entry of its signature.
+        joint: by job, of the newest attempt at a joint total: digest of its manifest, of everybody's ciphertexts, and of the total.
         keyring: rotations and revocations of participants' keys.
         log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
         epoch: digest of the epoch with which the log opens, and `number` of it; empty and 0 for one that opens with none.
@@ -51,6 +52,7 @@ class Followed:
     grants: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     signatures: dict[str, Any] = field(default_factory=dict)
+    joint: dict[str, Any] = field(default_factory=dict)
     keyring: Keyring = field(default_factory=Keyring)
     log_keys: tuple[str, ...] = ()
     epoch: str = ""
@@ -125,6 +127,7 @@ class Followed:
             grants=dict(self.grants),
             versions={dataset: list(rows) for dataset, rows in self.versions.items()},
             signatures={agreement: dict(rows) for agreement, rows in self.signatures.items()},
+            joint={job: {**row, "contributions": dict(row["contributions"])} for job, row in self.joint.items()},
             keyring=self.keyring.copy(),
         )
 
@@ -160,6 +163,12 @@ class Followed:
             self.signatures.setdefault(ids["agreement"], {}).setdefault(
                 ids["participant"], {"index": index, "commitment": header.commitment}
             )
+        elif header.kind == "joint_keyed":
+            self.joint[job] = {"manifest": ids["manifest"], "contributions": {}, "total": ""}
+        elif header.kind == "joint_contributed" and job in self.joint:
+            self.joint[job]["contributions"].setdefault(ids["participant"], ids["ciphertexts"])
+        elif header.kind == "joint_summed" and job in self.joint:
+            self.joint[job]["total"] = self.joint[job]["total"] or ids["total"]
         self.keyring.fold(index, header)
         return self
 
@@ -332,6 +341,7 @@ class Follower:
             grants=kept["grants"],
             versions=kept["versions"],
             signatures=kept["signatures"],
+            joint=kept.get("joint", {}),
             keyring=Keyring.from_json(kept["keyring"]),
             log_keys=tuple(kept["log_keys"]),
             epoch=kept["epoch"],
@@ -346,6 +356,7 @@ class Follower:
             "grants": followed.grants,
             "versions": followed.versions,
             "signatures": followed.signatures,
+            "joint": followed.joint,
             "keyring": followed.keyring.to_json(),
             "log_keys": list(followed.log_keys),
             "epoch": followed.epoch,

@@ -13,6 +13,7 @@ from policies.agreement import ColumnTerm, Offer, Terms
 from policies.codec import decode, encode
 from policies.declaration import Declaration, parse_date
 from policies.errors import Malformed
+from policies.joint import Pool
 from policies.privacy import PARAMETERS, Loss, Measure, parse_loss
 
 _LOSSES = {"job_loss": "per_job", "total_loss": "total", "consumer_loss": "per_consumer"}
@@ -161,6 +162,15 @@ def offer_of(form: dict[str, Any], declaration: Declaration, measurement: str) -
         declaration=declaration,
         terms=_terms(form["terms"], declaration, measurement),
     )
+
+
+def pool_of(form: dict[str, Any]) -> Pool:
+    """Return the pool of a form: `dataset`, `members`, `key_holder`, `rows`, and, where they differ from these, `noise` (two-sided),
+    `coalition` (0), `dropout` (rerun, with distributed noise fail) and `fewest` (2). Raises Malformed.
+    """
+    noise = form.get("noise", "two-sided")
+    given = {"noise": noise, "coalition": 0, "dropout": "rerun" if noise == "two-sided" else "fail", "fewest": 2}
+    return decode(Pool, given | form)
 
 
 def _terms(form: dict[str, Any], declaration: Declaration, measurement: str) -> Terms:

@@ -23,7 +23,7 @@ from policies.errors import Malformed
 from policies.grant import entail, grant_digest
 from policies.joint import Pool
 from policies.joint_documents import JointManifest, JointRelease
-from policies.joint_grant import JointGrant
+from policies.joint_grant import JointGrant, value_count
 from policies.odrl import agreement_digest
 from policies.privacy import SCALE_UNIT, parse_loss
 from tests.support.pool import (
@@ -187,7 +187,7 @@ def test_the_sum_of_the_same_contributions_is_never_the_same_bytes() -> None:
 def test_a_poisoned_total_is_not_released(two_sided: Round) -> None:
     """A contributor that encrypts more than it may hold: nobody sees it before the total, and then nothing is released."""
     grant = two_sided.grant
-    values = np.full(joint.value_count(grant, two_sided.declarations), grant.scheme.largest, dtype=np.int64)
+    values = np.full(value_count(grant, two_sided.declarations), grant.scheme.largest, dtype=np.int64)
     parts = two_sided.contributions()
     extra = he.encrypt(grant.parameters, two_sided.pair.public, he.pack(grant.parameters, values, grant.scheme.largest))
     base = he.read_ciphertexts(grant.parameters, parts[NAMES[0]], len(extra)).copy()
