@@ -119,19 +119,20 @@ def _host_noise(grant: JointGrant, declarations: Declarations) -> he.Integers:
 
 
 def open_total(
-    grant: JointGrant, manifest: JointManifest, declarations: Declarations, total: bytes, secret: bytes
+    grant: JointGrant, manifest: JointManifest, declarations: Declarations, total: bytes, secret: bytes, *, most: int = MAX_RELEASE
 ) -> tuple[bytes | None, JointWithheld | None]:
     """Return the sealed release, or why there is none. Never raises for what the total holds.
 
     Args:
         total: ciphertexts of the sum, from the host.
         secret: the job's secret key, which the caller destroys whatever comes of it.
+        most: bytes of a sealed release that the terms of all members allow.
     """
     try:
         release = pad(_opened(grant, manifest, declarations, total, secret))
     except (SandboxError, RuntimeError, ValueError):
         return None, "aborted"
-    if len(release) > MAX_RELEASE - SEAL_BYTES:
+    if len(release) > min(most, MAX_RELEASE) - SEAL_BYTES:
         return None, "output-limit"
     return seal(bytes.fromhex(grant.recipient.sealing_key), release, release_info(grant_digest(grant))), None
 

@@ -46,11 +46,13 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     from enclaves.kit.he_masks import MaskKey
     from enclaves.kit.sources import read_table
     from policies.codec import decode
+    from policies.granted import MAX_RELEASE
     from policies.joint_documents import JointManifest
     from policies.joint_grant import JointGrant
     from policies.odrl import parse_agreement
 
-    grant, declarations = decode(JointGrant, question["grant"]), parse_agreement(question["agreement"]).by_dataset
+    grant, agreement = decode(JointGrant, question["grant"]), parse_agreement(question["agreement"])
+    declarations = agreement.by_dataset
     if question["verb"] == "add_up":
         files = {name: _named(Path(path), digest) for name, (path, digest) in question["contributions"].items()}
         try:
@@ -61,7 +63,9 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     manifest = decode(JointManifest, question["manifest"])
     if question["verb"] == "open":
         total, secret = _named(Path(question["total"][0]), question["total"][1]), Path(question["secret"]).read_bytes()
-        sealed, withheld = joint.open_total(grant, manifest, declarations, total, secret)
+        allowed = (agreement.terms_of(member).output_bytes for member in grant.pool.members)
+        most = min([MAX_RELEASE, *(bound for bound in allowed if bound is not None)])
+        sealed, withheld = joint.open_total(grant, manifest, declarations, total, secret, most=most)
         return {"sealed": sealed.hex() if sealed is not None else None, "withheld": withheld}
     member = decode(str, question["member"])
     table = read_table(Path(question["data"]), declarations[member], decode(dict[str, str], question["sources"]))

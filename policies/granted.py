@@ -13,8 +13,8 @@ WithheldCode = Literal["grant-mismatch", "keys-missing", "input-tampered", "inpu
 """All that an enclave ever says when it releases nothing."""
 
 FailureCode = Literal[
-    "enclave-died", "worker-died", "evidence-rejected", "keys-refused", "keys-timeout", "release-mismatch", "law-retired",
-    "key-holder-timeout", "contributor-dropped", "sum-failed",
+    "enclave-died", "out-of-memory", "worker-died", "evidence-rejected", "keys-refused", "keys-timeout", "release-mismatch", "law-retired",
+    "tightened", "key-holder-timeout", "contributor-dropped", "sum-failed",
 ]  # fmt: skip
 """Why a host ended a run without a release."""
 

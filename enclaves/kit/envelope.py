@@ -14,7 +14,9 @@ from policies.names import require_name
 
 Purpose = Literal[
     "admission", "declaration", "version", "offer", "agreement", "agreement-signature", "job-request", "key-release", "key-refusal",
-    "key-rotation", "key-revocation", "epoch", "joint-manifest", "joint-contribution", "joint-statement",
+    "key-rotation", "key-revocation", "epoch", "key-destruction",
+    "tightening", "job-approval", "duty-done",
+    "joint-manifest", "joint-contribution", "joint-statement",
 ]  # fmt: skip
 
 

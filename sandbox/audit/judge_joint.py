@@ -11,6 +11,7 @@ from policies.codec import decode
 from policies.joint_documents import JointContribution, JointManifest, JointStatement, contributions_digest, manifest_digest
 from policies.joint_grant import JointGrant
 from sandbox.audit.judge_exchange import signed_body
+from sandbox.audit.judge_policy import note_release, require_standing
 from sandbox.audit.order import follow
 from sandbox.audit.state import Entry, JobFold, JointFold, State
 
@@ -94,7 +95,10 @@ def ended(state: State, entry: Entry) -> None:
     job = follow(state, entry)
     if job is None:
         return
-    state.released += entry.header.kind == "joint_released"
+    if entry.header.kind == "joint_released":
+        state.released += 1
+        require_standing(state, entry, job)
+        note_release(state, entry, job)
     try:
         if job.joint is not None:
             _judge_end(state, entry, job, job.joint)

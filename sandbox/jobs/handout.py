@@ -10,9 +10,9 @@ from policies.errors import NotFound, Tampered, Unavailable
 from policies.joint_grant import JointGrant
 from policies.lineage import links_from
 from policies.odrl import agreement_digest
-from sandbox.audit import merkle
 from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt
 from sandbox.audit.receipt import Receipt, Repetition
+from sandbox.jobs.duties import require_in_time
 from sandbox.jobs.joint_states import StoredJointRelease
 from sandbox.jobs.states import Job, StoredRelease
 
@@ -28,12 +28,17 @@ def receipt(tx: Transaction, job: Job) -> AnyReceipt | dict[str, Any]:
     return tx.former_receipt(job.id) or _receipt(tx, job, ran, _stored(tx, ran))
 
 
-def release(tx: Transaction, job: Job) -> tuple[AnyReceipt | dict[str, Any], bytes]:
-    """Return receipt and sealed release of a released or withheld job; the release is empty if it was withheld."""
+def release(tx: Transaction, job: Job, now_ms: int) -> tuple[AnyReceipt | dict[str, Any], bytes]:
+    """Return receipt and sealed release of a released or withheld job; the release is empty if it was withheld.
+
+    Raises NotFound (code `deleted`) for a release that is to be deleted by now.
+    """
     if isinstance(job.grant, JointGrant):
+        require_in_time(tx, job, now_ms)
         joint = _stored_joint(tx, job)
         return tx.former_receipt(job.id) or _joint_receipt(tx, job, job.grant, joint), joint.sealed
     ran = _ran(tx, job)
+    require_in_time(tx, ran, now_ms)
     stored = _stored(tx, ran)
     return tx.former_receipt(job.id) or _receipt(tx, job, ran, stored), stored.sealed
 
@@ -119,5 +124,5 @@ def _receipt(tx: Transaction, job: Job, ran: Job, stored: StoredRelease) -> Rece
 
 def _place(tx: Transaction, index: int, size: int) -> tuple[str, tuple[str, ...]]:
     """An entry as text and its inclusion proof (hex) in the tree of `size`."""
-    proof = tx.over_nodes(lambda node: merkle.inclusion_proof(index, size, node))
-    return tx.entries(index, index + 1)[0].decode(), tuple(item.hex() for item in proof)
+    entry, proof = tx.included(index, size)
+    return entry.decode(), tuple(item.hex() for item in proof)

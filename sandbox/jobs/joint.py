@@ -25,8 +25,10 @@ from policies.joint_grant import JointGrant, value_count
 from sandbox.exchange.records import Participant
 from sandbox.exchange.rotation import require_in_force
 from sandbox.exchange.signed import require_signed
+from sandbox.exchange.tightening import require_standing
 from sandbox.host import Host
 from sandbox.jobs.joint_states import JointAttempt, JointTask, StoredJointRelease
+from sandbox.jobs.record import fail_held, informed
 from sandbox.jobs.states import Job, JobState
 
 if TYPE_CHECKING:
@@ -136,7 +138,7 @@ def accept_contribution(host: Host, caller: Participant, signed: Signed) -> None
     require_signed(signed, "joint-contribution", caller.id, caller.signing_key)
     contribution = decode(JointContribution, signed.body)
     with host.store.transaction() as tx:
-        job, _, attempt = _held(tx, contribution.job, caller)
+        job, grant, attempt = _held(tx, contribution.job, caller)
         if caller.id not in attempt.contributors:
             raise NotFound("this total asks you for nothing")
         before = tx.joint_contributions(job.id, attempt.attempt).get(caller.id)
@@ -150,6 +152,7 @@ def accept_contribution(host: Host, caller: Participant, signed: Signed) -> None
         _require_running(job)
         tx.hold_log()
         require_in_force(tx, caller)
+        require_standing(tx, job.request.agreement, grant.pool.members, host.now())
         tx.add_joint_contribution(job.id, attempt.attempt, caller.id, signed)
         ids = {"job": job.id, "participant": caller.id, "manifest": attempt.named, "ciphertexts": contribution.ciphertexts}
         tx.append("joint_contributed", at=host.now(), ids=ids, body={"signed": encode(signed)}, agreement=job.request.agreement)
@@ -180,7 +183,7 @@ def accept_statement(host: Host, caller: Participant, signed: Signed) -> None:
             raise Conflict("the statement is not of this total", code="joint-binding")
         tx.hold_log()
         require_in_force(tx, caller)
-        _end(host, tx, job, statement, signed, sealed)
+        _end(host, tx, job, grant, statement, signed, sealed)
     host.on_step("stored")
     host.publish()
 
@@ -200,7 +203,12 @@ def keeps_to(statement: JointStatement, grant: JointGrant, attempt: JointAttempt
     )
 
 
-def _end(host: Host, tx: Transaction, job: Job, statement: JointStatement, signed: Signed, sealed: bytes) -> None:
+def _end(host: Host, tx: Transaction, job: Job, grant: JointGrant, statement: JointStatement, signed: Signed, sealed: bytes) -> None:
+    try:
+        require_standing(tx, job.request.agreement, grant.pool.members, host.now())
+    except Conflict:
+        fail_held(host, tx, job, "tightened")
+        return
     released = statement.sealed is not None
     state: JobState = "released" if released else "withheld"
     kind: EntryKind = "joint_released" if released else "joint_withheld"
@@ -218,6 +226,7 @@ def _end(host: Host, tx: Transaction, job: Job, statement: JointStatement, signe
     tx.add_joint_release(StoredJointRelease(job=job.id, statement=signed, sealed=sealed))
     if released:
         tx.add_notices("release", job.id, [job.request.consumer], host.now())
+        tx.add_notices("use", job.id, informed(tx, job), host.now())
 
 
 # --- what the run itself records

@@ -13,7 +13,9 @@ from policies.grant import CurrentGrant, entail, grant_digest, ledgers_charged
 from policies.plan import parse_plan
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
+from sandbox.party.acts import approvals_of, tightenings_known, uses_before
 from sandbox.party.following import Followed
+from sandbox.party.home import Home
 
 MAX_CLOCK_SKEW_S = 300
 """How far a decision may lie in this clock's future."""
@@ -30,8 +32,8 @@ def require_logged(grant: CurrentGrant, followed: Followed) -> None:
         raise Tampered("the log holds another grant for this job", code="not-granted")
 
 
-def require_decided(job: dict[str, Any], grant: CurrentGrant, agreement: Agreement, followed: Followed, now: float) -> None:
-    """Decide again: own agreement, own parse of the signed SQL, own totals; the grant must be exactly what follows.
+def require_decided(home: Home, job: dict[str, Any], grant: CurrentGrant, agreement: Agreement, followed: Followed, now: float) -> None:
+    """Decide again: own agreement, own parse of the signed SQL, own totals and acts; the grant must be exactly what follows.
 
     Args:
         job: as the service states it. now: this participant's clock, seconds since 1970.
@@ -47,7 +49,7 @@ def require_decided(job: dict[str, Any], grant: CurrentGrant, agreement: Agreeme
         followed.request_key(grant.job, agreement.party(name))
     if not -MAX_CLOCK_SKEW_S <= now - stated.now <= MAX_WAIT_S:
         raise PolicyRefused("the host decided at another time than now", code="clock")
-    facts = _own_facts(grant, agreement, plan, stated, followed, consumer, now)
+    facts = _own_facts(home, grant, agreement, plan, stated, followed, consumer, now)
     decision = decide(request, agreement, plan, facts)
     if not decision.allowed:
         failed = next(finding for finding in decision.findings if not finding.allowed)
@@ -59,7 +61,7 @@ def require_decided(job: dict[str, Any], grant: CurrentGrant, agreement: Agreeme
 
 
 def _own_facts(
-    grant: CurrentGrant, agreement: Agreement, plan: Plan, stated: Facts, followed: Followed, consumer: Party, now: float
+    home: Home, grant: CurrentGrant, agreement: Agreement, plan: Plan, stated: Facts, followed: Followed, consumer: Party, now: float
 ) -> Facts:
     """What the followed log says of charges and versions, and this clock of the time; the host only states the enclave."""
     ledgers, asker = ledgers_charged(agreement, plan), consumer.id
@@ -68,6 +70,7 @@ def _own_facts(
         now=int(now),
         enclave_kind=stated.enclave_kind,
         measurement=stated.measurement,
+        isolation=stated.isolation,
         versions=tuple(version for version in versions if version is not None),
         spent=tuple(
             SpentFact(provider=provider, id_space=id_space, spent=followed.spent_before(grant.job, provider, id_space))
@@ -78,6 +81,12 @@ def _own_facts(
             for provider, id_space in ledgers
         ),
         rotations=followed.rotations_before(grant.job, consumer),
+        tightenings=tightenings_known(home, followed, grant.agreement, agreement),
+        uses=uses_before(followed, grant.job, grant.agreement, agreement, plan, asker),
+        enclave_jurisdiction=stated.enclave_jurisdiction,
+        enclave_debug=stated.enclave_debug,
+        approved_by=approvals_of(followed, grant.job, grant.agreement, agreement, grant.request),
+        overdue=stated.overdue,
     )
 
 

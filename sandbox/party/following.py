@@ -42,6 +42,7 @@ class Followed:
         versions: by dataset, (index, version, file digest) of every published version, oldest first.
         signatures: by agreement and party, index and commitment of the entry of its signature.
         joint: by job, of the newest attempt at a joint total: digest of its manifest, of everybody's ciphertexts, and of the total.
+        acts: by agreement, (index, kind, header ids) of tightenings, approvals and duties done.
         keyring: rotations and revocations of participants' keys.
         log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
         epoch: digest of the epoch with which the log opens, and `number` of it; empty and 0 for one that opens with none.
@@ -53,6 +54,7 @@ class Followed:
     versions: dict[str, Any] = field(default_factory=dict)
     signatures: dict[str, Any] = field(default_factory=dict)
     joint: dict[str, Any] = field(default_factory=dict)
+    acts: dict[str, Any] = field(default_factory=dict)
     keyring: Keyring = field(default_factory=Keyring)
     log_keys: tuple[str, ...] = ()
     epoch: str = ""
@@ -128,6 +130,7 @@ class Followed:
             versions={dataset: list(rows) for dataset, rows in self.versions.items()},
             signatures={agreement: dict(rows) for agreement, rows in self.signatures.items()},
             joint={job: {**row, "contributions": dict(row["contributions"])} for job, row in self.joint.items()},
+            acts={agreement: list(rows) for agreement, rows in self.acts.items()},
             keyring=self.keyring.copy(),
         )
 
@@ -152,7 +155,8 @@ class Followed:
         if header.kind == "charged":
             if job in self.charges:
                 raise Tampered(f"{job} is charged twice", code="charged-twice")
-            self.charges[job] = {"index": index, "losses": _losses(header), "consumer": ids.get("consumer", "")}
+            paid = {"index": index, "losses": _losses(header), "consumer": ids.get("consumer", "")}
+            self.charges[job] = paid | {"agreement": ids["agreement"], "public": ids.get("public", "")}
         elif header.kind == "granted":
             self.grants[job] = {"index": index, "grant": ids["grant"]}
         elif header.kind == "published":
@@ -169,6 +173,8 @@ class Followed:
             self.joint[job]["contributions"].setdefault(ids["participant"], ids["ciphertexts"])
         elif header.kind == "joint_summed" and job in self.joint:
             self.joint[job]["total"] = self.joint[job]["total"] or ids["total"]
+        elif header.kind in ("tightened", "approved", "duty_done"):
+            self.acts.setdefault(ids["agreement"], []).append({"index": index, "kind": header.kind, "ids": ids})
         self.keyring.fold(index, header)
         return self
 
@@ -333,7 +339,7 @@ class Follower:
         if kept is None:
             return Followed(), Frontier()
         seen = Frontier.from_json(kept["frontier"])
-        if "keyring" not in kept:
+        if "keyring" not in kept or "acts" not in kept:
             return Followed(), seen
         followed = Followed(
             frontier=seen,
@@ -342,6 +348,7 @@ class Follower:
             versions=kept["versions"],
             signatures=kept["signatures"],
             joint=kept.get("joint", {}),
+            acts=kept["acts"],
             keyring=Keyring.from_json(kept["keyring"]),
             log_keys=tuple(kept["log_keys"]),
             epoch=kept["epoch"],
@@ -357,6 +364,7 @@ class Follower:
             "versions": followed.versions,
             "signatures": followed.signatures,
             "joint": followed.joint,
+            "acts": followed.acts,
             "keyring": followed.keyring.to_json(),
             "log_keys": list(followed.log_keys),
             "epoch": followed.epoch,

@@ -101,7 +101,7 @@ class JointPart:
     def _checked(self, item: dict[str, Any], grant: JointGrant) -> Checked:
         agreement, followed = self.client.followed_agreement(grant.agreement)
         require_logged(grant, followed)
-        require_decided(item["job"], grant, agreement, followed, self.now())
+        require_decided(self.client.home, item["job"], grant, agreement, followed, self.now())
         return Checked(grant=grant, agreement=agreement, followed=followed)
 
     @contextmanager

@@ -17,11 +17,13 @@ from policies.canonical import digest
 from policies.codec import encode
 from policies.documents import KeyRotation, SignedRotation, secret_digest
 from policies.entries import LedgerCharge, parse_header
-from policies.errors import Conflict, Forbidden, NotFound
+from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch
 from policies.privacy import Loss
+from sandbox.audit.merkle import leaf_hash, root_from_nodes, verify_inclusion
 from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
+from sandbox.jobs.joint_states import JointAttempt, StoredJointRelease
 from sandbox.jobs.states import Positions
 from sandbox.store.database import Store, Transaction
 from tests.support.service import DATABASES, fresh_database
@@ -115,6 +117,12 @@ def test_datasets_versions_and_offers(tx: Transaction) -> None:
     tx.add_version(replace(newest, version=3))
     assert tx.newest_version("insurer.plans") == replace(newest, version=3)
     assert tx.newest_version("clinic.other") is None
+    assert tx.version_of_file("insurer.plans", newest.file_digest) in (newest, replace(newest, version=3))
+    assert tx.version_of_file("clinic.care", newest.file_digest) is None
+    assert tx.destruction(newest.file_digest) is None
+    tx.destroy_keys(newest.file_digest, newest.signed)
+    tx.destroy_keys(newest.file_digest, known["clinic.care"].signed)
+    assert tx.destruction(newest.file_digest) == newest.signed, "the first statement counts"
     (offer,) = tx.offers(ALL).items
     assert tx.offer(offer.digest) == offer
     tx.add_offer(offer.digest, "insurer", offer.signed)
@@ -280,6 +288,14 @@ def test_the_log(tx: Transaction) -> None:
     assert [header["kind"] for header in tx.headers_of("insurer", 0, size)].count("decided") == 5
     assert tx.headers_of("stranger", 0, size) == []
     assert tx.over_nodes(lambda node: node(0, index)) == tx.node(0, index)
+    leaf, proof = tx.included(index, size + 1)
+    assert leaf == data
+    verify_inclusion(leaf_hash(leaf), index, size + 1, proof, tx.over_nodes(lambda node: root_from_nodes(size + 1, node)))
+    assert tx.included(0, 1) == (tx.entries(0, 1)[0], ())
+    with pytest.raises(Malformed):
+        tx.included(size + 1, size + 1)
+    with pytest.raises(NotFound):
+        tx.included(size + 5, size + 6)
     tx.add_checkpoint(size + 1, "note")
     tx.add_checkpoint(size + 1, "another note")
     assert tx.newest_checkpoint() == (size + 1, "note")
@@ -514,3 +530,24 @@ def test_webhooks_and_notices(tx: Transaction) -> None:
     tx.set_webhook("insurer", None, 1)
     assert tx.webhook("insurer") is None
     assert tx.notice(second.id) is None
+
+
+def test_attempts_at_joint_totals(tx: Transaction, story: Story) -> None:
+    job = next(item for item in tx.jobs("insurer", ALL).items if item.state == "running")
+    first = JointAttempt(job=job.id, attempt=1, contributors=("clinic", "insurer"))
+    assert tx.joint_attempt(job.id) is None
+    tx.set_joint_attempt(first)
+    assert [(attempt, held.id) for attempt, held in tx.running_joint()] == [(first, job.id)]
+    tx.add_joint_contribution(job.id, 1, "clinic", job.signed)
+    with pytest.raises(Exception, match=r"(?i)unique"), tx.connection.begin_nested():
+        tx.add_joint_contribution(job.id, 1, "clinic", job.signed)
+    assert tx.joint_contributions(job.id, 1) == {"clinic": job.signed}
+    assert tx.joint_contributions(job.id, 2) == {}
+    second = replace(first, attempt=2, contributors=("clinic", "third"), manifest=job.signed)
+    tx.set_joint_attempt(second)
+    tx.set_joint_total(job.id, "sha256:" + "ab" * 32)
+    assert tx.joint_attempt(job.id) == replace(second, total="sha256:" + "ab" * 32)
+    release = StoredJointRelease(job=job.id, statement=job.signed, sealed=b"sealed")
+    assert tx.joint_release(job.id) is None
+    tx.add_joint_release(release)
+    assert tx.joint_release(job.id) == release

@@ -6,7 +6,7 @@ from alembic import op
 from sqlalchemy import Column, ForeignKey, Integer, LargeBinary, PrimaryKeyConstraint, String, Text
 
 revision = "0011"
-down_revision = "0005"
+down_revision = "0010"
 
 
 def upgrade() -> None:
@@ -38,7 +38,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Forget them; releases of joint totals are lost to their recipients."""
-    op.execute("UPDATE settings SET value = '5' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '10' WHERE name = 'schema'")
     op.drop_table("joint_releases")
     op.drop_table("joint_contributions")
     op.drop_table("joint_runs")
