@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from enclaves.kit.lineage import sign_log_rotation
 from enclaves.kit.rotation import sign_rotation
@@ -26,6 +27,7 @@ from sandbox.exchange.records import Participant
 from sandbox.jobs.joint_states import JointAttempt, StoredJointRelease
 from sandbox.jobs.states import Positions
 from sandbox.store.database import Store, Transaction
+from sandbox.store.schema import jobs
 from tests.support.service import DATABASES, fresh_database
 from tests.support.story import Story, tell
 
@@ -533,7 +535,8 @@ def test_webhooks_and_notices(tx: Transaction) -> None:
 
 
 def test_attempts_at_joint_totals(tx: Transaction, story: Story) -> None:
-    job = next(item for item in tx.jobs("insurer", ALL).items if item.state == "running")
+    job = tx.jobs("insurer", ALL).items[0]
+    tx.connection.execute(update(jobs).where(jobs.c.id == job.id).values(state="running"))
     first = JointAttempt(job=job.id, attempt=1, contributors=("clinic", "insurer"))
     assert tx.joint_attempt(job.id) is None
     tx.set_joint_attempt(first)

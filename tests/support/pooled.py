@@ -108,7 +108,7 @@ def open_pool(
 ) -> PoolMarket:
     """Admit everybody, make offers and agree on a pool."""
     tag = service.next_tag()
-    names = tuple(f"insurer_{letter}_{tag}" for letter in "abcdefgh"[:insurers])
+    names = tuple(f"insurer_{letter}_{tag}" for letter in "abcdefghij"[:insurers])
     notary, analyst, auditor = f"notary_{tag}", f"analyst_{tag}", f"auditor_{tag}"
     clients = {}
     for name in (*names, notary, analyst, auditor):
