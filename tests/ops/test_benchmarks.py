@@ -21,3 +21,15 @@ def test_the_benchmark_of_private_sql_answers_and_names_its_figures() -> None:
     clustered = found["parts"]["clustered"]
     # Bounding alone loses little of clustered data: a wrong bound or clamp would show.
     assert all(error < 0.1 for error in clustered["errors_of_bounding"])
+
+
+SUM_NAMES = {"encrypt_us_per_value", "ratio_to_tenseal", "ratio_to_phe", "ratio_to_heu", "bytes_per_value", "host_ns_per_value", "linear"}
+
+
+def test_the_benchmark_of_encrypted_sums_answers_and_names_its_figures() -> None:
+    command = [sys.executable, "-m", "benchmarks.he_sum", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) >= SUM_NAMES
+    assert all(found[name] > 0 for name in SUM_NAMES if found[name] is not None)
+    assert found["narrow"]["bytes_per_value"] < 0.6 * found["bytes_per_value"]
