@@ -55,7 +55,8 @@ OWNERS = {
     "click": ("sandbox/cli",),
     "rich": ("sandbox/cli", "sandbox/demo"),
     "requests": ("sandbox/party/connection", "sandbox/party/cosigning", "sandbox/demo/stage"),
-    "yaml": ("sandbox/party/forms",),
+    "rdflib": ("sandbox/audit/odrl_suite",),
+    "yaml": ("sandbox/party/forms", "sandbox/party/term_forms"),
 }
 
 IMPURE = {"os", "time", "random", "secrets", "socket", "pathlib", "subprocess", "threading", "io", "tempfile", "sqlite3", "logging"}

@@ -104,7 +104,7 @@ vkey_option = click.option("--vkey", help="The log's verifier key, from a source
 witnesses_option = click.option(
     "--witnesses",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Witnesses that must have cosigned (C2SP tlog-policy).",
+    help="Witnesses that must have cosigned: C2SP tlog-policy.",
 )
 
 
