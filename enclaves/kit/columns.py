@@ -25,7 +25,9 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import IO, Any
 
@@ -153,8 +155,62 @@ def decrypt_columns(
         table = None
     # Raised out here so that no inner error, which may quote file contents, hangs on to this one.
     if table is None:
-        raise Tampered("The columns cannot be read from this file with these keys.", code="unreadable-columns")
+        raise _unreadable()
     return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncryptedColumns:
+    """Granted columns of an encrypted file held in memory or mapped, decrypted anew each time they are asked for.
+
+    Attributes:
+        file, dataset, version, keys, columns: as `decrypt_columns` takes them.
+    """
+
+    file: bytes | memoryview | pa.Buffer
+    dataset: str
+    version: int
+    keys: Mapping[str, bytes]
+    columns: Sequence[str]
+
+    def whole(self) -> pa.Table:
+        """All rows. Raises Tampered like `decrypt_columns`."""
+        return decrypt_columns(self.file, dataset=self.dataset, version=self.version, keys=self.keys, columns=self.columns)
+
+    def decoded_bytes(self) -> int:
+        """About what all rows take in memory, by the footer alone. Raises Tampered (code ``unreadable-columns``)."""
+        found = None
+        try:
+            with _opened(self) as (parquet, _):
+                found = _decoded_bytes(parquet, self.columns)
+        except Exception:  # noqa: BLE001 - whatever went wrong, the answer is the same
+            found = None
+        if found is None:
+            raise _unreadable()
+        return found
+
+    def batches(self, rows: int) -> Iterator[pa.Table]:
+        """All rows, at most so many at a time. Raises Tampered like `decrypt_columns`, perhaps after the first rows."""
+        with ExitStack() as held:
+            left: Iterator[pa.RecordBatch] | None = None
+            try:
+                parquet, custodian = held.enter_context(_opened(self))
+                left = parquet.iter_batches(batch_size=rows, columns=list(self.columns))
+            except Exception:  # noqa: BLE001 - whatever went wrong, the answer is the same
+                left = None
+            while left is not None:
+                batch: pa.RecordBatch | None = None
+                try:
+                    batch = next(left, None)
+                    table = None if batch is None else _checked(pa.Table.from_batches([batch]), custodian, list(self.columns))
+                    left = left if table is not None or batch is None else None
+                except Exception:  # noqa: BLE001
+                    left = None
+                if left is not None and batch is None:
+                    return
+                if left is not None:
+                    yield table
+        raise _unreadable()
 
 
 def inspect_envelope(head: bytes, tail: bytes, size: int) -> None:
@@ -230,22 +286,58 @@ class _Custodian(pe.KmsClient):  # type: ignore[misc]
         self._keys.clear()
 
 
+def _unreadable() -> Tampered:
+    return Tampered("The columns cannot be read from this file with these keys.", code="unreadable-columns")
+
+
 def _read(file: pa.Buffer, dataset: str, version: int, keys: Mapping[str, bytes], columns: list[str]) -> pa.Table | None:
+    wanted = EncryptedColumns(file=file, dataset=dataset, version=version, keys=keys, columns=columns)
+    with _opened(wanted) as (parquet, custodian):
+        return _checked(parquet.read(columns=columns), custodian, columns)
+
+
+@contextmanager
+def _opened(wanted: EncryptedColumns) -> Iterator[tuple[pq.ParquetFile, _Custodian]]:
+    """The file, open with the keys of the footer and of the wanted columns. Raises Malformed and whatever pyarrow raises."""
+    file, columns = pa.py_buffer(wanted.file), list(wanted.columns)
     _check_envelope(memoryview(file))
     if len(set(columns)) != len(columns) or not all(map(_COLUMN.fullmatch, columns)):
-        return None
-    custodian = _Custodian(dataset, version, {name: keys[name] for name in (FOOTER, *columns)})
+        raise Malformed("A column is named twice, or cannot be one.", code="bad-column")
+    custodian = _Custodian(wanted.dataset, wanted.version, {name: wanted.keys[name] for name in (FOOTER, *columns)})
     try:
         factory = pe.CryptoFactory(lambda _: custodian)
         configuration = pe.DecryptionConfiguration(cache_lifetime=timedelta(0), read_kms_url=False)
         properties = factory.file_decryption_properties(pe.KmsConnectionConfig(), configuration)
         with pq.ParquetFile(pa.BufferReader(file), decryption_properties=properties, arrow_extensions_enabled=False) as parquet:
-            table = parquet.read(columns=columns)
-        # A column in the clear, or encrypted with the footer's key, reads well without a key of its own.
-        if custodian.unwrapped != {FOOTER, *columns} or set(table.column_names) != set(columns):
-            return None
+            yield parquet, custodian
     finally:
         custodian.forget()
+
+
+_TEXT_BYTES = 32
+"""Least that a text is taken to need: a column of few distinct ones is far smaller in its file."""
+
+
+def _decoded_bytes(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
+    metadata, schema = parquet.metadata, parquet.schema_arrow
+    kinds = [schema.field(name).type for name in columns]
+    fixed = sum(_TEXT_BYTES if not _has_width(kind) else -(-kind.bit_width // 8) for kind in kinds)
+    encoded = 0 if all(map(_has_width, kinds)) else sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    return max(int(metadata.num_rows) * fixed, int(encoded))
+
+
+def _has_width(kind: pa.DataType) -> bool:
+    try:
+        return int(kind.bit_width) > 0
+    except ValueError:
+        return False
+
+
+def _checked(table: pa.Table, custodian: _Custodian, columns: list[str]) -> pa.Table | None:
+    """The table if every column was read with a key of its own and is flat."""
+    # A column in the clear, or encrypted with the footer's key, reads well without a key of its own.
+    if custodian.unwrapped != {FOOTER, *columns} or set(table.column_names) != set(columns):
+        return None
     # Selecting no column would lose the row count.
     table = _without_metadata(table.select(columns) if columns else table)
     return table if all(map(_is_flat, table.schema.types)) else None
