@@ -1,5 +1,7 @@
 """Exact aggregates of tables larger than an enclave's memory: one part of the privacy units after another.
 
+One table whose units are in order is read once, a part of its rows at a time (`aggregate_in_order`). What follows is for all else.
+
 A unit is in one part, with all its rows of all tables, since protected tables are joined on the unit. What bounds a unit's contribution
 looks at that unit's rows alone. So every part is aggregated as if it were all there is, and counts and sums over the parts add up to what
 one pass would give. Only the number of distinct values of a column does not.
@@ -11,8 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from enclaves.aggregate import MAX_FOUND, MAX_SUM, Exact, TooManyCells, aggregate, in_order
-from enclaves.kit.columns import EncryptedColumns
+from enclaves.aggregate import MAX_FOUND, MAX_SUM, Exact, TooManyCells, aggregate, aggregate_in_order, in_order
+from enclaves.kit.columns import StoredColumns
 from enclaves.kit.tables import OutOfMemory, open_database, rows_of_units
 from policies.declaration import Declaration
 from policies.grant import Grant
@@ -27,9 +29,7 @@ ROWS = 1 << 18
 _FILTER_MIB = 64
 
 
-def aggregate_files(
-    grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, EncryptedColumns], *, memory_mib: int
-) -> Exact:
+def aggregate_files(grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, StoredColumns], *, memory_mib: int) -> Exact:
     """Return the exact value of every statistic of the grant for every cell, as `aggregate` does, within `memory_mib`.
 
     Raises:
@@ -42,18 +42,20 @@ def aggregate_files(
     count = 1 if protected + public <= share else -(-protected // max(1, share - public))
     distinct = any(statistic.measured.quantity == "distinct" for statistic in grant.statistics)
     if count == 1 or (distinct and protected + public <= (memory_mib << 20) // 2):
-        tables = {dataset: file.whole() for dataset, file in files.items()}
-        return aggregate(grant, declarations, tables, memory_mib=memory_mib - (protected + public >> 20))
+        return aggregate(grant, declarations, files, memory_mib=memory_mib - (protected + public >> 20))
+    found = aggregate_in_order(grant, declarations, files)
+    if found is not None:
+        return found
     if distinct or public >= share or count > MAX_PARTS:
         raise OutOfMemory
     return in_parts(grant, declarations, files, count, memory_mib=memory_mib)
 
 
 def in_parts(
-    grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, EncryptedColumns], count: int, *, memory_mib: int
+    grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, StoredColumns], count: int, *, memory_mib: int
 ) -> Exact:
     """Return what `aggregate` gives of the whole tables, having held one of `count` parts of the units at a time. Raises like it."""
-    public = {dataset: file.whole() for dataset, file in files.items() if declarations[dataset].public}
+    public = {dataset: file.table() for dataset, file in files.items() if declarations[dataset].public}
     parts = []
     for part in range(count):
         tables = {
@@ -66,10 +68,10 @@ def in_parts(
     return merged(parts)
 
 
-def _part(file: EncryptedColumns, declaration: Declaration, part: int, count: int) -> pa.Table:
+def _part(file: StoredColumns, declaration: Declaration, part: int, count: int) -> pa.Table:
     with open_database(memory_mib=_FILTER_MIB, threads=1) as connection:
-        kept = [rows_of_units(connection, batch, declaration, part, count) for batch in file.batches(ROWS)]
-    return pa.concat_tables(kept) if kept else file.whole()
+        kept = [rows_of_units(connection, batch, declaration, part, count) for batch in file.parts(ROWS)]
+    return pa.concat_tables(kept) if kept else file.table()
 
 
 def merged(parts: Sequence[Exact]) -> Exact:

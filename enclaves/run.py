@@ -11,7 +11,7 @@ from enclaves.aggregate import Exact, TooManyCells
 from enclaves.evidence import Identity
 from enclaves.gate import pad, pass_gate
 from enclaves.kit.appraisal import STATEMENT_PURPOSE, key_release_info, release_info
-from enclaves.kit.columns import FOOTER, EncryptedColumns
+from enclaves.kit.columns import FOOTER, StoredColumns
 from enclaves.kit.rotation import keys_in_force
 from enclaves.kit.sealing import seal
 from enclaves.kit.tables import OutOfMemory
@@ -52,8 +52,8 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
         if lacking(grant.isolation, identity.evidence.evidence.isolation):
             raise Withhold("grant-mismatch")
         keys = unseal_keys(grant, identity, inputs.sealed_keys)
-        files = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
-        exact = _aggregated(grant, agreement, files, memory_mib)
+        tables = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
+        exact = _exact(grant, agreement, tables, memory_mib)
         release = pad(pass_gate(exact, grant, agreement.by_dataset))
         if len(release) > most_bytes(grant, agreement) - PADDING_FOR_SEAL:
             raise Withhold("output-limit")
@@ -117,23 +117,21 @@ def unseal_keys(grant: Grant, identity: Identity, sealed_keys: Mapping[str, byte
     return keys
 
 
-def _aggregated(grant: Grant, agreement: Agreement, files: Mapping[str, EncryptedColumns], memory_mib: int) -> Exact:
+def _exact(grant: Grant, agreement: Agreement, tables: Mapping[str, StoredColumns], memory_mib: int) -> Exact:
     try:
-        return aggregate_files(grant, agreement.by_dataset, files, memory_mib=memory_mib)
+        return aggregate_files(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
     except Tampered as error:
         raise Withhold("input-unreadable") from error
 
 
-def _open_columns(
-    grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes | memoryview]
-) -> EncryptedColumns:
+def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes | memoryview]) -> StoredColumns:
     read = next(read for read in grant.reads if read.dataset == dataset)
     if dataset not in files or digest_bytes(files[dataset]) != read.file_digest:
         raise Withhold("input-tampered")
     held = keys.get(dataset, {})
     if not {FOOTER, *read.columns} <= set(held):
         raise Withhold("keys-missing")
-    return EncryptedColumns(file=files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
+    return StoredColumns(files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
 
 
 def _sign(grant: Grant, identity: Identity, sealed: str | None, withheld: WithheldCode | None) -> SignedStatement:
