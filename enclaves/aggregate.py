@@ -112,10 +112,33 @@ def aggregate_plan(
         return _vectors(statistics, domains, totals)
 
 
+def aggregate_in_order(grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, Stored]) -> Exact | None:
+    """As `aggregate`, holding a part of one table at a time; None where the plan, or the order of the table's units, needs more."""
+    plan, bound = grant.plan, contribution(grant.plan, declarations)
+    if not isinstance(plan.source, Table) or bound.bounded_by_rows:
+        return None
+    dataset = plan.source.dataset
+    source = rows_of(plan.source, declarations, {dataset: "d0"}, iter(("r0",)))
+    try:
+        return _from_file(plan, grant.statistics, declarations[dataset], files[dataset], source, bound, sort=False)
+    except OutOfOrder:
+        return None
+
+
 def _from_file(
-    plan: Plan, statistics: Sequence[Statistic], declaration: Declaration, stored: Stored, source: Rows, bound: Contribution
+    plan: Plan,
+    statistics: Sequence[Statistic],
+    declaration: Declaration,
+    stored: Stored,
+    source: Rows,
+    bound: Contribution,
+    *,
+    sort: bool = True,
 ) -> Exact | None:
-    """What the plan counts of one table, straight from its columns; None where the database has to compute something."""
+    """What the plan counts of one table, straight from its columns; None where the database has to compute something.
+
+    Rows that are not in the order of units are all held and sorted, or else OutOfOrder is raised.
+    """
     domains = [domain_of(key, source.columns.scope) for key in plan.group_by]
     laid = layout(plan, statistics, source, bound, domains, MOST_ROWS)
     if not laid.by_unit or not fits(laid, statistics) or not is_stored(plan, laid):
@@ -123,7 +146,7 @@ def _from_file(
     blocks = stored_blocks(plan, laid, declaration, stored, domains)
     if blocks is None:
         return None
-    return _vectors(statistics, domains, _by_pairs(laid, statistics, blocks, every=not plan.discovers))
+    return _vectors(statistics, domains, _by_pairs(laid, statistics, blocks, every=not plan.discovers, sort=sort))
 
 
 def _joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:
@@ -141,14 +164,18 @@ Found = dict[str, dict[Key, tuple[int, ...]]]
 """By statistic, what the data hold per key; for bins, one number per bin."""
 
 
-def _by_pairs(found: Layout, statistics: Sequence[Statistic], blocks: Callable[[], Iterator[Lines]], *, every: bool) -> Found:
-    """What `_computed` finds, from rows as arrays."""
+def _by_pairs(
+    found: Layout, statistics: Sequence[Statistic], blocks: Callable[[], Iterator[Lines]], *, every: bool, sort: bool = True
+) -> Found:
+    """What `_computed` finds, from rows as arrays. Raises OutOfOrder unless it may `sort`."""
     largest = {name: amount for name, (_, amount) in found.totals.items()}
     sums = Sums(statistics=statistics, bound=found.bound, every=every)
     try:
         for lines in whole_units(blocks()):
             sums.add(lines, pairs_of(lines))
     except OutOfOrder:
+        if not sort:
+            raise
         sums = Sums(statistics=statistics, bound=found.bound, every=every)
         kept = list(blocks())
         for pairs in sorted_pairs(kept, largest):

@@ -36,7 +36,7 @@ OWNERS = {
         "policies/sql_aggregates",
         "policies/sql_sources",
     ),
-    "pyarrow": ("enclaves/kit", "enclaves/run", "enclaves/aggregate", "enclaves/lines", "enclaves/preload"),
+    "pyarrow": ("enclaves/kit", "enclaves/run", "enclaves/aggregate", "enclaves/lines", "enclaves/preload", "enclaves/parts"),
     "duckdb": ("enclaves/kit",),
     "tenseal": ("enclaves/kit",),
     "Crypto": ("enclaves/kit",),
