@@ -9,6 +9,7 @@ from policies.agreement import EnclaveKind
 from policies.codec import omitted
 from policies.errors import Malformed
 from policies.granted import WithheldCode
+from policies.isolation import Layer, require_in_order
 from policies.law1 import statement as law1
 from policies.names import require_digest, require_key
 from policies.privacy import Loss
@@ -32,6 +33,9 @@ class Evidence:
 
     The enclave signs with its own fresh key, so the signature proves possession of that key and nothing about the machine: that is all
     there is under kind `simulated`. Under the other kinds a TEE vouches for these very claims (`Endorsed`).
+
+    Attributes:
+        isolation: the layers between the run and its machine, all of them; evidence of the first logs names none.
     """
 
     kind: EnclaveKind
@@ -40,8 +44,10 @@ class Evidence:
     grant: str
     sealing_key: str
     signing_key: str
+    isolation: tuple[Layer, ...] = omitted(())
 
     def __post_init__(self) -> None:
+        require_in_order(self.isolation, "isolation")
         require_digest(self.measurement, "measurement")
         require_digest(self.grant, "grant")
         require_key(self.sealing_key, "sealing_key")

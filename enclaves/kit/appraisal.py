@@ -16,7 +16,8 @@ from policies.attestation import AttestationResult, EnclaveKind, PlatformFloor, 
 from policies.canonical import canonical, digest
 from policies.codec import encode
 from policies.errors import EvidenceRejected, Tampered
-from policies.grant import AnyGrant, grant_digest
+from policies.grant import AnyGrant, Grant, grant_digest
+from policies.isolation import lacking
 from policies.statement import AnyStatement, Evidence, Nonce, SignedEvidence, SignedStatement
 
 EVIDENCE_PURPOSE = "enclave-evidence"
@@ -92,7 +93,7 @@ def appraise(
         at: seconds since 1970 at which certificates and collateral have to be valid; evidence of a TEE needs it.
 
     Raises:
-        EvidenceRejected: code `kind`, `measurement`, `grant`, `nonce`, `signature`, `endorsement` or `key-binding`, or one of
+        EvidenceRejected: code `kind`, `measurement`, `grant`, `isolation`, `nonce`, `signature`, `endorsement` or `key-binding`, or one of
             `verify_platform` or `refusal`.
     """
     evidence = signed.evidence
@@ -102,6 +103,9 @@ def appraise(
         raise EvidenceRejected("the measurement is not among the reference values", code="measurement")
     if evidence.kind != grant.enclave_kind or evidence.grant != grant_digest(grant):
         raise EvidenceRejected("the evidence is for another grant", code="grant")
+    missing = lacking(grant.isolation, evidence.isolation) if isinstance(grant, Grant) else ()
+    if missing:
+        raise EvidenceRejected(f"the run is not isolated by {', '.join(missing)}", code="isolation")
     providers = [item.provider for item in evidence.nonces]
     if len(set(providers)) != len(providers) or not _answers(evidence, nonce):
         raise EvidenceRejected("the evidence does not answer this challenge", code="nonce")

@@ -12,6 +12,7 @@ from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import Refused
 from policies.granted import FailureCode
 from policies.statement import SignedEvidence, SignedStatement
+from sandbox.audit import judge_policy
 from sandbox.audit.judge_exchange import signed_body
 from sandbox.audit.order import follow
 from sandbox.audit.state import Entry, JobFold, State
@@ -59,7 +60,7 @@ def attested(state: State, entry: Entry) -> None:
     if job is None:
         return
     _require_bound(state, entry, job, "evidence")
-    job.evidence_id = entry.ids["evidence"]
+    job.evidence_id, job.attested_at = entry.ids["evidence"], entry.header.at
     agreement = state.agreement(job.agreement)
     if entry.body is None or agreement is None or job.grant is None:
         state.cannot("evidence")
@@ -92,6 +93,8 @@ def key_released(state: State, entry: Entry) -> None:
     _require_bound(state, entry, job, "evidence")
     bound = entry.ids["evidence"] == job.evidence_id
     state.require(entry, bound, "evidence", "keys were released to other evidence than was attested")
+    judge_policy.require_standing(state, entry, job)
+    judge_policy.require_fresh(state, entry, job)
     if entry.body is None:
         return
     signed = signed_body(entry)
@@ -122,6 +125,9 @@ def ended(state: State, entry: Entry) -> None:
     _require_bound(state, entry, job, "releases")
     same = entry.ids["evidence"] == job.evidence_id
     state.require(entry, same, "releases", "the outcome is of another enclave than was attested")
+    if entry.header.kind == "released":
+        judge_policy.require_standing(state, entry, job)
+        judge_policy.note_release(state, entry, job)
     try:
         if entry.body is not None:
             _judge_statement(state, entry, job, decode(EndedBody, entry.body).statement)

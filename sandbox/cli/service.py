@@ -114,11 +114,20 @@ def worker(parallel: int, supervised: bool) -> None:
         _supervise(parallel, lambda: stopping)
         return
     from app import compose
+    from sandbox.jobs.launch import LocalEnclaves
     from sandbox.jobs.worker import Worker
 
     host = compose(config, lambda step: log.info("step", extra={"step": step}))
     # A worker whose supervisor was killed ends too: nobody could stop it any more.
-    found = Worker(host=host, keep_spare=True, stopping=lambda: stopping or (supervised and os.getppid() != parent))
+    enclaves = LocalEnclaves(config=config)
+    found = Worker(
+        host=host,
+        launch=enclaves.launch,
+        layers=enclaves.layers,
+        tidy=enclaves.tidy,
+        keep_spare=True,
+        stopping=lambda: stopping or (supervised and os.getppid() != parent),
+    )
     log.info("started", extra={"worker": found.name})
     found.work()
     log.info("stopped", extra={"worker": found.name})

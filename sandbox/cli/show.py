@@ -93,8 +93,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*(str(cell) for cell in row))
+        shown.add_row(*(_cell(cell) for cell in row))
     console().print(shown)
+
+
+def _cell(value: Any) -> str:
+    """A value in a table for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def spoken(fingerprint: str) -> str:

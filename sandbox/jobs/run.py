@@ -21,7 +21,7 @@ from policies.granted import FailureCode
 from policies.statement import Nonce, SignedEvidence
 from sandbox.host import Host
 from sandbox.jobs.endorsing import FOLDER, add_endorsements
-from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
+from sandbox.jobs.launch import Enclave, EnclaveDied, EnclaveOutOfMemory
 from sandbox.jobs.record import record_evidence, record_failure, record_outcome
 from sandbox.jobs.states import Job, KeyRequest
 
@@ -65,13 +65,13 @@ class Run:
     """One execution of a job that `worker` took.
 
     Attributes:
-        launch: gives an enclave process of this run's own.
+        launch: gives an enclave of this run's own.
     """
 
     host: Host
     job: Job
     worker: str
-    launch: Callable[[], EnclaveProcess]
+    launch: Callable[[], Enclave]
     turns: Turns
 
     def steps(self) -> Steps[None]:
@@ -81,6 +81,8 @@ class Run:
                 yield from self._through()
             except _RunFailed as failure:
                 yield from self._fail(failure.code)
+            except EnclaveOutOfMemory:
+                yield from self._fail("out-of-memory")
             except EnclaveDied:
                 yield from self._fail("enclave-died")
 
@@ -159,7 +161,7 @@ class Run:
             return []
 
     @contextmanager
-    def _enclave(self) -> Iterator[EnclaveProcess]:
+    def _enclave(self) -> Iterator[Enclave]:
         self.turns.open += 1
         try:
             with self.launch() as enclave:

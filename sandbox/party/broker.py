@@ -25,7 +25,8 @@ from policies.names import require_slug
 from policies.plan import parse_plan
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
-from policies.statement import SignedEvidence
+from policies.statement import Nonce, SignedEvidence
+from sandbox.party.acts import approvals_of, tightenings_known, uses_before
 from sandbox.party.approvals import answer_for, hold, standing_for
 from sandbox.party.client import Client
 from sandbox.party.following import Followed
@@ -182,11 +183,11 @@ class Broker:
         """Check everything, keep what was decided, and return what may be sent."""
         home, me = self.client.home, self.client.home.participant
         agreement, followed = self.client.followed_agreement(grant.agreement)
-        nonces = good_nonces(home, grant.job, self.now())
+        nonces = good_nonces(home, grant.job, self.now(), nonce_lifetime(grant, agreement, me))
         self._require_logged(grant, followed)
         self._require_decided(job, grant, agreement, followed)
         self._require_approved(grant, job)
-        attested = self._appraise(job, grant, agreement)
+        attested = self._appraise(job, grant, agreement, nonces)
         nonce = next(nonce for nonce in nonces if nonce in attested.evidence.nonces)
         for read in grant.reads:
             if read.provider == me:
@@ -241,6 +242,7 @@ class Broker:
             now=int(self.now()),
             enclave_kind=stated.enclave_kind,
             measurement=stated.measurement,
+            isolation=stated.isolation,
             versions=tuple(version for version in versions if version is not None),
             spent=tuple(
                 SpentFact(provider=provider, id_space=id_space, spent=followed.spent_before(grant.job, provider, id_space))
@@ -251,6 +253,12 @@ class Broker:
                 for provider, id_space in ledgers
             ),
             rotations=followed.rotations_before(grant.job, consumer),
+            tightenings=tightenings_known(self.client.home, followed, grant.agreement, agreement),
+            uses=uses_before(followed, grant.job, grant.agreement, agreement, plan, asker),
+            enclave_jurisdiction=stated.enclave_jurisdiction,
+            enclave_debug=None if stated.enclave_kind == "simulated" else stated.enclave_debug,
+            approved_by=approvals_of(followed, grant.job, grant.agreement, agreement, grant.request),
+            overdue=stated.overdue,
         )
 
     def _require_charged(self, grant: Grant, agreement: Agreement, followed: Followed) -> None:
@@ -264,7 +272,7 @@ class Broker:
             if found["measure"] != grant.loss.measure:
                 raise Tampered("the logged charge is in another measure than the grant", code="undercharged")
 
-    def _appraise(self, job: dict[str, Any], grant: Grant, agreement: Agreement) -> Attested:
+    def _appraise(self, job: dict[str, Any], grant: Grant, agreement: Agreement, nonces: tuple[Nonce, ...]) -> Attested:
         """Judge the evidence against one's own terms, and against what this home has pinned besides."""
         home, evidence = self.client.home, decode(SignedEvidence, job["evidence"])
         terms = [agreement.terms_of(read.dataset) for read in grant.reads if read.provider == home.participant]
@@ -277,10 +285,16 @@ class Broker:
             grant=grant,
             kinds=wanted.kinds,
             measurements=wanted.measurements,
-            nonce=good_nonces(home, grant.job, self.now()),
+            nonce=nonces,
             platforms=wanted.platforms,
             at=self.now(),
         )
+
+
+def nonce_lifetime(grant: Grant, agreement: Agreement, provider: str) -> int:
+    """Return how old a challenge, and so the evidence that answers it, may be when keys are released, seconds."""
+    ages = (agreement.terms_of(read.dataset).evidence_age for read in grant.reads if read.provider == provider)
+    return min([NONCE_LIFETIME_S, *(age for age in ages if age is not None)])
 
 
 def _release_file(job_id: str) -> str:

@@ -24,9 +24,13 @@ def challenge_for(home: Home, job_id: str, now: float) -> str:
     return nonce
 
 
-def good_nonces(home: Home, job_id: str, now: float) -> tuple[Nonce, ...]:
-    """Return the challenges of a job that evidence may still answer. Raises EvidenceRejected (code `nonce-expired`) if there is none."""
-    kept = _good(home, job_id, now)
+def good_nonces(home: Home, job_id: str, now: float, lifetime_s: int = NONCE_LIFETIME_S) -> tuple[Nonce, ...]:
+    """Return the challenges of a job that evidence may still answer, at most `lifetime_s` old.
+
+    Raises:
+        EvidenceRejected: code `nonce-expired` if there is none.
+    """
+    kept = [row for row in _good(home, job_id, now) if now - row["at"] <= lifetime_s]
     if not kept:
         raise EvidenceRejected("the challenge is unknown or too old", code="nonce-expired")
     return tuple(Nonce(provider=home.participant, value=item["nonce"]) for item in kept)

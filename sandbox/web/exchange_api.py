@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from flask import Response, request, send_file
 
 from policies.errors import Malformed, NotFound, TooLarge
-from sandbox.exchange import agreements, datasets, destruction, epochs, participants, rotation
+from sandbox.exchange import agreements, datasets, destruction, epochs, participants, rotation, tightening
+from sandbox.jobs import duties
 from sandbox.jobs.notices import public_text
 from sandbox.web.answers import agreement_view, dataset_view, ledger_view, offer_view, reply, version_view
 from sandbox.web.auth import host
@@ -25,6 +26,7 @@ from sandbox.web.views import (
     Offers,
     Participants,
     ServiceView,
+    Tightenings,
     Uploaded,
 )
 
@@ -171,6 +173,21 @@ def one_agreement(call: Call[Query, None], digest: str) -> Response:
 def sign(call: Call[Query, SignedOnly]) -> Response:
     """Sign an agreement."""
     return reply(agreement_view(agreements.sign(host(), call.who, call.body.signed.document())))
+
+
+def tighten(call: Call[Query, SignedOnly]) -> Response:
+    """Tighten the terms of the caller's dataset."""
+    return reply(tightening.tighten(host(), call.who, call.body.signed.document()), 201)
+
+
+def list_tightenings(call: Call[Query, None], digest: str) -> Response:
+    """The tightenings of an agreement of the caller's."""
+    return reply(Tightenings(tightenings=tightening.tightenings_of(host(), call.who, digest)))
+
+
+def report_duty(call: Call[Query, SignedOnly]) -> Response:
+    """Say that a duty was done."""
+    return reply(duties.report_duty(host(), call.who, call.body.signed.document()), 201)
 
 
 def ledgers(call: Call[Query, None]) -> Response:

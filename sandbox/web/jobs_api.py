@@ -13,7 +13,7 @@ from policies.finding import refusal
 from policies.request import JobRequest
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
-from sandbox.jobs import handout, keys, submit
+from sandbox.jobs import approve, handout, keys, submit
 from sandbox.jobs.states import FINAL, Job, KeyRequest
 from sandbox.web.answers import job_view, key_request_view, reply
 from sandbox.web.auth import host
@@ -90,7 +90,7 @@ def release(call: Call[Query, None], job_id: str) -> Response:
         job = _visible(tx, job_id, call.who)
         if job.request.consumer != call.who.id:
             raise NotFound("there is no such release of yours")
-        found, sealed = handout.release(tx, _ended(job))
+        found, sealed = handout.release(tx, _ended(job), host().now())
     return reply(SealedRelease(receipt=cast(Receipt, found), sealed=sealed.hex()))
 
 
@@ -98,6 +98,11 @@ def receipt(call: Call[Query, None], job_id: str) -> Response:
     """The receipt, to every party of the agreement; it tells nothing of the figures."""
     with host().store.reading() as tx:
         return reply(handout.receipt(tx, _ended(_visible(tx, job_id, call.who))))
+
+
+def approve_job(call: Call[Query, SignedOnly]) -> Response:
+    """Approve a job that waits for it."""
+    return reply(job_view(approve.approve(host(), call.who, call.body.signed.document())))
 
 
 def list_key_requests(call: Call[Paged, None]) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from policies.acts import DutyDone, JobApproval, SignedDuty
 from policies.declaration import Declaration
 from policies.documents import (
     Admission,
@@ -16,6 +17,7 @@ from policies.documents import (
 from policies.lineage import Epoch
 from policies.names import PATTERNS
 from policies.request import JobRequest
+from policies.tightening import SignedTightening, Tightening
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import EpochState, Participant
 from sandbox.web import documentation, events, exchange_api, jobs_api, log_api, notices_api, views
@@ -173,6 +175,22 @@ EXCHANGE = (
         summary="Sign an agreement; the last signature makes it active.", description=SAME_AGAIN,
     ),
     Operation(
+        method="POST", path=f"{API}/agreements/tightenings", view=exchange_api.tighten, tag="agreements", status=201, body=SignedOnly,
+        document=Document(purpose="tightening", body=Tightening), answer=SignedTightening, errors=(403, 404, 409),
+        summary="Suspend or revoke the terms of one's own dataset, or lower their bounds, at once.",
+        description=f"There is no way back but a new agreement that all sign. {SAME_AGAIN}",
+    ),
+    Operation(
+        method="GET", path=f"{API}/agreements/<digest:digest>/tightenings", view=exchange_api.list_tightenings, tag="agreements",
+        parts={"digest": DIGEST}, answer=views.Tightenings, summary="The tightenings of an agreement of the caller's, in their order.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/agreements/duties", view=exchange_api.report_duty, tag="agreements", status=201, body=SignedOnly,
+        document=Document(purpose="duty-done", body=DutyDone), answer=SignedDuty, errors=(403, 404, 409),
+        summary="Say that a duty was done: as a provider, that a consumer has paid; as a consumer, that a release was deleted.",
+        description=f"A deletion deletes the service's copy, too. {SAME_AGAIN}",
+    ),
+    Operation(
         method="GET", path=f"{API}/epoch", view=exchange_api.epoch, tag="log", answer=EpochState, errors=(404,),
         summary="The newest epoch of the log and who has not signed it.",
         description="While somebody has not, no job is accepted (503, `epoch-unsigned`). A log that never began anew has none (404).",
@@ -219,6 +237,12 @@ JOBS = (
     Operation(
         method="GET", path=f"{API}/jobs/<job_id>/receipt", view=jobs_api.receipt, tag="jobs", parts={"job_id": JOB}, answer=Receipt,
         errors=(409,), summary="The receipt, to every party of the agreement.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/jobs/approvals", view=jobs_api.approve_job, tag="jobs", body=SignedOnly,
+        document=Document(purpose="job-approval", body=JobApproval), answer=views.JobView, errors=(403, 404, 409),
+        summary="Approve a job that waits for approvals.",
+        description=f"The approval that makes enough decides the job and charges it. {SAME_AGAIN}",
     ),
     Operation(
         method="GET", path=f"{API}/key-requests", view=jobs_api.list_key_requests, tag="key requests", query=Paged,

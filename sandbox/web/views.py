@@ -17,6 +17,7 @@ from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.statement import SignedEvidence
+from policies.tightening import SignedTightening
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
 from sandbox.jobs.notices import NoticeKind, NoticeState
@@ -196,6 +197,13 @@ class Ledgers:
     """The ledgers of the caller's agreements."""
 
     ledgers: tuple[LedgerView, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tightenings:
+    """The tightenings of an agreement, in the order of the log."""
+
+    tightenings: tuple[SignedTightening, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from alembic import op
 from sqlalchemy import Column, PrimaryKeyConstraint, String, Text
 
 revision = "0010"
-down_revision = "0005"
+down_revision = "0009"
 
 
 def upgrade() -> None:
@@ -22,5 +22,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Forget them; jobs on these files are accepted again and end without keys."""
-    op.execute("UPDATE settings SET value = '5' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '9' WHERE name = 'schema'")
     op.drop_table("destroyed_keys")
