@@ -52,13 +52,17 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
                 findings += _apply(step.name, step.rule, case)
     findings += derived.measures
     findings.append(_affordable(request, plan, derived))
-    allowed = bool(findings) and all([finding.allowed for finding in findings])
+    allowed = bool(findings) and all(finding.allowed for finding in findings)
     return Decision(allowed=allowed, minimum_group=derived.minimum_group, findings=tuple(findings))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Step:
-    """One rule on one dataset: the rule to apply, or, where it reads documents only, what it found. `also`: when it applies, if not always."""
+    """One rule on one dataset: the rule to apply, or, where it reads documents only, what it found.
+
+    Attributes:
+        also: when it applies, if not always.
+    """
 
     name: str
     rule: Rule | None = None

@@ -64,6 +64,11 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "consumer_loss": ("a loss", "What the ledger paid for this consumer, and the request, are at most this.", (f"{_RULES}.consumer_loss",)),
     "enclave_kinds": ("list of kinds", "The enclave's kind is listed.", (f"{_RULES}.enclave", "enclaves.kit.appraisal.appraise")),
     "measurements": ("list of digests", "The enclave's measurement is listed.", (f"{_RULES}.enclave", "enclaves.kit.appraisal.appraise")),
+    "platforms": (
+        "list of floors, one of a kind",
+        "The firmware of the TEE shows at least these patch levels; AMD's needs a floor, Intel's must be up to date without one.",
+        ("enclaves.kit.appraisal.appraise",),
+    ),
     "isolation": (
         "list of layers, in order: `network`, `processes`, `filesystem`, `uid`, `capabilities`, `syscalls`, `limits`, `memory`, `pids`",
         "The enclave that would run, and the one whose evidence gets keys, is separated from its machine by every one of them.",
@@ -89,11 +94,6 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "list of ISO 3166-1 alpha-2 codes",
         "The consumer, and everybody it passes the release on to, is a party whose signed `jurisdiction` is one of them.",
         (f"{_MORE}.recipient_jurisdictions",),
-    ),
-    "platforms": (
-        "list of `kind` `amd-sev-snp` with the lowest `bootloader`, `tee`, `snp` and `microcode` patch levels, or `intel-tdx` with `statuses`",
-        "The evidence shows firmware that is as new, or a platform in one of these states. AMD's needs it; Intel's is `UpToDate` without.",
-        ("policies.attestation.refusal", "enclaves.kit.appraisal.appraise"),
     ),
     "no_debug": (
         "`true`",

@@ -1,4 +1,4 @@
-"""Evaluating any ODRL 2.2 policy for a request in a state of the world, with a compliance report: how our reading of ODRL is judged by others.
+"""Evaluating any ODRL 2.2 policy for a request in a state of the world, with a compliance report: how others judge our reading of it.
 
 The law of this service decides by its own typed terms (policies/decide.py). This module reads the language at large, so that a public test
 suite can tell whether we mean by its words what the field means. Sources: ODRL Information Model 2.2 (W3C Recommendation 2018) and the
@@ -167,7 +167,7 @@ def _duty_reports(policy: Graph, rule: str, world: Graph) -> Iterator[Node]:
 
     The suite's states tell of a duty under the name that it has in another policy; where none is named, all that are told count.
     """
-    duties = {node for node in _all(policy, rule, ODRL + "duty")}
+    duties = set(_all(policy, rule, ODRL + "duty"))
     if not duties:
         return
     told = [name for name, members in world.items() if _term("DutyReport") in members.get(TYPE, ())]

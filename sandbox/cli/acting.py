@@ -116,5 +116,5 @@ def _words(given: dict[str, Any]) -> list[str]:
     shown = {bound: value.text if isinstance(value, Loss) else value for bound, value in given.items()}
     for time in ("suspended_until", "not_after"):
         if time in shown:
-            shown[time] = datetime.fromtimestamp(shown[time], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            shown[time] = datetime.fromtimestamp(float(shown[time]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return [bound if value is True else f"{bound} {value}" for bound, value in shown.items()]

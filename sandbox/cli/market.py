@@ -221,9 +221,9 @@ def _terms_rows(terms: Terms, parsed: Agreement) -> list[tuple[str, str]]:
         *_loss_rows(terms, declaration),
         ("enclaves", f"{', '.join(terms.enclave_kinds)}; measurement {', '.join(m[:23] for m in terms.measurements)}"),
     ]
-    rows += [(f"firmware of {floor.kind}", floor.text) for floor in terms.platforms]
     if terms.isolation:
         rows.append(("isolation", ", ".join(terms.isolation)))
+    rows += [(f"firmware of {floor.kind}", floor.text) for floor in terms.platforms]
     if "simulated" in terms.enclave_kinds:
         rows.append(("", "simulated evidence proves nothing about the machine: its operator is trusted with plaintext"))
     return rows + [(f"column {term.column}", ", ".join(term.operations)) for term in terms.columns]

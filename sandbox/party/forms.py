@@ -16,7 +16,7 @@ from policies.errors import Malformed
 from policies.privacy import PARAMETERS, Loss, Measure, parse_loss
 
 _LOSSES = {"job_loss": "per_job", "total_loss": "total", "consumer_loss": "per_consumer"}
-_OPTIONAL_TERMS = {"recipients", "measurements", "isolation", "platforms"}
+_OPTIONAL_TERMS = {"recipients", "measurements", "platforms", "isolation"}
 _TERMS = {"assignees", "purposes", "from", "until", "minimum_group", "enclaves", "columns"} | _OPTIONAL_TERMS
 _LOSS_TERMS = {f"{parameter}_{bound}" for parameter in (*PARAMETERS.values(), "delta0") for bound in _LOSSES.values()}
 

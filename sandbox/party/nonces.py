@@ -25,12 +25,8 @@ def challenge_for(home: Home, job_id: str, now: float) -> str:
 
 
 def good_nonces(home: Home, job_id: str, now: float, lifetime_s: int = NONCE_LIFETIME_S) -> tuple[Nonce, ...]:
-    """Return the challenges of a job that evidence may still answer, at most `lifetime_s` old.
-
-    Raises:
-        EvidenceRejected: code `nonce-expired` if there is none.
-    """
-    kept = [row for row in _good(home, job_id, now) if now - row["at"] <= lifetime_s]
+    """Return the challenges of a job that evidence may still answer. Raises EvidenceRejected (code `nonce-expired`) if there is none."""
+    kept = _good(home, job_id, now, lifetime_s)
     if not kept:
         raise EvidenceRejected("the challenge is unknown or too old", code="nonce-expired")
     return tuple(Nonce(provider=home.participant, value=item["nonce"]) for item in kept)
@@ -46,7 +42,7 @@ def nonce_file(job_id: str) -> str:
     return f"broker/{job_id}.nonce.json"
 
 
-def _good(home: Home, job_id: str, now: float) -> list[dict[str, Any]]:
+def _good(home: Home, job_id: str, now: float, lifetime_s: int = NONCE_LIFETIME_S) -> list[dict[str, Any]]:
     kept = home.read_or(nonce_file(job_id), {"nonces": []})
     rows = kept.get("nonces", [kept])  # older code kept one
-    return [row for row in rows if 0 <= now - row["at"] <= NONCE_LIFETIME_S]
+    return [row for row in rows if 0 <= now - row["at"] <= lifetime_s]

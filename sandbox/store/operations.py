@@ -32,7 +32,7 @@ class OperationTables:
         return current(self.connection) == head()
 
     def see_worker(self, name: str, now: int, forget_before: int, isolation: Iterable[Layer] = ()) -> None:
-        """Note that a worker lives at `now` and how it isolates runs; forget those not seen since `forget_before`. Milliseconds since 1970."""
+        """Note that a worker lives at `now` and how it isolates runs; forget those not seen since `forget_before`; milliseconds."""
         seen = {"seen_at": now, "isolation": " ".join(isolation)}
         insert_once(self.connection, workers, name=name, **seen)
         self.connection.execute(update(workers).where(workers.c.name == name).values(**seen))

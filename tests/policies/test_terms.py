@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from policies import rules_conditions
 from policies.agreement import Agreement, ColumnTerm, Terms
-from policies.attestation import SnpFloor
+from policies.attestation import TdxFloor
 from policies.codec import decode, encode
 from policies.conditions import DAYS, Approvals, Onward, Payment, Window
 from policies.decide import decide
@@ -77,9 +77,9 @@ def uses(**counts: int) -> dict[str, Any]:
     return {"uses": (UsesFact(provider="insurer", **{"jobs": 0, "own": 0, **counts}),)}
 
 
-FIRMWARE = SnpFloor(bootloader=4, tee=1, snp=23, microcode=213)
 PAID = Payment(amount="100", currency="CNY", per="job")
 ONWARD = Onward(recipients=("auditor",), purposes=("supervision",))
+HARDENED = TdxFloor(statuses=("UpToDate", "SWHardeningNeeded"))
 TWO = Approvals(need=2, of=("insurer", "clinic", "institute"))
 FOR_OTHERS = ColumnTerm(column="medical_spend", operations=("sum",), recipients=("auditor",))
 FOR_INSTITUTE = ColumnTerm(column="medical_spend", operations=("sum",), recipients=("institute",))
@@ -101,6 +101,10 @@ CASES: dict[str, tuple[Given, Given]] = {
     ),
     "enclave_kinds": (Given(), Given({"enclave_kinds": ()})),
     "measurements": (Given(), Given(facts={"measurement": digest_of("another")})),
+    "platforms": (
+        Given({"enclave_kinds": ("simulated", "intel-tdx"), "platforms": (HARDENED,)}),
+        Given({"enclave_kinds": ("intel-tdx",), "platforms": (HARDENED,)}),
+    ),
     "isolation": (
         Given({"isolation": ("network", "uid")}, {"isolation": ("network", "filesystem", "uid")}),
         Given({"isolation": ("network", "uid")}, {"isolation": ("network", "filesystem")}),
@@ -114,10 +118,6 @@ CASES: dict[str, tuple[Given, Given]] = {
     "recipient_jurisdictions": (
         Given({"recipient_jurisdictions": ("CN",)}, parties={"institute": "CN"}),
         Given({"recipient_jurisdictions": ("CN",)}, parties={"institute": "US"}),
-    ),
-    "platforms": (
-        Given({"enclave_kinds": ("amd-sev-snp",), "platforms": (FIRMWARE,)}, {"enclave_kind": "amd-sev-snp"}),
-        Given({"enclave_kinds": ("amd-sev-snp",), "platforms": (FIRMWARE,)}),
     ),
     "no_debug": (Given({"no_debug": True}, {"enclave_debug": False}), Given({"no_debug": True}, {"enclave_debug": True})),
     "evidence_age": (Given({"evidence_age": 30}), Given({"evidence_age": 30, "measurements": ()})),
@@ -147,6 +147,7 @@ denial is named in `LATER`."""
 
 LATER = {
     "evidence_age": "tests/party/test_broker_terms.py::test_keys_are_not_released_to_evidence_older_than_the_terms_say",
+    "platforms": "tests/enclaves/test_attestation.py::test_an_intel_platform_has_to_be_in_an_agreed_state",
     "output_bytes": "tests/enclaves/test_output_terms.py::test_a_release_above_the_agreed_bytes_is_withheld",
     "notify": "tests/jobs/test_duties.py::test_parties_to_be_informed_get_notice_of_a_release",
     "attribution": "tests/jobs/test_duties.py::test_the_words_of_the_provider_are_shown_with_the_release",
