@@ -41,6 +41,9 @@ OWNERS = {
     "tenseal": ("enclaves/kit",),
     "Crypto": ("enclaves/kit",),
     "cryptography": ("enclaves/kit",),
+    "cbor2": ("enclaves/kit/attestation/nitro", "enclaves/attesters"),
+    "dcap_qvl": ("enclaves/kit/attestation/collateral",),
+    "pkcs11": ("sandbox/party/token",),
     "opendp": ("enclaves/dp",),
     "numpy": (
         "enclaves/dp",

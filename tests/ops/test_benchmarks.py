@@ -25,6 +25,15 @@ def test_the_benchmark_of_isolation_answers_and_no_attempt_succeeds() -> None:
         assert found["succeeded"] == 0
 
 
+def test_the_benchmark_of_encrypted_columns_answers_and_names_its_figures() -> None:
+    command = [sys.executable, "-m", "benchmarks.columns", "--quick", "--rows", "20000", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["read_ratio"] > 0
+    assert found["publish_mb_per_s_core"] > 0
+    assert found["file_ratio"] > 1
+
+
 def test_the_benchmark_of_private_sql_answers_and_names_its_figures() -> None:
     command = [sys.executable, "-m", "benchmarks.dp_sql", "--quick", "--rows", "20000", "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
