@@ -82,25 +82,57 @@ def schedule(plan: Plan, declarations: Mapping[str, Declaration], loss: Loss, mi
         Malformed: an unsound plan, missing bounds or domains, bounds that are too wide for exact sums, a loss that is too small to split,
             or a delta0 where no keys are discovered (`delta0-unused`), or none where they are (`delta0-missing`).
     """
+    return allot(outline(plan, declarations), plan, loss, minimum_group)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outline:
+    """What a schedule needs to know of a sound plan, whatever the loss.
+
+    Attributes:
+        bound: what one unit contributes.
+        wanted: the vectors, each with its name and the largest amount that one row adds.
+        refused: message, code and place of why the plan cannot be scheduled for any loss; the other two mean nothing then.
+    """
+
+    bound: Contribution | None = None
+    wanted: tuple[tuple[Measured, str, int], ...] = ()
+    refused: tuple[str, str, str | None] | None = None
+
+
+def outline(plan: Plan, declarations: Mapping[str, Declaration]) -> Outline:
+    """Return the outline of a plan. Raises Malformed for an unsound one."""
     found = require_sound(plan, declarations)
+    try:
+        bound = contribution(plan, declarations)
+        wanted = tuple((measured, name, largest) for measured, (name, largest) in measures(plan, found).items())
+    except Malformed as error:  # a loss that does not fit the plan is told of first
+        return Outline(refused=(error.message, error.code, error.where))
+    return Outline(bound=bound, wanted=wanted)
+
+
+def allot(known: Outline, plan: Plan, loss: Loss, minimum_group: int) -> tuple[Statistic, ...]:
+    """Return the statistics of an outlined plan within `loss`. Raises Malformed as `schedule`."""
     if plan.discovers and not loss.delta0:
         raise Malformed(
             "group keys without a declared domain are discovered, which costs delta0; the request has none", code="delta0-missing"
         )
     if loss.delta0 and not plan.discovers:
         raise Malformed("no group keys are discovered, so delta0 would be charged for nothing; ask without", code="delta0-unused")
-    bound = contribution(plan, declarations)
-    wanted = measures(plan, found)
+    if known.refused is not None or known.bound is None:
+        message, code, where = known.refused or ("the plan cannot be scheduled", "malformed", None)
+        raise Malformed(message, code=code, where=where)
+    bound, wanted = known.bound, known.wanted
     tested = plan.discovers or minimum_group > 1
     rest = loss.amount
     statistics: list[Statistic] = []
     units = Measured(quantity="units")
-    if tested and units not in wanted:
+    if tested and all(measured != units for measured, _, _ in wanted):
         share = loss.amount // UNITS_SHARE
         rest -= share
         statistics.append(_statistic("units", units, 1, bound, loss, share))
-    weights = [_weight(measured) for measured in wanted]
-    for (measured, (name, largest)), weight in zip(wanted.items(), weights, strict=True):
+    weights = [_weight(measured) for measured, _, _ in wanted]
+    for (measured, name, largest), weight in zip(wanted, weights, strict=True):
         statistics.append(_statistic(name, measured, largest, bound, loss, rest * weight // sum(weights)))
     return tuple(
         replace(s, threshold=threshold_for(s, bound.cells, loss.delta0)) if plan.discovers and s.measured == units else s

@@ -24,8 +24,8 @@ LAYERS = [
 ]
 """From left to right; a module may import modules of its own layer and of those to its left."""
 
-ENCLAVE_SEAM = {"enclaves/frames"}
-"""What the host may import of the inside besides the kit: the shape of the pipe."""
+ENCLAVE_SEAM = {"enclaves/frames", "enclaves/attesters"}
+"""What the host may import of the inside besides the kit: the shape of the pipe, and the devices that enclaves cannot reach themselves."""
 
 OWNERS = {
     "sqlglot": (
@@ -36,7 +36,7 @@ OWNERS = {
         "policies/sql_aggregates",
         "policies/sql_sources",
     ),
-    "pyarrow": ("enclaves/kit", "enclaves/run", "enclaves/aggregate"),
+    "pyarrow": ("enclaves/kit", "enclaves/run", "enclaves/aggregate", "enclaves/preload"),
     "duckdb": ("enclaves/kit",),
     "tenseal": ("enclaves/kit",),
     "Crypto": ("enclaves/kit",),
@@ -54,7 +54,7 @@ OWNERS = {
     "redis": ("sandbox/jobs/queue",),
     "click": ("sandbox/cli",),
     "rich": ("sandbox/cli", "sandbox/demo"),
-    "requests": ("sandbox/party/client", "sandbox/party/cosigning", "sandbox/demo/stage"),
+    "requests": ("sandbox/party/connection", "sandbox/party/cosigning", "sandbox/demo/stage"),
     "yaml": ("sandbox/party/forms",),
 }
 

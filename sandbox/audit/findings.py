@@ -6,6 +6,7 @@ order of the entries.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,6 +14,8 @@ from typing import Literal
 from sandbox.audit.backtest import Difference
 from sandbox.audit.digest_table import DigestTable
 from sandbox.audit.verdict import Mismatch, Promise
+
+What = Literal["asked", "answered", "repeats", "kept", "deleted", "overdue"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +25,12 @@ class Relation:
     Attributes:
         what: `asked`: consumer and request id are `subject`; `answered`: the job `other` released an answer to the question `subject`,
             which is empty where it was not opened; `repeats`: the question `subject` is stated to have been answered by the job `other`.
+            `kept`: under the agreement and by the consumer `subject`, a release may be kept until (milliseconds) and of the job `other`;
+            `deleted`: the release of the job `subject` is; `overdue`: of `subject` at a time, `other` names all that was to be deleted.
     """
 
     index: int
-    what: Literal["asked", "answered", "repeats"]
+    what: What
     subject: str
     other: str = ""
 
@@ -70,6 +75,8 @@ class Relations:
 
     asked: DigestTable = field(default_factory=DigestTable)
     answers: DigestTable = field(default_factory=DigestTable)
+    deadlines: defaultdict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    deleted: set[str] = field(default_factory=set)
 
     def judge(self, found: Iterable[Relation], into: Findings) -> None:
         """Report what contradicts an earlier relation."""
@@ -84,8 +91,26 @@ class Relations:
                     self.answers.put(f"{relation.subject} {relation.other}", _ANSWERED)
                 else:
                     self.answers.put(relation.other, _UNOPENED)
+            elif relation.what in ("kept", "deleted", "overdue"):
+                self._judge_deletion(relation, into)
             elif f"{relation.subject} {relation.other}" not in self.answers:
                 self._unanswered(relation, into)
+
+    def _judge_deletion(self, relation: Relation, into: Findings) -> None:
+        """That each release is deleted once, and that decisions state every one that was not deleted in time."""
+        if relation.what == "kept":
+            deadline, _, job = relation.other.partition(" ")
+            self.deadlines[relation.subject][job] = int(deadline)
+        elif relation.what == "deleted":
+            if relation.subject in self.deleted:
+                into.mismatches.append(_mismatch(relation, "order", f"{relation.subject} is deleted twice", "duty_done"))
+            self.deleted.add(relation.subject)
+        else:
+            now, *stated = relation.other.split(" ")
+            due = self.deadlines.get(relation.subject, {})
+            late = sorted(job for job, deadline in due.items() if deadline <= int(now) and job not in self.deleted)
+            if not set(late) <= set(stated):
+                into.mismatches.append(_mismatch(relation, "decisions", f"does not state as overdue: {', '.join(late)}"))
 
     def _unanswered(self, relation: Relation, into: Findings) -> None:
         """That a question is run and charged once more is no fault, for the sealed release may be lost; to repeat another one is."""
@@ -96,5 +121,5 @@ class Relations:
             into.mismatches.append(_mismatch(relation, "decisions", what))
 
 
-def _mismatch(relation: Relation, promise: Promise, what: str) -> Mismatch:
-    return Mismatch(index=relation.index, kind="decided", promise=promise, what=what)
+def _mismatch(relation: Relation, promise: Promise, what: str, kind: str = "decided") -> Mismatch:
+    return Mismatch(index=relation.index, kind=kind, promise=promise, what=what)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from enclaves.kit.appraisal import Attested
 from enclaves.kit.envelope import Purpose, Signed, verify_document
@@ -16,10 +16,11 @@ from policies.grant import AnyGrant
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import JobRequest, VersionFact
+from policies.tightening import SignedTightening
 from sandbox.audit.backtest import Candidate
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.digest_table import DigestTable
-from sandbox.audit.findings import Findings, Relation
+from sandbox.audit.findings import Findings, Relation, What
 from sandbox.audit.keyring import Keyring
 from sandbox.audit.totals import Total
 from sandbox.audit.verdict import PROMISES, Mismatch, Promise, PromiseState
@@ -109,6 +110,7 @@ class JobFold:
         question: digest of what was asked of which data; empty where not opened.
         answered: providers that released or refused keys; `released`: those that released.
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
+        attested_at: time of the entry of its evidence, milliseconds since 1970.
         at: indices of its entries so far; `blind`: whether it was decided before its agreement was known.
         grant: the logged one, or where it was not opened the derived one; None if neither is known. `grant_named`: its digest.
     """
@@ -121,12 +123,31 @@ class JobFold:
     question: str = ""
     grant_id: str = ""
     evidence_id: str = ""
+    attested_at: int = 0
     at: list[int] = field(default_factory=list)
     blind: bool = False
     derived: Derived | None = None
     grant: AnyGrant | None = None
     grant_named: str = ""
     attested: Attested | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Acts:
+    """What parties signed under agreements in force, and what counts by it.
+
+    Attributes:
+        tightenings: by agreement, in their order.
+        awaiting: digest of the request by job that waits, or waited, for approvals; `approvals`: who approved it.
+        uses: by agreement and provider, number of charges by consumer.
+        paid: payments confirmed, by agreement, provider and consumer.
+    """
+
+    tightenings: defaultdict[str, list[SignedTightening]] = field(default_factory=lambda: defaultdict(list))
+    awaiting: dict[str, str] = field(default_factory=dict)
+    approvals: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    uses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    paid: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -146,6 +167,7 @@ class State:
         log_names: logs that agreements may name besides this one, from the epoch that opens it.
         named: agreements' logs, to be judged once all keys of the log are known.
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
+        acts: tightenings, approvals and payments so far.
         candidate: terms under which every decision is made once more.
         plans: of queries read so far, by agreement and text.
         found: what judging the entries so far has found.
@@ -170,6 +192,7 @@ class State:
     named: list[tuple[int, LogIdentity]] = field(default_factory=list)
     epoch_id: str = ""
     waiting: set[str] | None = field(default_factory=set)
+    acts: Acts = field(default_factory=Acts)
     candidate: Candidate | None = None
     plans: dict[tuple[str, str], Plan] = field(default_factory=dict)
     found: Findings = field(default_factory=Findings)
@@ -194,7 +217,7 @@ class State:
         self.ended.put(name, ENDS.index(stage))
         self.jobs.pop(name, None)
 
-    def relate(self, entry: Entry, what: Literal["asked", "answered", "repeats"], subject: str, other: str = "") -> None:
+    def relate(self, entry: Entry, what: What, subject: str, other: str = "") -> None:
         """Note what an entry says about other jobs."""
         self.found.relations.append(Relation(entry.index, what, subject, other))
 

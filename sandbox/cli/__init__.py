@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from policies.errors import Refused, SandboxError, outcome
+from policies.errors import Refused, SandboxError, Unavailable, outcome
 from sandbox.cli.lazy import Lazy, LazyGroup
 
 COMMANDS = {
@@ -41,6 +41,13 @@ def main() -> None:
     except SandboxError as error:
         _show(error)
         sys.exit(outcome(error)[1])
+    except OSError as error:
+        # Only of files that the command line names or the settings do: what a request meets in the service is typed there.
+        if error.filename is None:
+            raise
+        failure = Unavailable(f"{error.filename}: {error.strerror}", code="file")
+        _show(failure)
+        sys.exit(outcome(failure)[1])
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

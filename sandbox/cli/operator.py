@@ -15,6 +15,7 @@ from enclaves.kit.signatures import SigningKey
 from policies.codec import encode
 from policies.errors import Malformed
 from policies.names import require_name, require_slug
+from policies.odrl import timestamp
 from policies.privacy import Loss, parse_loss
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.export import Export
@@ -294,4 +295,7 @@ def _show(manifest: Manifest, folder: Path, as_json: bool) -> None:
         "log_key": manifest.log_key,
         "free_bytes": shutil.disk_usage(folder).free,
     }
-    print_json(facts) if as_json else table(("", ""), facts.items(), title="Backup")
+    if as_json:
+        print_json(facts)
+    else:
+        table(("", ""), (facts | {"made_at": timestamp(manifest.made_at // 1000)}).items(), title="Backup")

@@ -89,8 +89,7 @@ def _add(host: Host, tx: Transaction, credential: str, admission: Admission, par
 
 def authenticate(host: Host, credential: str) -> Participant:
     """Return the participant whose bearer credential this is. Raises Unauthenticated."""
-    with host.store.reading() as tx:
-        found = tx.participant_by_credential(secret_digest(credential))
+    found = host.store.look_up(lambda tx: tx.participant_by_credential(secret_digest(credential)))
     if found is None:
         raise Unauthenticated("the credential is unknown")
     if found.revoked:

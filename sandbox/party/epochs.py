@@ -39,10 +39,11 @@ def compare(client: Client, epoch: Epoch) -> tuple[Total, ...]:
         for ledger in kept.ledgers():
             seen.setdefault(ledger, []).append(kept.total(*ledger))
     opening = {(total.provider, total.id_space): total for total in epoch.totals}
-    return tuple(_compared(ledger, seen.get(ledger, []), opening.get(ledger)) for ledger in sorted({*seen, *opening}))
+    return tuple(held_against(ledger, seen.get(ledger, []), opening.get(ledger)) for ledger in sorted({*seen, *opening}))
 
 
-def _compared(ledger: tuple[str, str], seen: list[Loss], opens: LedgerCharge | None) -> Total:
+def held_against(ledger: tuple[str, str], seen: list[Loss], opens: LedgerCharge | None) -> Total:
+    """Hold what an epoch opens one ledger with against what each followed log has charged on it."""
     found = Loss(amount=0) if opens is None else Loss(measure=opens.measure, amount=opens.amount, delta0=opens.delta0)
     paid = [loss for loss in seen if loss.amount or loss.delta0]
     short = any(not loss.within(found) for loss in paid)

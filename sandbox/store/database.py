@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from policies.errors import Conflict, SandboxError, Tampered, Unavailable
+from sandbox.store.acts import ActTables
 from sandbox.store.keys import KeyTables
 from sandbox.store.lineage import LineageTables
 from sandbox.store.listings import Listings
@@ -23,6 +26,8 @@ from sandbox.store.operations import OperationTables
 from sandbox.store.recovery import RecoveryTables
 from sandbox.store.schema import log_state, settings
 
+T = TypeVar("T")
+
 BUSY_TIMEOUT_MS = 30_000
 LOCK_TIMEOUT_MS = 30_000
 IDLE_TIMEOUT_MS = 60_000
@@ -32,11 +37,14 @@ CONNECT_TIMEOUT_S = 10
 _SILENT_S = {"tcp_keepalives_idle": 15, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
 """A peer that answers nothing at all for 30 s counts as gone, on either end of a connection to PostgreSQL."""
 
+RESTED_S = 1.0
+"""A connection that nobody used for so long is asked whether it is still there before it is used again."""
+
 PREPARING = 0x5A4D_B0C5
 """PostgreSQL advisory lock under which tables are made: processes that start at once would make them twice."""
 
 
-class Transaction(LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables):
+class Transaction(LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables, ActTables):
     """All verbs of the store on one open transaction."""
 
     def __init__(self, connection: Connection) -> None:
@@ -52,6 +60,7 @@ class Store:
         self._reader = self._engine.execution_options(
             **({"sandbox_reading": True} if embedded else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
         )
+        self._single = self._reader if embedded else self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def prepare(self, origin: str) -> None:
         """Bring the schema to the newest revision and fix the log's origin at the first start. One process does it, others wait for it.
@@ -123,6 +132,25 @@ class Store:
         except _LOST as error:
             raise Unavailable("the database cannot be read now; try again", code="database") from error
 
+    def look_up(self, query: Callable[[Transaction], T]) -> T:
+        """Return `query(tx)` for a query of one statement that only reads, at a server without the two messages that a transaction costs.
+
+        A connection that turns out to be gone is replaced once, so that what follows on other connections finds them renewed too.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        try:
+            with self._single.connect() as connection:
+                return query(Transaction(connection))
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise Unavailable("the database cannot be read now; try again", code="database") from error
+        except NoConnection as error:
+            raise Unavailable("the database cannot be read now; try again", code="database") from error
+        with self.reading() as tx:
+            return query(tx)
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
@@ -172,11 +200,11 @@ def _fix_origin(connection: Connection, origin: str) -> None:
 def _served(url: str) -> Engine:
     """An engine of a database server, whose locks and connections do not outlive whoever froze or fell off the network."""
     if make_url(url).get_backend_name() != "postgresql":
-        return create_engine(url, pool_pre_ping=True)
+        return _checked(create_engine(url))
     own = make_url(url).query
     wanted = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 30_000}
     wanted |= {name.removeprefix("tcp_"): seconds for name, seconds in _SILENT_S.items()}
-    engine = create_engine(url, pool_pre_ping=True, connect_args={name: value for name, value in wanted.items() if name not in own})
+    engine = _checked(create_engine(url, connect_args={name: value for name, value in wanted.items() if name not in own}))
     bounds = {"lock_timeout": LOCK_TIMEOUT_MS, "idle_in_transaction_session_timeout": IDLE_TIMEOUT_MS, **_SILENT_S}
 
     @event.listens_for(engine, "connect")
@@ -184,6 +212,25 @@ def _served(url: str) -> Engine:
         with connection.cursor() as cursor:
             cursor.execute("SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in bounds.items()))
         connection.commit()
+
+    return engine
+
+
+def _checked(engine: Engine) -> Engine:
+    """The engine, with connections that rested tried before use: a message on every use would cost a reader as much as what it asks."""
+
+    @event.listens_for(engine, "checkin")
+    def _rest(_: Any, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _try(connection: Any, record: Any, _: Any) -> None:
+        if time.monotonic() - record.info.get("rests_since", math.inf) < RESTED_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError("the connection is gone") from error
 
     return engine
 

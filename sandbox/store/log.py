@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, insert, literal, select, tuple_, union_all, update
 
 from policies.canonical import canonical, parse_json
 from policies.codec import encode
@@ -56,10 +56,27 @@ _ENTRIES = (
     .where(entries.c.position >= bindparam("first"), entries.c.position < bindparam("end"))
     .order_by(entries.c.position)
 )
+_LEAF = -1
+"""Where `_INCLUDED` has the entry itself among the nodes over it."""
+_INCLUDED = union_all(
+    _NODES, select(literal(_LEAF).label("level"), entries.c.position, entries.c.data).where(entries.c.position == bindparam("index"))
+)
 _ALL_OPENINGS = (
     select(openings).where(openings.c.position >= bindparam("first"), openings.c.position < bindparam("end")).order_by(openings.c.position)
 )
 _OPENINGS = _ALL_OPENINGS.where(openings.c.agreement.is_(None) | openings.c.agreement.in_(bindparam("agreements", expanding=True)))
+
+
+def _asked(compute: Callable[[Callable[[int, int], bytes]], Any]) -> list[tuple[int, int]]:
+    """The (level, index) of every node that a pure function of tree nodes reads; that depends on sizes and indices only."""
+    asked: set[tuple[int, int]] = set()
+
+    def note(level: int, index: int) -> bytes:
+        asked.add((level, index))
+        return bytes(merkle.HASH_BYTES)
+
+    compute(note)
+    return sorted(asked)
 
 
 class LogTables:
@@ -157,18 +174,29 @@ class LogTables:
         `compute` is called twice: first with empty hashes, to learn which nodes it needs; that depends on sizes and indices only.
         Raises NotFound like `node`.
         """
-        asked: list[tuple[int, int]] = []
-
-        def note(level: int, index: int) -> bytes:
-            asked.append((level, index))
-            return bytes(merkle.HASH_BYTES)
-
-        compute(note)
+        asked = _asked(compute)
         if not asked:
             return compute(self.node)
-        rows = self.connection.execute(_NODES, {"wanted": sorted(set(asked))})
+        rows = self.connection.execute(_NODES, {"wanted": asked})
         found = {(row.level, row.position): bytes(row.hash) for row in rows}
         return compute(lambda level, index: found.get((level, index)) or self.node(level, index))
+
+    def included(self, index: int, size: int) -> tuple[bytes, tuple[bytes, ...]]:
+        """An entry and its inclusion proof in the tree of `size`, in one query.
+
+        Raises:
+            Malformed: code "tree-range", unless 0 <= index < size.
+            NotFound: the log is not that long.
+        """
+
+        def compute(node: Callable[[int, int], bytes]) -> tuple[bytes, ...]:
+            return merkle.inclusion_proof(index, size, node)
+
+        rows = self.connection.execute(_INCLUDED, {"wanted": _asked(compute), "index": index})
+        found = {(row.level, row.position): bytes(row.hash) for row in rows}
+        if (_LEAF, index) not in found:
+            raise NotFound(f"the log has no entry {index}")
+        return found[_LEAF, index], compute(lambda level, at: found.get((level, at)) or self.node(level, at))
 
     def nodes(self, level: int, first: int, count: int) -> list[bytes]:
         """Hashes of consecutive perfect nodes of one level."""

@@ -370,6 +370,14 @@ def test_what_cannot_be_reached_now_exits_4(terminal: Terminal) -> None:
     assert "cannot be reached" in error.stderr
 
 
+def test_a_file_that_cannot_be_written_exits_4_and_is_named(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    error = terminal.fails(LATER, "file", "admin", "backup", str(tmp_path / "file" / "backup"))
+    assert str(tmp_path / "file") in error["message"]
+    error = terminal.fails(LATER, "file", "log", "export", "--home", terminal.home("institute"), str(tmp_path / "file" / "export"))
+    assert str(tmp_path / "file") in error["message"]
+
+
 def test_a_changed_home_exits_5(terminal: Terminal) -> None:
     """The consumer's kept agreement was changed on its own disk: no release is shown on it."""
     changed = terminal.folder / "changed-home"

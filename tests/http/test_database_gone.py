@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -12,7 +13,10 @@ from policies.errors import Tampered, Unavailable
 from sandbox.config import Config
 from sandbox.exchange.participants import issue_code
 from sandbox.jobs.worker import Worker
+from sandbox.party.client import Client
+from sandbox.party.home import Home
 from sandbox.web.application import make_app
+from tests.support.runs import Direct
 from tests.support.service import POSTGRESQL, fresh_database
 
 
@@ -68,3 +72,26 @@ def test_the_database_of_another_log_is_not_taken_over(database: str, tmp_path: 
             compose(Config(data=tmp_path / "data", database=url, origin="other.sandbox.local/log"))
         assert refused.value.code == "other-log"
         compose(Config(data=tmp_path / "data", database=url, origin="tests.sandbox.local/log")).store.close()
+
+
+def test_connections_that_the_server_ended_are_replaced_without_a_failed_request(tmp_path: Path) -> None:
+    with fresh_database("postgresql") as url:
+        host = compose(Config(data=tmp_path / "data", database=url, origin="tests.sandbox.local/log"))
+        app = make_app(host)
+        somebody = Client(home=Home.create(tmp_path / "home", "somebody", "Somebody", "http://127.0.0.1"))
+        somebody.session = cast(Any, Direct(app))
+        somebody.join(issue_code(host, "somebody"))
+        client, headers = app.test_client(), {"Authorization": f"Bearer {somebody.home.credential}"}
+        server = create_engine(f"{POSTGRESQL}/postgres", isolation_level="AUTOCOMMIT")
+        for path in ("/api/v1/me", "/api/v1/jobs", "/healthz"):
+            assert client.get(path, headers=headers).status_code == 200
+            with server.connect() as connection:
+                name = url.rpartition("/")[2]
+                ended = connection.execute(
+                    text("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
+                )
+                assert any(ended.scalars())
+            assert client.get("/api/v1/me", headers=headers).status_code == 200
+            assert client.get(path, headers=headers).status_code == 200
+        server.dispose()
+        host.store.close()

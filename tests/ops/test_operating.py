@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import io
-import ipaddress
 import json
 import os
 import subprocess
@@ -16,9 +14,6 @@ from pathlib import Path
 
 import pytest
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +25,7 @@ from sandbox.config import Config
 from sandbox.jobs.upkeep import remove_unreferenced, say_alive
 from sandbox.web.application import make_app
 from sandbox.web.limits import BURST_S, Buckets
+from tests.support.certificates import certificate
 from tests.support.service import DATABASES, Service, checkout, environment, free_port, kill, running, spawn
 from tests.support.story import Story, tables, tell
 
@@ -251,7 +247,7 @@ def test_a_worker_that_is_long_gone_is_forgotten(story: Story) -> None:
 
 
 def test_the_service_speaks_tls(tmp_path: Path) -> None:
-    cert, key = _certificate(tmp_path)
+    cert, key = certificate(tmp_path)
     port = free_port()
     web = spawn(
         tmp_path / "web.log",
@@ -318,25 +314,3 @@ def _encrypted() -> bytes:
     sink = io.BytesIO()
     encrypt_table(table, sink, dataset="insurer.plans", version=9, keys={name: os.urandom(32) for name in (FOOTER, *table.column_names)})
     return sink.getvalue()
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sandbox test")])
-    now = datetime.datetime.now(datetime.UTC)
-    cert = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "cert.pem", folder / "key.pem"
-    paths[0].write_bytes(cert.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    return paths

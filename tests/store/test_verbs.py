@@ -17,9 +17,10 @@ from policies.canonical import digest
 from policies.codec import encode
 from policies.documents import KeyRotation, SignedRotation, secret_digest
 from policies.entries import LedgerCharge, parse_header
-from policies.errors import Conflict, Forbidden, NotFound
+from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch
 from policies.privacy import Loss
+from sandbox.audit.merkle import leaf_hash, root_from_nodes, verify_inclusion
 from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
 from sandbox.jobs.states import Positions
@@ -115,6 +116,12 @@ def test_datasets_versions_and_offers(tx: Transaction) -> None:
     tx.add_version(replace(newest, version=3))
     assert tx.newest_version("insurer.plans") == replace(newest, version=3)
     assert tx.newest_version("clinic.other") is None
+    assert tx.version_of_file("insurer.plans", newest.file_digest) in (newest, replace(newest, version=3))
+    assert tx.version_of_file("clinic.care", newest.file_digest) is None
+    assert tx.destruction(newest.file_digest) is None
+    tx.destroy_keys(newest.file_digest, newest.signed)
+    tx.destroy_keys(newest.file_digest, known["clinic.care"].signed)
+    assert tx.destruction(newest.file_digest) == newest.signed, "the first statement counts"
     (offer,) = tx.offers(ALL).items
     assert tx.offer(offer.digest) == offer
     tx.add_offer(offer.digest, "insurer", offer.signed)
@@ -280,6 +287,14 @@ def test_the_log(tx: Transaction) -> None:
     assert [header["kind"] for header in tx.headers_of("insurer", 0, size)].count("decided") == 5
     assert tx.headers_of("stranger", 0, size) == []
     assert tx.over_nodes(lambda node: node(0, index)) == tx.node(0, index)
+    leaf, proof = tx.included(index, size + 1)
+    assert leaf == data
+    verify_inclusion(leaf_hash(leaf), index, size + 1, proof, tx.over_nodes(lambda node: root_from_nodes(size + 1, node)))
+    assert tx.included(0, 1) == (tx.entries(0, 1)[0], ())
+    with pytest.raises(Malformed):
+        tx.included(size + 1, size + 1)
+    with pytest.raises(NotFound):
+        tx.included(size + 5, size + 6)
     tx.add_checkpoint(size + 1, "note")
     tx.add_checkpoint(size + 1, "another note")
     assert tx.newest_checkpoint() == (size + 1, "note")
