@@ -141,7 +141,7 @@ class Followed:
             if job in self.charges:
                 raise Tampered(f"{job} is charged twice", code="charged-twice")
             paid = {"index": index, "losses": _losses(header), "consumer": ids.get("consumer", "")}
-            self.charges[job] = paid | {"agreement": ids["agreement"], "public": ids.get("public", "")}
+            self.charges[job] = paid | {"agreement": ids.get("agreement", ""), "public": ids.get("public", "")}
         elif header.kind == "granted":
             self.grants[job] = {"index": index, "grant": ids["grant"]}
         elif header.kind == "published":
