@@ -32,14 +32,14 @@ def run(*arguments: Any) -> Result:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("log")
-    _history.write(folder, 330)
+    _history.write(folder, 260)
     return folder
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("planted")
-    _history.write(folder, 330, plant="unpaid-release")
+    _history.write(folder, 240, plant="unpaid-release")
     return folder
 
 
@@ -49,9 +49,8 @@ def test_an_honest_log_replays_on_all_cores_and_answers_with_the_fixed_names(fol
     assert done.exit_code == 0
     assert found["ok"]
     assert found["mismatches"] == []
-    assert found["entries"] >= 330
+    assert found["entries"] >= 260
     assert set(found["promises"].values()) == {"ok"}
-    assert json.loads(run("audit", "replay", folder, "--json", "--processes", 1).stdout) == found
 
 
 def test_a_planted_violation_is_named_by_entry_and_the_page_says_so(planted: Path, tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ class Balanced(HTMLParser):
 def test_a_candidate_lists_every_decision_that_would_differ(folder: Path, tmp_path: Path) -> None:
     document = next(
         opening.body["signed"]["body"]
-        for _, data, opening in Export(read=lambda path: (folder / path).read_bytes()).entries(330 // 256 * 256)
+        for _, data, opening in Export(read=lambda path: (folder / path).read_bytes()).entries(256)
         if b'"kind":"proposed"' in data and opening is not None
     )
     candidate = tmp_path / "candidate.json"
@@ -135,7 +134,7 @@ def test_witnesses_must_have_cosigned_and_two_exports_are_compared(folder: Path,
         shown = json.loads(run("witness", "show", tmp_path / "w", "--json").stdout)
         assert shown["newest"][key.name]["size"] == open_checkpoint(note, key).size
         fork = tmp_path / "fork"
-        _history.write(fork, 300, plant="hidden-charge")
+        _history.write(fork, 260, plant="hidden-charge")
         same, other = run("audit", "compare", folder, folder, "--json"), run("audit", "compare", folder, fork, "--json")
         assert (same.exit_code, other.exit_code) == (0, 5)
         assert json.loads(other.stdout)["mismatches"][0]["kind"] == "split-view"

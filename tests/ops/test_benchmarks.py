@@ -21,3 +21,16 @@ def test_the_benchmark_of_private_sql_answers_and_names_its_figures() -> None:
     clustered = found["parts"]["clustered"]
     # Bounding alone loses little of clustered data: a wrong bound or clamp would show.
     assert all(error < 0.1 for error in clustered["errors_of_bounding"])
+
+
+def test_the_benchmarks_of_replay_and_log_answer_and_name_their_figures() -> None:
+    wanted = {
+        ("replay", "--entries", "400", "--repeats", "1"): {"entries_per_s_core", "scaling_2_cores", "peak_mib"},
+        ("log", "--quick"): {"appends_per_s", "verifies_per_s"},
+    }
+    for (name, *options), names in wanted.items():
+        command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert names <= found.keys()
+        assert all(found[figure] > 0 for figure in names)
