@@ -41,6 +41,21 @@ def policy_terms(as_json: bool) -> None:
     table(("term", "value", "holds if"), [(f"{term.name} {term.operator}".strip(), term.value, term.meaning) for term in TERMS])
 
 
+@policy.command("profile")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def policy_profile(folder: Path) -> None:
+    """Write the published profile into FOLDER: context, JSON Schema, the table of terms and a page for each.
+
+    \b
+    Example: sandbox policy profile policies/profile
+    """
+    from sandbox.web.profile import profile_files
+
+    for name, text in profile_files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+
+
 @policy.command("odrl-suite")
 @click.argument("folder", type=_FOLDER)
 @json_option
