@@ -30,7 +30,7 @@ from policies.statement import SignedEvidence
 from sandbox.party.acts import approvals_of, tightenings_known, uses_before
 from sandbox.party.approvals import answer_for, hold, standing_for
 from sandbox.party.client import Client
-from sandbox.party.following import Followed
+from sandbox.party.followed import Followed
 from sandbox.party.keeping import require_available
 from sandbox.party.nonces import NONCE_LIFETIME_S, challenge_for, good_nonces, use_up
 from sandbox.party.pins import require_pinned
