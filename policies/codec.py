@@ -110,9 +110,14 @@ def _text(value: Any, where: str) -> str:
         raise Malformed("must be a string", where=where)
     if len(value) > MAX_STRING:
         raise Malformed(f"is longer than {MAX_STRING} characters", where=where)
-    if _UNPRINTABLE.search(value):
+    if not is_printable(value):
         raise Malformed("holds a control character or a lone surrogate", where=where)
     return value
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text may stand in a document: no control characters but tab and line feed, no lone surrogates."""
+    return _UNPRINTABLE.search(text) is None
 
 
 def _decode_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
