@@ -32,9 +32,10 @@ from sandbox.demo.truth import cells as true_cells
 from sandbox.party.agreeing import compose
 from sandbox.party.client import Client
 from sandbox.party.exporting import export_log
-from sandbox.party.forms import declaration_of, offer_of, read_form
+from sandbox.party.forms import declaration_of, read_form
 from sandbox.party.home import Home
 from sandbox.party.publish import publish
+from sandbox.party.term_forms import offer_of
 
 QUERY = """SELECT plans.coinsurance,
        COUNT(*)                 AS person_years,

@@ -56,9 +56,10 @@ def find_hierarchy(folder: Path | None = None, *, root: Path = ROOT, own: Path =
     if folder is not None:
         return _second((folder,))
     try:
-        lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
+        text = own.read_text(encoding="utf-8")
+    except OSError:
         return None
+    lines = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]
     first = {
         name: root / name / path.lstrip("/")
         for _, names, path in lines

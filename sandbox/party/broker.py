@@ -17,6 +17,7 @@ from enclaves.kit.sealing import seal
 from policies.agreement import Agreement, Party
 from policies.canonical import canonical, digest_bytes
 from policies.codec import decode, encode
+from policies.conditions import shown_debug
 from policies.decide import decide
 from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import PolicyRefused, SandboxError, Tampered, Unavailable
@@ -29,7 +30,7 @@ from policies.statement import SignedEvidence
 from sandbox.party.acts import approvals_of, tightenings_known, uses_before
 from sandbox.party.approvals import answer_for, hold, standing_for
 from sandbox.party.client import Client
-from sandbox.party.following import Followed
+from sandbox.party.followed import Followed
 from sandbox.party.keeping import require_available
 from sandbox.party.nonces import NONCE_LIFETIME_S, challenge_for, good_nonces, use_up
 from sandbox.party.pins import require_pinned
@@ -256,7 +257,7 @@ class Broker:
             tightenings=tightenings_known(self.client.home, followed, grant.agreement, agreement),
             uses=uses_before(followed, grant.job, grant.agreement, agreement, plan, asker),
             enclave_jurisdiction=stated.enclave_jurisdiction,
-            enclave_debug=stated.enclave_debug,
+            enclave_debug=shown_debug(stated.enclave_kind),
             approved_by=approvals_of(followed, grant.job, grant.agreement, agreement, grant.request),
             overdue=stated.overdue,
         )
