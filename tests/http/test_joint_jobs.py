@@ -12,6 +12,7 @@ import pytest
 
 from enclaves.joint_main import answer
 from enclaves.kit import he
+from enclaves.kit.child import Child
 from enclaves.kit.envelope import Signed, sign_document
 from policies.agreement import LogIdentity
 from policies.canonical import canonical, digest_bytes, parse_json
@@ -22,8 +23,6 @@ from policies.joint_documents import JointContribution, JointManifest, JointRele
 from sandbox.audit.joint_receipt import JointReceipt, verify_joint_receipt
 from sandbox.audit.receipt import log_key
 from sandbox.audit.replay import replay
-from sandbox.jobs import joint_run
-from sandbox.party import joint as party_joint
 from sandbox.party.exporting import export_log
 from sandbox.party.joint import JointPart
 from tests.support.pool import BANDS, REGIONS, distributed
@@ -56,8 +55,8 @@ def done(pooled: PoolMarket) -> str:
 @pytest.fixture
 def _in_this_process(monkeypatch: pytest.MonkeyPatch, done: str) -> None:
     """Children's work without children, once a whole job has been through with them: starting one costs a second."""
-    for module in (joint_run, party_joint):
-        monkeypatch.setattr(module, "ask", lambda question, timeout=0.0: answer(parse_json(canonical(question), limit=1 << 30)))
+    monkeypatch.setattr(Child, "ask", lambda self, question, timeout=0.0: answer(parse_json(canonical(question), limit=1 << 30)))
+    monkeypatch.setattr(Child, "ready", lambda self: None)
 
 
 pytestmark = pytest.mark.usefixtures("_in_this_process")
