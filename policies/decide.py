@@ -60,7 +60,7 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
     pool = agreement.pool_of(plan.sources)
     if pool is not None:
         findings.append(_summable(request, agreement, plan, pool, derived.minimum_group))
-    allowed = bool(findings) and all(finding.allowed for finding in findings)
+    allowed = bool(findings) and False not in [finding.allowed for finding in findings]
     return Decision(allowed=allowed, minimum_group=derived.minimum_group, findings=tuple(findings))
 
 
@@ -166,7 +166,7 @@ def _stands(applies: Callable[[Any], bool], value: Any) -> bool:
 
 def _apply(name: str, rule: Rule, case: Case) -> list[Finding]:
     try:
-        findings = list(rule(case))
+        findings = [*rule(case)]
     except Exception:  # noqa: BLE001 - whatever a rule raises, the answer is no
         findings = []
     return findings or [_denied(name, case.declaration.dataset, "the rule could not be established")]

@@ -18,10 +18,11 @@ from policies.joint_documents import JointRelease
 from policies.privacy import parse_loss
 from policies.request import JobRequest
 from sandbox.party.agreeing import compose
-from sandbox.party.forms import declaration_of, offer_of, pool_of, read_form
+from sandbox.party.forms import declaration_of, pool_of, read_form
 from sandbox.party.home import Home
 from sandbox.party.joint import Contributor, KeyHolder
 from sandbox.party.joint_client import JointClient
+from sandbox.party.term_forms import offer_of
 
 HERE = Path(__file__).parent
 INSURERS = ("north_mutual", "harbour_life", "castle_re", "meadow")

@@ -96,14 +96,14 @@ def ended(state: State, entry: Entry) -> None:
     if job is None:
         return
     if entry.header.kind == "joint_released":
-        state.released += 1
+        state.found.released += 1
         require_standing(state, entry, job)
         note_release(state, entry, job)
     try:
         if job.joint is not None:
             _judge_end(state, entry, job, job.joint)
     finally:
-        job.end(entry.header.kind)
+        state.end(entry.ids["job"], entry.header.kind)
 
 
 def _judge_end(state: State, entry: Entry, job: JobFold, joint: JointFold) -> None:

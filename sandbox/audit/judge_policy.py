@@ -84,7 +84,7 @@ def expired(state: State, entry: Entry) -> None:
     job = entry.ids["job"]
     request = state.acts.awaiting.get(job, "")
     state.require(entry, bool(request) and request not in state.requests, "order", f"{job} ends as expired and does not wait")
-    state.requests.add(request)
+    state.requests.put(request)
 
 
 def duty_done(state: State, entry: Entry) -> None:
@@ -99,10 +99,8 @@ def duty_done(state: State, entry: Entry) -> None:
         state.require(entry, done.number == acts.paid[paid] + 1, "order", "the payment is not the next one")
         acts.paid[paid] += 1
         return
-    job = state.jobs.get(done.about)
-    state.require(entry, job is not None and job.stage == "released", "order", f"{done.about} was not released, and is deleted")
-    state.require(entry, done.about not in acts.deleted, "order", f"{done.about} is deleted twice")
-    acts.deleted.add(done.about)
+    state.require(entry, state.stage_of(done.about) == "released", "order", f"{done.about} was not released, and is deleted")
+    state.relate(entry, "deleted", done.about)
 
 
 def _signed(state: State, entry: Entry, by: str, agreement: Agreement | None, verify: Callable[[str], object]) -> bool:
@@ -141,8 +139,7 @@ def check_facts(state: State, entry: Entry, agreement: Agreement, request: JobRe
         lowered = any(s.tightening.dataset == dataset and s.tightening.uses is not None for s in told)
         if (terms.uses is not None or terms.payment is not None or lowered) and provider not in stated:
             state.report(entry, "decisions", f"does not state the uses of `{provider}`")
-    late = acts.late(name, request.consumer, facts.now * 1000)
-    state.require(entry, set(late) <= set(facts.overdue), "decisions", f"does not state as overdue: {', '.join(late)}")
+    state.relate(entry, "overdue", f"{name} {request.consumer}", " ".join([str(facts.now * 1000), *facts.overdue]))
 
 
 def note_charge(state: State, entry: Entry) -> None:
@@ -160,7 +157,7 @@ def note_release(state: State, entry: Entry, job: JobFold) -> None:
     days = deletion_days(agreement, own.grant.plan.sources)
     if days is not None:
         deadline = entry.header.at + days * DAY_S * 1000
-        state.acts.deadlines[job.agreement, own.request.consumer][entry.ids["job"]] = deadline
+        state.relate(entry, "kept", f"{job.agreement} {own.request.consumer}", f"{deadline} {entry.ids['job']}")
 
 
 def require_standing(state: State, entry: Entry, job: JobFold) -> None:

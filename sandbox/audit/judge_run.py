@@ -84,6 +84,7 @@ def attested(state: State, entry: Entry) -> None:
             nonce=None,
             platforms=wanted.platforms,
             at=entry.header.at / 1000,
+            named=job.grant_named,
         )
     except Refused as error:
         state.report(entry, "evidence", error.message)
@@ -125,7 +126,7 @@ def ended(state: State, entry: Entry) -> None:
     job = follow(state, entry)
     if job is None:
         return
-    state.released += entry.header.kind == "released"
+    state.found.released += entry.header.kind == "released"
     _require_bound(state, entry, job, "releases")
     same = entry.ids["evidence"] == job.evidence_id
     state.require(entry, same, "releases", "the outcome is of another enclave than was attested")
@@ -136,9 +137,9 @@ def ended(state: State, entry: Entry) -> None:
         if entry.body is not None:
             _judge_statement(state, entry, job, decode(EndedBody, entry.body).statement)
     finally:
-        if entry.header.kind == "released" and job.question:
-            state.answered[job.question].add(entry.ids["job"])
-        job.end(entry.header.kind)
+        if entry.header.kind == "released":
+            state.relate(entry, "answered", job.question, entry.ids["job"])
+        state.end(entry.ids["job"], entry.header.kind)
 
 
 def failed(state: State, entry: Entry) -> None:
@@ -146,7 +147,7 @@ def failed(state: State, entry: Entry) -> None:
     job = follow(state, entry)
     if job is None:
         return
-    job.end("failed")
+    state.end(entry.ids["job"], "failed")
     if entry.body is not None:
         same = decode(FailedBody, entry.body).code == entry.ids["code"]
         state.require(entry, same, "releases", "the header names another failure than the body")
@@ -161,8 +162,8 @@ def _judge_statement(state: State, entry: Entry, job: JobFold, signed: SignedSta
     if job.attested is None or job.grant is None or isinstance(job.grant, JointGrant):
         state.cannot("releases")
         return
-    state.simulated |= job.attested.evidence.kind == "simulated"
-    verify_statement(signed, job.attested, job.grant)
+    state.found.simulated |= job.attested.evidence.kind == "simulated"
+    verify_statement(signed, job.attested, job.grant, job.grant_named)
 
 
 def _require_bound(state: State, entry: Entry, job: JobFold, promise: Promise) -> None:

@@ -128,7 +128,19 @@ def job_check(
         click.echo(f"these half-widths need {decode(Loss, needed).text}" if needed else "no loss gives these half-widths")
     if answer["facts"].get("repeats"):
         click.echo(f"{answer['facts']['repeats']} answered this question; asking again hands the same release out and charges nothing")
+    _show_changes(answer["explanation"])
     click.echo("allowed; nothing was charged" if answer["allowed"] else "denied; nothing was charged")
+
+
+def _show_changes(explanation: dict[str, Any]) -> None:
+    """The smallest changes that would pass, and what none passes."""
+    if explanation["changes"]:
+        sufficient = "what would pass" if not explanation["remains"] else "what would help"
+        click.echo(f"{sufficient}: {'; '.join(change['text'] for change in explanation['changes'])}")
+    for item in explanation["remains"]:
+        click.echo(
+            f"no change of the request passes {item['rule']} ({item['dataset'] or 'the query'}): {item['message']}; {item['by']} can act"
+        )
 
 
 def _half_widths(texts: tuple[str, ...]) -> dict[str, str]:

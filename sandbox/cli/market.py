@@ -18,7 +18,8 @@ from sandbox.cli.acting import agreement_paid, agreement_tighten
 from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
 from sandbox.party.agreeing import compose, fingerprints, key_states
 from sandbox.party.drafting import draft_offer
-from sandbox.party.forms import declaration_of, offer_of, pool_of, read_form
+from sandbox.party.forms import declaration_of, pool_of, read_form
+from sandbox.party.term_forms import offer_of
 
 if TYPE_CHECKING:
     from sandbox.party.client import Client

@@ -301,6 +301,31 @@ def party_verify_webhook(home_folder: Path, message: BinaryIO, as_json: bool) ->
         click.echo(f"{notice.type} {notice.subject}" + (" (repeated)" if repeated else ""))
 
 
+@party.command("witnesses")
+@home_option
+@click.argument("policy", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--none", "clear", is_flag=True, help="Accept checkpoints without witnesses again.")
+def party_witnesses(home_folder: Path, policy: Path | None, clear: bool) -> None:
+    """Accept only checkpoints of the log that witnesses have cosigned as POLICY (C2SP tlog-policy) asks; without POLICY, show it.
+
+    \b
+    Example: sandbox party witnesses --home ~/insurer trusted.policy
+    """
+    from sandbox.audit.witness_policy import parse_policy
+    from sandbox.party.cosigning import POLICY, kept_policy
+    from sandbox.party.home import Home
+
+    home = Home.open(home_folder)
+    if clear:
+        (home.folder / POLICY).unlink(missing_ok=True)
+    elif policy is not None:
+        data = policy.read_bytes()
+        parse_policy(data.decode("utf-8", "surrogateescape"))
+        home.write_bytes(POLICY, data)
+    kept = kept_policy(home)
+    click.echo("no witnesses are asked" if kept is None else f"every checkpoint must be cosigned by {kept.describe()}")
+
+
 @party.command("broker")
 @home_option
 @click.option("--ask", is_flag=True, help="Hold every request for a person, unless a standing approval covers it.")

@@ -13,6 +13,7 @@ from policies.acts import approvers_of
 from policies.agreement import Agreement
 from policies.canonical import digest as digest_of
 from policies.codec import decode, encode
+from policies.conditions import shown_debug
 from policies.decide import LAW_VERSION, decide
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, Malformed, NotFound, Unavailable
@@ -357,6 +358,7 @@ def _facts(
         tightenings=tx.tightenings(request.agreement),
         uses=uses_facts(tx, request.agreement, agreement, plan.sources, request.consumer),
         enclave_jurisdiction=host.config.jurisdiction or None,
+        enclave_debug=shown_debug(host.enclave_kind),
         approved_by=tuple(sorted(found.by for found in tx.approvals(request.agreement, name))),
         overdue=overdue(tx, request.agreement, agreement, request.consumer, now),
         isolation=_isolation(tx, agreement, plan),

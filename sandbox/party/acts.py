@@ -12,7 +12,7 @@ from policies.errors import SandboxError, Tampered
 from policies.query import Plan
 from policies.request import UsesFact
 from policies.tightening import SignedTightening, Tightening
-from sandbox.party.following import Followed
+from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 
 

@@ -12,7 +12,7 @@ from policies.errors import NotFound, Tampered
 from policies.joint import Pool
 from policies.odrl import parse_offer
 from sandbox.party.client import Client
-from sandbox.party.following import Follower
+from sandbox.party.cosigning import following
 
 
 def compose(client: Client, uid: str, title: str, offers: list[str], auditors: list[str], pools: tuple[Pool, ...] = ()) -> Agreement:
@@ -74,7 +74,7 @@ def key_states(client: Client, agreement: Agreement) -> dict[str, str]:
     Raises:
         Tampered: the log is not one that follows from the agreement's.
     """
-    ring = Follower(home=client.home, fetch=client.log_text).follow_agreed(client.checkpoint(), agreement).keyring
+    ring = following(client.home, client.log_text).follow_agreed(client.checkpoint(), agreement).keyring
     found = {}
     for party in agreement.parties:
         times = len(ring.chain(party.signing_key))

@@ -22,7 +22,7 @@ from policies.errors import PolicyRefused, SandboxError, Tampered, Unavailable
 from policies.grant import Grant, grant_digest
 from policies.names import require_slug
 from policies.request import JobRequest
-from policies.statement import SignedEvidence
+from policies.statement import Nonce, SignedEvidence
 from sandbox.party.approvals import answer_for, hold, standing_for
 from sandbox.party.client import Client
 from sandbox.party.deciding import MAX_CLOCK_SKEW_S, MAX_WAIT_S, require_decided, require_logged
@@ -177,7 +177,7 @@ class Broker:
         require_logged(grant, followed)
         require_decided(home, job, grant, agreement, followed, self.now())
         self._require_approved(grant, job)
-        attested = self._appraise(job, grant, agreement)
+        attested = self._appraise(job, grant, agreement, nonces)
         nonce = next(nonce for nonce in nonces if nonce in attested.evidence.nonces)
         for read in grant.reads:
             if read.provider == me:
@@ -197,7 +197,7 @@ class Broker:
         home.note("released", job=grant.job, grant=statement.grant, columns={d: sorted(k) for d, k in keys.items()})
         return statement, sealed
 
-    def _appraise(self, job: dict[str, Any], grant: Grant, agreement: Agreement) -> Attested:
+    def _appraise(self, job: dict[str, Any], grant: Grant, agreement: Agreement, nonces: tuple[Nonce, ...]) -> Attested:
         """Judge the evidence against one's own terms, and against what this home has pinned besides."""
         home, evidence = self.client.home, decode(SignedEvidence, job["evidence"])
         terms = [agreement.terms_of(read.dataset) for read in grant.reads if read.provider == home.participant]
@@ -210,7 +210,7 @@ class Broker:
             grant=grant,
             kinds=wanted.kinds,
             measurements=wanted.measurements,
-            nonce=good_nonces(home, grant.job, self.now(), nonce_lifetime(grant, agreement, home.participant)),
+            nonce=nonces,
             platforms=wanted.platforms,
             at=self.now(),
         )

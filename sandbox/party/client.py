@@ -27,7 +27,8 @@ from sandbox.audit.joint_receipt import AnyReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.party.answers import Sized
 from sandbox.party.connection import Connection
-from sandbox.party.following import Followed, Follower
+from sandbox.party.cosigning import following
+from sandbox.party.followed import Followed
 from sandbox.party.inbox import mark_read
 from sandbox.party.kept import kept_agreement, require_all_signatures
 from sandbox.party.verify import OpenedRelease, require_same_question, verify_release
@@ -178,7 +179,7 @@ class Client(Connection):
         """
         agreement = kept_agreement(self.home, name)
         record = None if name in self._fully_signed else self._get(f"/agreements/{name}")
-        followed = Follower(home=self.home, fetch=self.log_text).follow_agreed(note or self.checkpoint(), agreement)
+        followed = following(self.home, self.log_text).follow_agreed(note or self.checkpoint(), agreement)
         if record is not None:  # an agreement is immutable: once signed by all, it stays so
             signatures = [decode(Signed, item) for item in record["signatures"]]
             changed = [party.id for party in agreement.parties if not followed.keyring.is_as_agreed(party)]
@@ -248,7 +249,7 @@ class Client(Connection):
         answer = self._get(f"/jobs/{job_id}/release")
         receipt: AnyReceipt = decode(cast(Any, AnyReceipt), answer["receipt"])
         agreement = kept_agreement(self.home, receipt.grant.agreement)
-        in_force = Follower(home=self.home, fetch=self.log_text).in_force(agreement)
+        in_force = following(self.home, self.log_text).in_force(agreement)
         # What a log that has ended recorded stands under its own checkpoints; otherwise the one of the receipt must extend what was seen.
         note = receipt.checkpoint if receipt.checkpoint.startswith(f"{in_force.origin}\n") else None
         self.followed_agreement(receipt.grant.agreement, note)

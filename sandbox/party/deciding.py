@@ -7,6 +7,7 @@ from typing import Any
 from enclaves.kit.envelope import Signed, document_digest, verify_document
 from policies.agreement import Agreement, Party
 from policies.codec import decode
+from policies.conditions import shown_debug
 from policies.decide import decide
 from policies.errors import PolicyRefused, Tampered
 from policies.grant import CurrentGrant, entail, grant_digest, ledgers_charged
@@ -14,7 +15,7 @@ from policies.plan import parse_plan
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
 from sandbox.party.acts import approvals_of, tightenings_known, uses_before
-from sandbox.party.following import Followed
+from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 
 MAX_CLOCK_SKEW_S = 300
@@ -84,7 +85,7 @@ def _own_facts(
         tightenings=tightenings_known(home, followed, grant.agreement, agreement),
         uses=uses_before(followed, grant.job, grant.agreement, agreement, plan, asker),
         enclave_jurisdiction=stated.enclave_jurisdiction,
-        enclave_debug=stated.enclave_debug,
+        enclave_debug=shown_debug(stated.enclave_kind),
         approved_by=approvals_of(followed, grant.job, grant.agreement, agreement, grant.request),
         overdue=stated.overdue,
     )

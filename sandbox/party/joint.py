@@ -30,7 +30,7 @@ from policies.joint_grant import JointGrant
 from policies.names import require_slug
 from policies.odrl import agreement_document
 from sandbox.party.deciding import require_decided, require_logged
-from sandbox.party.following import Followed
+from sandbox.party.followed import Followed
 from sandbox.party.joint_client import JointClient
 
 RETRY_S = 1.0

@@ -9,6 +9,7 @@ from flask import Response
 
 from policies.codec import decode
 from policies.errors import Conflict, Malformed, NotFound
+from policies.explain import explain
 from policies.finding import refusal
 from policies.request import JobRequest
 from sandbox.audit.joint_receipt import JointReceipt
@@ -48,6 +49,7 @@ def check(call: Call[Query, CheckBody]) -> Response:
             facts=preview.facts,
             decision=preview.decision,
             grant=preview.grant,
+            explanation=explain(request, preview.agreement, preview.plan, preview.facts),
         )
     )
 

@@ -10,6 +10,7 @@ from policies.accuracy import Expected
 from policies.declaration import Declaration
 from policies.documents import AgreementSignature, KeyDestruction, VersionManifest
 from policies.entries import Opening
+from policies.explain import Explanation
 from policies.finding import Decision
 from policies.grant import AnyGrant, AnyPlan, CurrentGrant
 from policies.joint_documents import JointContribution, JointManifest
@@ -218,6 +219,7 @@ class Checked:
         outputs: the noise that the aggregates would have; empty where no schedule answers the query.
         loss: what a submission would be charged: nothing for a question that was answered before.
         remaining: of the strictest bound of every ledger that the query charges, before it.
+        explanation: the failing findings, the smallest changes that pass together, and what remains with who can act.
         needed: the smallest loss with which all outputs keep to the half-widths asked for; null if none does or none was asked for.
     """
 
@@ -232,6 +234,7 @@ class Checked:
     facts: Facts
     decision: Decision
     grant: CurrentGrant | None
+    explanation: Explanation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from policies.canonical import canonical
 from policies.codec import decode, encode
 from policies.decide import LAW_VERSION, decide
 from policies.documents import Admission, AgreementSignature
-from policies.entries import EntryKind, Header, LedgerCharge, Opening, commit
+from policies.entries import EntryKind, Header, LedgerCharge, commit
 from policies.grant import entail, grant_digest, ledgers_charged
 from policies.granted import job_id
 from policies.joint_documents import JointContribution, JointManifest, JointStatement, contributions_digest, manifest_digest
@@ -22,6 +22,7 @@ from policies.joint_grant import JointGrant
 from policies.odrl import agreement_digest, agreement_document
 from policies.plan import PARSER_VERSION
 from sandbox.audit.checkpoint import LogKey
+from sandbox.audit.export import Opened
 from sandbox.audit.judge import judge_entry
 from sandbox.audit.state import State
 from tests.support.pool import NOW, agreement_of, claims_pool, insurers, pool_facts, pool_plan, pool_request
@@ -157,8 +158,8 @@ def judged(rows: list[Row]) -> tuple[dict[str, str], set[tuple[str, str]]]:
     for index, row in enumerate(rows):
         salt = bytes([index % 256]) * 32
         header = Header(kind=row.kind, at=NOW * 1000, ids=row.ids, losses=row.losses, commitment=commit(salt, row.body))
-        judge_entry(state, index, canonical(encode(header)), Opening(index=index, salt=salt.hex(), body=row.body))
-    return dict(state.promises()), {(mismatch.kind, mismatch.promise) for mismatch in state.mismatches}
+        judge_entry(state, index, canonical(encode(header)), Opened(body=row.body, commitment=commit(salt, row.body)))
+    return dict(state.promises()), {(mismatch.kind, mismatch.promise) for mismatch in state.found.mismatches}
 
 
 def test_an_honest_history_replays() -> None:

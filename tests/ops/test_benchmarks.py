@@ -6,10 +6,32 @@ import json
 import subprocess
 import sys
 
+from policies.isolation import LAYERS
+
 NAMES = {
     "prepared_ratio", "on_the_fly_ratio", "join_ratio", "end_to_end_ratio", "cells_per_s_core", "opendp_cells_per_s_core",
     "vs_smartnoise", "vs_tumult", "vs_opendp_polars",
 }  # fmt: skip
+
+
+def test_the_benchmark_of_isolation_answers_and_no_attempt_succeeds() -> None:
+    command = [sys.executable, "-m", "benchmarks.isolation", "--quick", "--repeats", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) >= {"overhead_ms", "attested_ms", "attempts", "succeeded"}
+    assert found["control"] > 0
+    assert found["attempts"] >= 40
+    if len(found["layers"]) == len(LAYERS):
+        assert found["succeeded"] == 0
+
+
+def test_the_benchmark_of_encrypted_columns_answers_and_names_its_figures() -> None:
+    command = [sys.executable, "-m", "benchmarks.columns", "--quick", "--rows", "20000", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["read_ratio"] > 0
+    assert found["publish_mb_per_s_core"] > 0
+    assert found["file_ratio"] > 1
 
 
 def test_the_benchmark_of_private_sql_answers_and_names_its_figures() -> None:

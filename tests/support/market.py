@@ -14,6 +14,7 @@ import pyarrow as pa
 from policies.agreement import Agreement, ColumnTerm, Offer, Terms
 from policies.codec import decode
 from policies.declaration import Column, Declaration
+from policies.isolation import Layer
 from policies.privacy import parse_epsilon
 from policies.request import JobRequest
 from sandbox.party.agreeing import compose
@@ -163,7 +164,16 @@ def care_declaration(provider: str) -> Declaration:
     )
 
 
-def offer_on(declaration: Declaration, consumer: str, measurement: str, *, total: str, per_job: str, uid: str = "research") -> Offer:
+def offer_on(
+    declaration: Declaration,
+    consumer: str,
+    measurement: str,
+    *,
+    total: str,
+    per_job: str,
+    uid: str = "research",
+    isolation: tuple[Layer, ...] = (),
+) -> Offer:
     """Terms that allow aggregates of everything but the remark."""
     operations = {
         "person_id": ("join_key",),
@@ -190,6 +200,7 @@ def offer_on(declaration: Declaration, consumer: str, measurement: str, *, total
             recipients=(consumer,),
             enclave_kinds=("simulated",),
             measurements=(measurement,),
+            isolation=isolation,
         ),
     )
 
