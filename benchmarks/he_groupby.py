@@ -35,7 +35,7 @@ def job_seconds(groups: int, contributors: int, people: int) -> dict[str, float]
     with tempfile.TemporaryDirectory() as folder, running(Path(folder), "sqlite", worker=True) as service:
         market = open_pool(service, insurers=contributors, people=people)
         ended = threading.Event()
-        threads = [threading.Thread(target=part.serve, args=(ended.is_set, 0.02)) for part in market.parts()]
+        threads = [threading.Thread(target=part.serve, args=(ended.is_set,)) for part in market.parts()]
         for thread in threads:
             thread.start()
         try:

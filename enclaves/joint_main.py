@@ -97,6 +97,7 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     try:
+        import enclaves.joint  # noqa: F401 - loaded before there is a question
         from policies.canonical import canonical, parse_json
         from policies.errors import SandboxError
 

@@ -74,7 +74,8 @@ def _agree(clients: Mapping[str, JointClient]) -> str:
         declaration = declaration_of({**form, "dataset": f"{name}.claims", "id_space": f"{name.replace('_', '-')}-people"})
         clients[name].declare(declaration)
         measurement = clients[name].service()["enclave"]["measurement"]
-        offers.append(clients[name].offer(offer_of(read_form(HERE / "claims.offer.yaml"), declaration, measurement))["digest"])
+        terms = {**read_form(HERE / "claims.offer.yaml"), "dataset": declaration.dataset}
+        offers.append(clients[name].offer(offer_of(terms, declaration, measurement))["digest"])
     pool = pool_of(read_form(HERE / "claims.pool.yaml"))
     composed = compose(clients["analyst"], "claims", "Claims by region and age band", offers, [], (pool,))
     agreement = str(clients["analyst"].propose(composed)["digest"])

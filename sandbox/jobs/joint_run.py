@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from enclaves.kit.child import ask
+from enclaves.kit.child import Child
 from enclaves.kit.envelope import Signed
 from policies.codec import decode, encode
 from policies.errors import NotFound, SandboxError, Unavailable
@@ -30,7 +30,15 @@ class JointRun(Run):
     """One execution of a joint total that `worker` took."""
 
     def through(self) -> Steps[None]:
-        """Go through all attempts, until the key holder's statement has ended the job."""
+        """Go through all attempts, until the key holder's statement has ended the job. The child that adds loads while others work."""
+        child = Child()
+        child.ready()
+        try:
+            yield from self._attempts(child)
+        finally:
+            child.close()
+
+    def _attempts(self, child: Child) -> Steps[None]:
         host, job, grant = self.host, self.job, self.job.grant
         assert isinstance(grant, JointGrant)
         yield from persist(lambda: begin(host, job, grant))
@@ -40,7 +48,7 @@ class JointRun(Run):
                 raise RunFailed("key-holder-timeout")
             dropped = yield from self._contributions(attempt)
             if not dropped:
-                total, dropped = yield from self._sum(grant, attempt)
+                total, dropped = yield from self._sum(grant, attempt, child)
                 if total is not None:
                     yield from persist(lambda a=attempt, t=total: record_total(host, job, a, t))  # type: ignore[misc]
                     host.on_step("joint-summed")
@@ -87,7 +95,7 @@ class JointRun(Run):
         have = yield from persist(lambda: self._signed(attempt))
         return {name: "no-contribution" for name in attempt.contributors if name not in have}
 
-    def _sum(self, grant: JointGrant, attempt: JointAttempt) -> Steps[tuple[str | None, dict[str, str]]]:
+    def _sum(self, grant: JointGrant, attempt: JointAttempt, child: Child) -> Steps[tuple[str | None, dict[str, str]]]:
         """Add everything up in a child process; returns the digest of the sum, or whose contribution is none and why."""
         stored = yield from persist(self.agreement)
         signed = yield from persist(lambda: self._signed(attempt))
@@ -95,12 +103,12 @@ class JointRun(Run):
             yield "turn"
         with self.computing():
             try:
-                return (yield from aside(lambda: self._added(grant, attempt, stored, signed)))
+                return (yield from aside(lambda: self._added(grant, attempt, child, stored, signed)))
             except SandboxError as error:
                 raise RunFailed("sum-failed") from error
 
     def _added(
-        self, grant: JointGrant, attempt: JointAttempt, stored: dict[str, object], signed: dict[str, Signed]
+        self, grant: JointGrant, attempt: JointAttempt, child: Child, stored: dict[str, object], signed: dict[str, Signed]
     ) -> tuple[str | None, dict[str, str]]:
         assert attempt.manifest is not None
         blobs, key = self.host.blobs, decode(JointManifest, attempt.manifest.body).public_key
@@ -119,7 +127,7 @@ class JointRun(Run):
             "output": str(output),
         }
         try:
-            found = ask(question, timeout=self.host.config.run_timeout_s)
+            found = child.ask(question, timeout=self.host.config.run_timeout_s)
             if "rejected" in found:
                 return None, {str(found["rejected"]): str(found["code"])}
             return blobs.add(_chunks(output), inspect=lambda head, tail, size: None)[0], {}

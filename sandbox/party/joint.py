@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from enclaves.kit.child import ask
+from enclaves.kit.child import Child
 from enclaves.kit.envelope import Signed, verify_document
 from enclaves.kit.he import generate_key
 from enclaves.kit.he_masks import mask_keys
@@ -56,22 +56,32 @@ class JointPart:
     client: JointClient
     now: Callable[[], float] = time.time
     progress: Callable[[str, int, int], None] = lambda what, done, of: None
+    child: Child = field(default_factory=Child)
 
     tasks = frozenset[str]()
 
     def serve(self, stopping: Callable[[], bool] = lambda: False, poll_s: float = 0.2) -> None:
-        """Do what waits until told to stop; a service that cannot be reached is waited for, what goes wrong stands in the journal."""
-        while not stopping():
-            try:
-                self.step()
-            except (SandboxError, *_UNUSABLE) as error:
-                code = error.code if isinstance(error, SandboxError) else "malformed-answer"
-                if code != "unreachable":
-                    self.client.home.note(
-                        "error", code=code, message=str(error) if isinstance(error, SandboxError) else type(error).__name__
-                    )
-                time.sleep(RETRY_S)
-            time.sleep(poll_s)
+        """Do what waits until told to stop; a service that cannot be reached is waited for, what goes wrong stands in the journal.
+
+        A child process stands ready for the next computation.
+        """
+        try:
+            while not stopping():
+                self._turn(poll_s)
+        finally:
+            self.child.close()
+
+    def _turn(self, poll_s: float) -> None:
+        self.child.ready()
+        try:
+            self.step()
+        except (SandboxError, *_UNUSABLE) as error:
+            code = error.code if isinstance(error, SandboxError) else "malformed-answer"
+            if code != "unreachable":
+                told = str(error) if isinstance(error, SandboxError) else type(error).__name__
+                self.client.home.note("error", code=code, message=told)
+            time.sleep(RETRY_S)
+        time.sleep(poll_s)
 
     def step(self) -> int:
         """Do everything that waits once; returns how much that was. The first failure is raised after all were tried."""
@@ -177,7 +187,7 @@ class Contributor(JointPart):
         masks = mask_keys(home.sealing_of(agreement.party(me).sealing_key), me, peers, manifest_digest(manifest))
         path, sources = self.tables[member]
         with self._files(public) as (key, output):
-            found = ask(
+            found = self.child.ask(
                 {
                     "verb": "contribute",
                     "grant": encode(grant),
@@ -299,7 +309,7 @@ class KeyHolder(JointPart):
         home, grant = self.client.home, checked.grant
         try:
             with self._files(total) as (path, _):
-                found = ask(
+                found = self.child.ask(
                     {
                         "verb": "open",
                         "grant": encode(grant),

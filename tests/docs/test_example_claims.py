@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from enclaves.joint_main import answer
+from enclaves.kit.child import Child
 from policies.canonical import canonical, parse_json
-from sandbox.jobs import joint_run
 from sandbox.jobs.worker import Worker
-from sandbox.party import joint as party_joint
 from tests.support.service import checkout, running
 
 
@@ -19,8 +18,8 @@ def test_four_insurers_total_their_claims(tmp_path: Path, monkeypatch: pytest.Mo
     """Children's work is done in this process: that children do it is shown in tests/http/test_joint_jobs.py."""
     import threading
 
-    for module in (joint_run, party_joint):
-        monkeypatch.setattr(module, "ask", lambda question, timeout=0.0: answer(parse_json(canonical(question), limit=1 << 30)))
+    monkeypatch.setattr(Child, "ask", lambda self, question, timeout=0.0: answer(parse_json(canonical(question), limit=1 << 30)))
+    monkeypatch.setattr(Child, "ready", lambda self: None)
     path = checkout() / "examples" / "claims" / "total.py"
     spec = importlib.util.spec_from_file_location("total", path)
     assert spec is not None
