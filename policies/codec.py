@@ -26,6 +26,7 @@ MAX_STRING = 100_000
 MAX_ITEMS = 10_000
 
 _OMITTED = "omitted"
+_PLAIN = frozenset({str, int, bool, type(None)})
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -61,7 +62,7 @@ def encode(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (tuple, list)):
-        return [encode(item) for item in value]
+        return list(value) if _PLAIN.issuperset(map(type, value)) else [encode(item) for item in value]
     if isinstance(value, dict):
         return {key: encode(item) for key, item in value.items()}
     return value
@@ -281,5 +282,4 @@ def _hints(hint: Any) -> dict[str, Any]:
 
 Decoder = Callable[[Any], Any]
 
-_PLAIN = frozenset({str, int, bool, type(None)})
 _SCALARS: dict[Any, Decoder] = {str: _text, int: _integer, bool: _boolean}

@@ -36,7 +36,7 @@ OWNERS = {
         "policies/sql_aggregates",
         "policies/sql_sources",
     ),
-    "pyarrow": ("enclaves/kit", "enclaves/run", "enclaves/aggregate", "enclaves/preload"),
+    "pyarrow": ("enclaves/kit", "enclaves/run", "enclaves/aggregate", "enclaves/lines", "enclaves/preload", "enclaves/parts"),
     "duckdb": ("enclaves/kit",),
     "tenseal": ("enclaves/kit",),
     "Crypto": ("enclaves/kit",),
@@ -45,7 +45,16 @@ OWNERS = {
     "dcap_qvl": ("enclaves/kit/attestation/collateral",),
     "pkcs11": ("sandbox/party/token",),
     "opendp": ("enclaves/dp",),
-    "numpy": ("enclaves/dp",),
+    "numpy": (
+        "enclaves/dp",
+        "enclaves/kit/arrays",
+        "enclaves/kit/prepared",
+        "enclaves/kit/he",
+        "enclaves/pairs",
+        "enclaves/bounded",
+        "enclaves/lines",
+        "enclaves/joint",
+    ),
     "sqlalchemy": ("sandbox/store",),
     "alembic": ("sandbox/store",),
     "prometheus_client": ("sandbox/web/metrics",),
@@ -58,7 +67,8 @@ OWNERS = {
     "click": ("sandbox/cli",),
     "rich": ("sandbox/cli", "sandbox/demo"),
     "requests": ("sandbox/party/connection", "sandbox/party/cosigning", "sandbox/demo/stage"),
-    "yaml": ("sandbox/party/forms",),
+    "rdflib": ("sandbox/audit/odrl_suite",),
+    "yaml": ("sandbox/party/forms", "sandbox/party/term_forms"),
 }
 
 IMPURE = {"os", "time", "random", "secrets", "socket", "pathlib", "subprocess", "threading", "io", "tempfile", "sqlite3", "logging"}

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 
 import requests
 
-from policies.errors import Malformed, SandboxError, Tampered, Unavailable
+from policies.canonical import digest_bytes, parse_json
+from policies.errors import Malformed, NotFound, SandboxError, Tampered, Unavailable
 from sandbox.audit.checkpoint import Checkpoint, signature_lines
 from sandbox.audit.cosignature import add_lines, cosignatures
 from sandbox.audit.witness import Submission
 from sandbox.audit.witness_policy import Witness, WitnessPolicy, parse_policy
+from sandbox.party.following import Follower
 from sandbox.party.home import Home
 
 POLICY = "witnesses.policy"
@@ -31,6 +33,39 @@ def kept_policy(home: Home) -> WitnessPolicy | None:
     return parse_policy(home.read_bytes(POLICY).decode("utf-8", "surrogateescape"))
 
 
+def following(home: Home, fetch: Callable[[str], str]) -> Follower:
+    """A follower of the log at `fetch` that accepts checkpoints by the policy of the home, if it has one."""
+    policy = kept_policy(home)
+    if policy is None:
+        return Follower(home=home, fetch=fetch)
+
+    def prove(old: int, new: int) -> list[bytes]:
+        answer = parse_json(fetch(f"consistency?from={old}&to={new}").encode())
+        return [bytes.fromhex(item) for item in answer["proof"]]
+
+    def accept(note: str, checkpoint: Checkpoint) -> None:
+        if checkpoint.size:
+            cosigned = collect(cosigned_note(home, note), checkpoint, policy, prove)
+            if cosigned != cosigned_note(home, note):
+                home.write_bytes(_cosigned(checkpoint.origin), cosigned.encode())
+
+    return Follower(home=home, fetch=fetch, accept=accept)
+
+
+def cosigned_note(home: Home, note: str) -> str:
+    """A note with the cosignatures that this home has kept of the same checkpoint, if it has."""
+    text, _ = signature_lines(note)
+    try:
+        kept = home.read_bytes(_cosigned(text.partition("\n")[0])).decode()
+    except NotFound:
+        return note
+    return add_lines(note, kept.removeprefix(text + "\n")) if kept.startswith(text + "\n") else note
+
+
+def _cosigned(origin: str) -> str:
+    return f"cosigned/{digest_bytes(origin.encode()).removeprefix('sha256:')}"
+
+
 def collect(note: str, checkpoint: Checkpoint, policy: WitnessPolicy, prove: Prove) -> str:
     """Return the note with the cosignatures that the policy asks for.
 
@@ -41,6 +76,8 @@ def collect(note: str, checkpoint: Checkpoint, policy: WitnessPolicy, prove: Pro
     """
     refused: dict[str, str] = {}
     have = policy.cosigned(note)
+    if policy.is_met_by(have):
+        return note
     for witness in policy.witnesses.values():
         if witness.name in have or not witness.url:
             continue
