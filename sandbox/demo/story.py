@@ -20,7 +20,6 @@ from policies.errors import BudgetExhausted, Malformed, PolicyRefused
 from policies.isolation import LAYERS, lacking
 from policies.privacy import parse_epsilon
 from policies.request import JobRequest
-from policies.statement import AnyRelease
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.replay import replay
 from sandbox.cli.audit import show_verdict
@@ -37,6 +36,7 @@ from sandbox.party.forms import declaration_of, read_form
 from sandbox.party.home import Home
 from sandbox.party.publish import publish
 from sandbox.party.term_forms import offer_of
+from sandbox.party.verify import OpenedRelease
 
 QUERY = """SELECT plans.coinsurance,
        COUNT(*)                 AS person_years,
@@ -261,7 +261,7 @@ def show(story: Story) -> None:
         expect(not (found := leaks(story.stage.data, known, spending)), f"found in {found}")
 
 
-def figures(release: AnyRelease) -> list[tuple[int, str, float, float, float]]:
+def figures(release: OpenedRelease) -> list[tuple[int, str, float, float, float]]:
     """(coinsurance, name, value, low, high) of every figure."""
     return [
         (int(str(cell.keys[0])), figure.name, float(figure.value), float(figure.low), float(figure.high))
