@@ -100,7 +100,6 @@ FORGERIES: dict[str, Callable[[Grant], Grant]] = {
     ),
     "more loss than charged": lambda g: replace(g, loss=replace(g.loss, amount=g.loss.amount * 2)),
     "a smaller minimum group": lambda g: replace(g, minimum_group=g.minimum_group - 1),
-    "a larger minimum group": lambda g: replace(g, minimum_group=g.minimum_group + 1),
     "another recipient's key": lambda g: replace(g, recipient=replace(g.recipient, sealing_key=SealingKey.generate().public.hex())),
     "another recipient": lambda g: replace(g, recipient=Recipient(id="auditor", sealing_key=g.recipient.sealing_key)),
     "a recipient who is no party": lambda g: replace(g, recipient=Recipient(id="stranger", sealing_key=g.recipient.sealing_key)),
