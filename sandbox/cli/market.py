@@ -105,15 +105,19 @@ agreement.add_command(agreement_paid)
 @click.option("--title", required=True)
 @click.option("--offer", "offers", multiple=True, required=True, help="Digest of an offer; repeat for several.")
 @click.option("--auditor", "auditors", multiple=True, help="Participant who may read everything about it; repeat for several.")
+@click.option("--jurisdiction", "countries", multiple=True, help="PARTY=CC: under whose law a party is (ISO 3166-1); repeat for several.")
 @json_option
-def agreement_propose(home_folder: Path, uid: str, title: str, offers: tuple[str, ...], auditors: tuple[str, ...], as_json: bool) -> None:
+def agreement_propose(
+    home_folder: Path, uid: str, title: str, offers: tuple[str, ...], auditors: tuple[str, ...], countries: tuple[str, ...], as_json: bool
+) -> None:
     """Compose an agreement from offers and propose it to its parties.
 
     \b
     Example: sandbox agreement propose --home ~/institute --uid study --title Study --offer sha256:... --offer sha256:... --auditor auditor
     """
     client = client_of(home_folder)
-    record = client.propose(compose(client, uid, title, list(offers), list(auditors)))
+    named = dict(item.partition("=")[::2] for item in countries)
+    record = client.propose(compose(client, uid, title, list(offers), list(auditors), named))
     print_json(record) if as_json else click.echo(record["digest"])
 
 

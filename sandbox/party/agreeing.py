@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from enclaves.kit.envelope import Signed, document_digest, verify_document
@@ -14,14 +15,19 @@ from sandbox.party.client import Client
 from sandbox.party.cosigning import following
 
 
-def compose(client: Client, uid: str, title: str, offers: list[str], auditors: list[str]) -> Agreement:
+def compose(
+    client: Client, uid: str, title: str, offers: list[str], auditors: list[str], countries: Mapping[str, str] | None = None
+) -> Agreement:
     """Return the agreement that takes `offers` (digests) as they are.
 
     Parties are the offers' providers, everybody that they name, and the auditors, with the keys that the service lists; each party checks
     fingerprints out of band before it signs.
 
+    Args:
+        countries: jurisdiction of those parties whose terms somebody asks for; all parties sign it.
+
     Raises:
-        NotFound: an offer or participant is unknown. Tampered: an offer is not signed by its provider.
+        Malformed: terms name somebody who is no party: name it as an auditor. NotFound: an offer or participant is unknown. Tampered: an offer is not signed by its provider.
     """
     keys = {item["id"]: item for item in client.participants()}
     listed = {item["digest"]: item for item in client.offers()}
@@ -54,6 +60,7 @@ def compose(client: Client, uid: str, title: str, offers: list[str], auditors: l
                 roles=tuple(of),
                 signing_key=_known(keys, name)["signing_key"],
                 sealing_key=_known(keys, name)["sealing_key"],
+                jurisdiction=(countries or {}).get(name),
             )
             for name, of in roles.items()
         ),
