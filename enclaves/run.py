@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from enclaves.aggregate import Exact, TooManyCells, aggregate
+from enclaves.aggregate import Exact, TooManyCells
 from enclaves.evidence import Identity
 from enclaves.gate import pad, pass_gate
 from enclaves.kit.appraisal import STATEMENT_PURPOSE, key_release_info, release_info
@@ -15,6 +15,7 @@ from enclaves.kit.columns import FOOTER, StoredColumns
 from enclaves.kit.rotation import keys_in_force
 from enclaves.kit.sealing import seal
 from enclaves.kit.tables import OutOfMemory
+from enclaves.parts import aggregate_files
 from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
@@ -118,7 +119,7 @@ def unseal_keys(grant: Grant, identity: Identity, sealed_keys: Mapping[str, byte
 
 def _exact(grant: Grant, agreement: Agreement, tables: Mapping[str, StoredColumns], memory_mib: int) -> Exact:
     try:
-        return aggregate(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
+        return aggregate_files(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
     except Tampered as error:
         raise Withhold("input-unreadable") from error
 

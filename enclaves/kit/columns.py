@@ -175,6 +175,18 @@ class StoredColumns:
         """All of it. Raises Tampered (code ``unreadable-columns``)."""
         return decrypt_columns(self._file, dataset=self._dataset, version=self._version, keys=self._keys, columns=self._columns)
 
+    def decoded_bytes(self) -> int:
+        """About what all of it takes in memory, by the footer alone. Raises Tampered (code ``unreadable-columns``)."""
+        found = None
+        try:
+            with _opened(self._file, self._dataset, self._version, self._keys, list(self._columns)) as (parquet, _):
+                found = _decoded_bytes(parquet, self._columns)
+        except Exception:  # noqa: BLE001 - whatever went wrong, the answer is the same
+            found = None
+        if found is None:
+            raise Tampered("The columns cannot be read from this file with these keys.", code="unreadable-columns")
+        return found
+
     def parts(self, rows: int) -> Iterator[pa.Table]:
         """Parts of at most so many rows, in their order. Raises Tampered (code ``unreadable-columns``), which may be after some parts."""
         found = _parts(self._file, self._dataset, self._version, self._keys, list(self._columns), rows)
@@ -287,6 +299,25 @@ def _opened(
             yield parquet, custodian
     finally:
         custodian.forget()
+
+
+_TEXT_BYTES = 32
+"""Least that a text is taken to need: a column of few distinct ones is far smaller in its file."""
+
+
+def _decoded_bytes(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
+    metadata, schema = parquet.metadata, parquet.schema_arrow
+    kinds = [schema.field(name).type for name in columns]
+    fixed = sum(_TEXT_BYTES if not _has_width(kind) else -(-kind.bit_width // 8) for kind in kinds)
+    encoded = 0 if all(map(_has_width, kinds)) else sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    return max(int(metadata.num_rows) * fixed, int(encoded))
+
+
+def _has_width(kind: pa.DataType) -> bool:
+    try:
+        return int(kind.bit_width) > 0
+    except ValueError:
+        return False
 
 
 def _require_own_keys(table: pa.Table, custodian: _Custodian, columns: list[str]) -> pa.Table:

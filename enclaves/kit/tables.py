@@ -61,6 +61,16 @@ def open_database(*, memory_mib: int, threads: int) -> Connection:
     return connection
 
 
+def rows_of_units(connection: Connection, table: pa.Table, declaration: Declaration, part: int, parts: int) -> pa.Table:
+    """Return the rows whose privacy unit, as `load_table` normalises it, falls into this part. Rows without one fall into none."""
+    cells, value = _normal_cells(readable(table.select([declaration.unit])), declaration, declaration.unit)
+    connection.register("_batch", pa.table({declaration.unit: cells, "_place": pa.array(range(table.num_rows), pa.int64())}))
+    query = f"SELECT _place FROM _batch WHERE {value} IS NOT NULL AND hash({value}) % {int(parts)} = {int(part)}"  # noqa: S608 - quoted names
+    kept = connection.execute(query).fetchnumpy()["_place"]
+    connection.unregister("_batch")
+    return table.take(pa.array(kept, pa.int64()))
+
+
 def load_table(
     connection: Connection, name: str, table: pa.Table, declaration: Declaration, columns: Sequence[str], *, bounded: bool, unique: bool
 ) -> None:

@@ -10,24 +10,32 @@ from enclaves.kit.signatures import fingerprint
 from policies.agreement import Agreement, LogIdentity, Party, Role
 from policies.codec import decode
 from policies.errors import NotFound, Tampered
+from policies.joint import Pool
 from policies.odrl import parse_offer
 from sandbox.party.client import Client
 from sandbox.party.cosigning import following
 
 
 def compose(
-    client: Client, uid: str, title: str, offers: list[str], auditors: list[str], countries: Mapping[str, str] | None = None
+    client: Client,
+    uid: str,
+    title: str,
+    offers: list[str],
+    auditors: list[str],
+    pools: tuple[Pool, ...] = (),
+    countries: Mapping[str, str] | None = None,
 ) -> Agreement:
     """Return the agreement that takes `offers` (digests) as they are.
 
-    Parties are the offers' providers, everybody that they name, and the auditors, with the keys that the service lists; each party checks
-    fingerprints out of band before it signs.
+    Parties are the offers' providers, everybody that they name, the key holders of pools, and the auditors, with the keys that the
+    service lists; each party checks fingerprints out of band before it signs.
 
     Args:
         countries: jurisdiction of those parties whose terms somebody asks for; all parties sign it.
 
     Raises:
-        Malformed: terms name somebody who is no party: name it as an auditor. NotFound: an offer or participant is unknown. Tampered: an offer is not signed by its provider.
+        Malformed: terms name somebody who is no party: name it as an auditor.
+        NotFound: an offer or participant is unknown. Tampered: an offer is not signed by its provider.
     """
     keys = {item["id"]: item for item in client.participants()}
     listed = {item["digest"]: item for item in client.offers()}
@@ -47,6 +55,8 @@ def compose(
         _add(roles, offer.declaration.provider, "provider")
         for name in (*offer.terms.assignees, *offer.terms.recipients):
             _add(roles, name, "consumer")
+    for pool in pools:
+        _add(roles, pool.key_holder, "key_holder")
     for name in auditors:
         _add(roles, name, "auditor")
     log = client.service()["log"]
@@ -66,6 +76,7 @@ def compose(
         ),
         declarations=tuple(offer.declaration for offer in taken),
         terms=tuple(offer.terms for offer in taken),
+        pools=pools,
     )
 
 

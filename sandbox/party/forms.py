@@ -10,6 +10,7 @@ import yaml
 from policies.codec import decode
 from policies.declaration import Declaration, parse_date
 from policies.errors import Malformed
+from policies.joint import Pool
 
 
 def read_form(path: Path) -> dict[str, Any]:
@@ -131,3 +132,12 @@ def _column(name: str, properties: Any) -> dict[str, Any]:
     if known.get("type") == "date" and isinstance(known.get("domain"), list):
         known["domain"] = [parse_date(str(value), f"columns.{name}.domain") for value in known["domain"]]
     return {key: str(value) if key in ("lower", "upper") and value is not None else value for key, value in known.items()}
+
+
+def pool_of(form: dict[str, Any]) -> Pool:
+    """Return the pool of a form: `dataset`, `members`, `key_holder`, `rows`, and, where they differ from these, `noise` (two-sided),
+    `coalition` (0), `dropout` (rerun, with distributed noise fail) and `fewest` (2). Raises Malformed.
+    """
+    noise = form.get("noise", "two-sided")
+    given = {"noise": noise, "coalition": 0, "dropout": "rerun" if noise == "two-sided" else "fail", "fewest": 2}
+    return decode(Pool, given | form)

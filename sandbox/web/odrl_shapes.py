@@ -7,6 +7,7 @@ from typing import Any
 from policies.agreement import ColumnTerm, LogIdentity, Party
 from policies.conditions import Approvals, Window
 from policies.declaration import Declaration
+from policies.joint import Pool
 from policies.names import PATTERNS
 from policies.odrl import CONTEXT, OPERANDS, OPTIONAL, PROFILE
 
@@ -92,7 +93,7 @@ OFFER = _object(
     description="A provider's terms on one dataset, in ODRL 2.2 under our profile. It has one spelling; another is refused.",
 )
 
-AGREEMENT = _object(
+_AGREEMENT = _object(
     {
         "@context": {"const": CONTEXT},
         "@type": {"const": "Agreement"},
@@ -108,3 +109,7 @@ AGREEMENT = _object(
     title="odrl.Agreement",
     description="Terms of all providers with the keys of all parties, in ODRL 2.2 under our profile. Named by its digest.",
 )
+
+_POOLS = {"sb:pool": {"type": "array", "items": Pool, "minItems": 1}}
+AGREEMENT = {**_AGREEMENT, "properties": {**_AGREEMENT["properties"], **_POOLS}}
+"""Pools stand in it where there are any."""

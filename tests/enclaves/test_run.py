@@ -271,7 +271,7 @@ def test_what_fails_inside_is_told_by_a_closed_word_only(honest: Bench, monkeypa
         def fail(*_: Any, raised: Exception = raised, **__: Any) -> None:
             raise raised
 
-        monkeypatch.setattr(enclaves.run, "aggregate", fail)
+        monkeypatch.setattr(enclaves.run, "aggregate_files", fail)
         statement, sealed = ended(honest)
         assert (statement.statement.withheld, sealed) == (word, None)
         assert "secret" not in repr(statement)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from enclaves.kit.lineage import sign_log_rotation
 from enclaves.kit.rotation import sign_rotation
@@ -25,8 +26,10 @@ from policies.tightening import SignedTightening, Tightening
 from sandbox.audit.merkle import leaf_hash, root_from_nodes, verify_inclusion
 from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
+from sandbox.jobs.joint_states import JointAttempt, StoredJointRelease
 from sandbox.jobs.states import Positions
 from sandbox.store.database import Store, Transaction
+from sandbox.store.schema import jobs
 from tests.support.service import DATABASES, fresh_database
 from tests.support.story import Story, tell
 
@@ -531,6 +534,28 @@ def test_webhooks_and_notices(tx: Transaction) -> None:
     tx.set_webhook("insurer", None, 1)
     assert tx.webhook("insurer") is None
     assert tx.notice(second.id) is None
+
+
+def test_attempts_at_joint_totals(tx: Transaction, story: Story) -> None:
+    job = tx.jobs("insurer", ALL).items[0]
+    tx.connection.execute(update(jobs).where(jobs.c.id == job.id).values(state="running"))
+    first = JointAttempt(job=job.id, attempt=1, contributors=("clinic", "insurer"))
+    assert tx.joint_attempt(job.id) is None
+    tx.set_joint_attempt(first)
+    assert [(attempt, held.id) for attempt, held in tx.running_joint()] == [(first, job.id)]
+    tx.add_joint_contribution(job.id, 1, "clinic", job.signed)
+    with pytest.raises(Exception, match=r"(?i)unique"), tx.connection.begin_nested():
+        tx.add_joint_contribution(job.id, 1, "clinic", job.signed)
+    assert tx.joint_contributions(job.id, 1) == {"clinic": job.signed}
+    assert tx.joint_contributions(job.id, 2) == {}
+    second = replace(first, attempt=2, contributors=("clinic", "third"), manifest=job.signed)
+    tx.set_joint_attempt(second)
+    tx.set_joint_total(job.id, "sha256:" + "ab" * 32)
+    assert tx.joint_attempt(job.id) == replace(second, total="sha256:" + "ab" * 32)
+    release = StoredJointRelease(job=job.id, statement=job.signed, sealed=b"sealed")
+    assert tx.joint_release(job.id) is None
+    tx.add_joint_release(release)
+    assert tx.joint_release(job.id) == release
 
 
 def test_acts_under_an_agreement_and_what_counts_of_its_jobs(tx: Transaction, story: Story) -> None:
