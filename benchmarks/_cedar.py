@@ -20,6 +20,7 @@ from policies.derive import derive
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.questions import most_rows, output_kind, plan_digest, template_digest
+from policies.recent import Recent
 from policies.request import Facts, JobRequest
 
 PRINCIPAL, ACTION, RESOURCE = 'Party::"asker"', 'Action::"release"', 'Agreement::"agreement"'
@@ -79,8 +80,9 @@ def entities() -> cedarpy.Entities:
 def request_of(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) -> dict[str, Any]:
     """Return what Cedar is asked: everything that our rules read, as a context."""
     minutes = facts.now // 60
+    fixed, operations = _FIXED(plan, agreement)
     context = {
-        "sources": list(plan.sources),
+        **fixed,
         "consumer": request.consumer,
         "purpose": request.purpose,
         "measure": request.loss.measure,
@@ -93,16 +95,13 @@ def request_of(request: JobRequest, agreement: Agreement, plan: Plan, facts: Fac
         "measurement": facts.measurement,
         "country": facts.enclave_jurisdiction or "",
         "hardened": facts.enclave_debug is False,
-        "questions": [plan_digest(plan), template_digest(plan)],
-        "outputKind": output_kind(plan),
-        "outputRows": most_rows(plan, agreement.by_dataset),
         "approvedBy": list(facts.approved_by),
         "overdue": bool(facts.overdue),
         "onward": [f"{use.recipient}|{use.purpose}" for use in request.onward],
         "countries": _countries(request, agreement),
     }
     for index, terms in enumerate(agreement.terms):
-        context[f"d{index}"] = _dataset(request, agreement, plan, facts, terms)
+        context[f"d{index}"] = _dataset(request, agreement, facts, terms) | {"operations": operations[index]}
     return {"principal": PRINCIPAL, "action": ACTION, "resource": RESOURCE, "context": context}
 
 
@@ -131,7 +130,25 @@ def _countries(request: JobRequest, agreement: Agreement) -> list[str]:
     return sorted({(agreement.party(name).jurisdiction or "") if agreement.has_party(name) else "" for name in names})
 
 
-def _dataset(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts, terms: Terms) -> dict[str, Any]:
+def _fixed(plan: Plan, agreement: Agreement) -> tuple[dict[str, Any], list[list[str]]]:
+    """What the plan says under an agreement: of itself, and by dataset the uses of its columns."""
+    fixed = {
+        "sources": list(plan.sources),
+        "questions": [plan_digest(plan), template_digest(plan)],
+        "outputKind": output_kind(plan),
+        "outputRows": most_rows(plan, agreement.by_dataset),
+    }
+    uses = derive(plan)
+    operations = [
+        sorted({f"{use.column.column}:{use.operation}" for use in uses if use.column.dataset == terms.dataset}) for terms in agreement.terms
+    ]
+    return fixed, operations
+
+
+_FIXED = Recent(_fixed)
+
+
+def _dataset(request: JobRequest, agreement: Agreement, facts: Facts, terms: Terms) -> dict[str, Any]:
     declaration = agreement.by_dataset[terms.dataset]
     ledger = (declaration.provider, declaration.id_space)
     spent, own = facts.spent_on(*ledger), facts.consumer_spent_on(*ledger)
@@ -141,7 +158,6 @@ def _dataset(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts
         "public": declaration.public,
         "repeats": facts.repeats is not None,
         "version": facts.version_of(terms.dataset) is not None,
-        "operations": sorted({f"{use.column.column}:{use.operation}" for use in derive(plan) if use.column.dataset == terms.dataset}),
         "spent": _spent(spent, terms.total_loss),
         "own": _spent(own, terms.total_loss),
         "jobs": used.jobs,

@@ -106,9 +106,17 @@ agreement.add_command(agreement_paid)
 @click.option("--offer", "offers", multiple=True, required=True, help="Digest of an offer; repeat for several.")
 @click.option("--auditor", "auditors", multiple=True, help="Participant who may read everything about it; repeat for several.")
 @click.option("--pool", "pools", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True, help="YAML form of a pool.")
+@click.option("--jurisdiction", "countries", multiple=True, help="PARTY=CC: under whose law a party is (ISO 3166-1); repeat for several.")
 @json_option
 def agreement_propose(
-    home_folder: Path, uid: str, title: str, offers: tuple[str, ...], auditors: tuple[str, ...], pools: tuple[Path, ...], as_json: bool
+    home_folder: Path,
+    uid: str,
+    title: str,
+    offers: tuple[str, ...],
+    auditors: tuple[str, ...],
+    pools: tuple[Path, ...],
+    countries: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Compose an agreement from offers and propose it to its parties.
 
@@ -116,8 +124,8 @@ def agreement_propose(
     Example: sandbox agreement propose --home ~/institute --uid study --title Study --offer sha256:... --offer sha256:... --auditor auditor
     """
     client = client_of(home_folder)
-    joint = tuple(pool_of(read_form(path)) for path in pools)
-    record = client.propose(compose(client, uid, title, list(offers), list(auditors), joint))
+    joint, named = tuple(pool_of(read_form(path)) for path in pools), dict(item.partition("=")[::2] for item in countries)
+    record = client.propose(compose(client, uid, title, list(offers), list(auditors), joint, named))
     print_json(record) if as_json else click.echo(record["digest"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from enclaves.kit.envelope import Signed, document_digest, verify_document
@@ -15,13 +16,25 @@ from sandbox.party.client import Client
 from sandbox.party.cosigning import following
 
 
-def compose(client: Client, uid: str, title: str, offers: list[str], auditors: list[str], pools: tuple[Pool, ...] = ()) -> Agreement:
+def compose(
+    client: Client,
+    uid: str,
+    title: str,
+    offers: list[str],
+    auditors: list[str],
+    pools: tuple[Pool, ...] = (),
+    countries: Mapping[str, str] | None = None,
+) -> Agreement:
     """Return the agreement that takes `offers` (digests) as they are.
 
     Parties are the offers' providers, everybody that they name, the key holders of pools, and the auditors, with the keys that the
     service lists; each party checks fingerprints out of band before it signs.
 
+    Args:
+        countries: jurisdiction of those parties whose terms somebody asks for; all parties sign it.
+
     Raises:
+        Malformed: terms name somebody who is no party: name it as an auditor.
         NotFound: an offer or participant is unknown. Tampered: an offer is not signed by its provider.
     """
     keys = {item["id"]: item for item in client.participants()}
@@ -57,6 +70,7 @@ def compose(client: Client, uid: str, title: str, offers: list[str], auditors: l
                 roles=tuple(of),
                 signing_key=_known(keys, name)["signing_key"],
                 sealing_key=_known(keys, name)["sealing_key"],
+                jurisdiction=(countries or {}).get(name),
             )
             for name, of in roles.items()
         ),

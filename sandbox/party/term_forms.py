@@ -79,6 +79,7 @@ def form_of(document: Any) -> dict[str, Any]:
             declaration.dataset: {"declaration": declaration_form(declaration), "terms": terms_form(terms)}
             for declaration, terms in zip(agreement.declarations, agreement.terms, strict=True)
         },
+        **({"pools": encode(agreement.pools)} if agreement.pools else {}),
     }
 
 
@@ -188,7 +189,7 @@ def _offer(form: dict[str, Any]) -> Offer:
 
 
 def _agreement(form: dict[str, Any]) -> Agreement:
-    _require_members(form, {"agreement", "title", "log", "parties", "datasets"})
+    _require_members({name: item for name, item in form.items() if name != "pools"}, {"agreement", "title", "log", "parties", "datasets"})
     parties, datasets = form["parties"], form["datasets"]
     for where, value in (("parties", parties), ("datasets", datasets)):
         if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
@@ -200,6 +201,7 @@ def _agreement(form: dict[str, Any]) -> Agreement:
         "parties": [{"id": name, **properties} for name, properties in parties.items()],
         "declarations": [],
         "terms": [],
+        **({"pools": form["pools"]} if "pools" in form else {}),
     }
     for name, parts in datasets.items():
         _require_members(parts, {"declaration", "terms"}, f"datasets.{name}")

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from policies.isolation import LAYERS
 
 NAMES = {
@@ -43,6 +45,16 @@ def test_the_benchmark_of_private_sql_answers_and_names_its_figures() -> None:
     clustered = found["parts"]["clustered"]
     # Bounding alone loses little of clustered data: a wrong bound or clamp would show.
     assert all(error < 0.1 for error in clustered["errors_of_bounding"])
+
+
+def test_the_benchmark_of_decisions_answers_and_both_engines_deny_alike() -> None:
+    pytest.importorskip("cedarpy", reason="pip install -r requirements-dev.txt")
+    command = [sys.executable, "-m", "benchmarks.policy", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["rules"] == 100 <= found["findings"]
+    assert found["decisions_per_s_core"] > 0
+    assert found["ratio_to_cedar"] > 0
 
 
 SUM_NAMES = {"encrypt_us_per_value", "ratio_to_tenseal", "ratio_to_phe", "ratio_to_heu", "bytes_per_value", "host_ns_per_value", "linear"}

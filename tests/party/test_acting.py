@@ -1,0 +1,96 @@
+"""Approving, paying, tightening and deleting through the client, and key brokers that hold to all of it from their own copy of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from policies.conditions import Approvals, Payment
+from policies.errors import PolicyRefused, Unavailable
+from sandbox.cli import cli
+from sandbox.party.acting import approve, confirm_payment, tighten
+from tests.support.runs import COUNT_SQL, Town, copy_town, found_town, network_down
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("town") / "template"
+    found_town(folder).close()
+    return folder
+
+
+@pytest.fixture
+def town(template: Path, tmp_path: Path) -> Iterator[Town]:
+    copy = copy_town(template, tmp_path / "town")
+    yield copy
+    copy.close()
+
+
+def agree(town: Town, **insurer: Any) -> None:
+    """Go on under another agreement, with changed terms of the insurer."""
+    assert town.composed is not None
+    changed = tuple(replace(t, **insurer) if t.dataset.startswith("insurer.") else t for t in town.composed.terms)
+    town.composed = replace(town.composed, uid="further", terms=changed)
+    town.agreement = town.clients["institute"].propose(town.composed)["digest"]
+    for client in town.clients.values():
+        client.sign_agreement(town.agreement)
+
+
+def test_brokers_release_keys_for_a_job_that_was_approved_and_paid(town: Town) -> None:
+    agree(town, approvals=Approvals(need=2, of=("insurer", "clinic")), payment=Payment(amount="10", currency="CNY", per="job"), uses=3)
+    institute = town.clients["institute"]
+    with pytest.raises(PolicyRefused):
+        institute.submit(town.request("unpaid"))
+    confirm_payment(town.clients["insurer"], town.agreement, "institute")
+    waiting = institute.submit(town.request("paid"))
+    assert waiting["state"] == "awaiting_approval"
+    assert approve(town.clients["clinic"], waiting["id"])["state"] == "awaiting_approval"
+    assert approve(town.clients["insurer"], waiting["id"])["state"] == "charged"
+    town.attested(waiting["id"])
+    for name in ("insurer", "clinic"):
+        town.broker(name).step()
+        assert len(town.headers("key_released", waiting["id"])) == 1 + (name == "clinic")
+
+
+def test_the_own_broker_obeys_a_tightening_that_the_service_never_got(town: Town) -> None:
+    job = town.charged("suppressed")
+    town.attested(job)
+    insurer = town.clients["insurer"]
+    session, honest = town.session("insurer"), town.session("insurer").doctor
+    session.doctor = lambda method, path, answer: network_down() if path.endswith("/tightenings") else answer
+    with pytest.raises(Unavailable):
+        tighten(insurer, town.agreement, "insurer.plans", revoked=True)
+    session.doctor = honest
+    town.broker("insurer").step()
+    assert town.headers("key_released", job) == []
+    assert [header["ids"]["provider"] for header in town.headers("key_refused", job)] == ["insurer"]
+
+
+def test_every_broker_obeys_a_tightening_in_the_log_also_after_the_charge(town: Town) -> None:
+    job = town.charged("raised")
+    town.attested(job)
+    tighten(town.clients["insurer"], town.agreement, "insurer.plans", minimum_group=500)
+    town.broker("clinic").step()
+    assert town.headers("key_released", job) == []
+    assert town.clients["clinic"].tightenings(town.agreement)[0]["tightening"]["minimum_group"] == 500
+
+
+def test_a_check_says_what_would_pass_without_charging(town: Town) -> None:
+    before = town.spent()
+    answer = town.clients["institute"].check(town.request("check", sql=COUNT_SQL, epsilon="9"))
+    assert not answer["allowed"]
+    assert [change["action"] for change in answer["explanation"]["changes"]] == ["ask-loss"]
+    assert answer["explanation"]["remains"] == []
+    assert town.spent() == before
+
+
+def test_the_commands_name_what_they_need(town: Town) -> None:
+    home = str(town.clients["insurer"].home.folder)
+    done = CliRunner().invoke(cli, ["agreement", "tighten", "--home", home, "--dataset", "insurer.plans", town.agreement])
+    assert done.exception is not None
+    assert "--revoke" in str(done.exception)
