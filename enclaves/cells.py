@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from enclaves.kit.expressions import Fragment, expression_sql, joined, listed
 from enclaves.kit.relations import Rows
 from policies.canonical import MAX_INTEGER
-from policies.expression import MAX_VALUE, Expression, Typed, typed
+from policies.expression import MAX_TEXT, MAX_VALUE, Expression, Typed, typed
 from policies.query import Plan
 from policies.schedule import Measured, Statistic, bin_edges
 from policies.shape import Contribution
 
 Key = tuple[int | str | None, ...]
+
+UNWRITABLE = r"[\x00-\x08\x0B-\x1F\x7F-\x{9F}]"
+"""What no text of a release may hold (`policies.codec.is_printable`), for the database."""
 
 FEW = 50
 """Values of a domain that are listed in the text of a query; longer ones travel as one parameter."""
@@ -30,6 +33,7 @@ class Layout:
         by_unit: whether rows are first added up per unit and cell.
         values: names and types of the expressions that statistics read.
         widest: most rows of one unit in one cell before it is bounded.
+        unit: what is known of the privacy unit.
     """
 
     base: Fragment
@@ -39,6 +43,7 @@ class Layout:
     values: dict[Expression, tuple[str, Typed]]
     bound: Contribution
     widest: int
+    unit: Typed
 
 
 def layout(
@@ -81,6 +86,7 @@ def layout(
         values=values,
         bound=bound,
         widest=widest,
+        unit=next(scope[name] for name, raw in source.raw.items() if raw == source.unit),
     )
 
 
@@ -92,7 +98,9 @@ def _within(name: str, kind: Typed, domain: tuple[int | str | None, ...] | None)
     """The condition that a key has a value of its domain; of a discovered key, that it can be written down."""
     if domain is None:
         if kind.type == "text":
-            return None
+            return Fragment(
+                sql=f"(({name} IS NULL OR length({name}) <= {MAX_TEXT}) AND NOT coalesce(regexp_matches({name}, '{UNWRITABLE}'), false))"
+            )
         return Fragment(sql=f"({name} BETWEEN {-MAX_INTEGER} AND {MAX_INTEGER} OR {name} IS NULL)")
     values = [value for value in domain if value is not None]
     whole = [value for value in values if isinstance(value, int)]
@@ -150,6 +158,23 @@ def _total(measured: Measured, found: Layout) -> str:
     if measured.quantity in ("rows", "units"):
         return f"count(*){only}"
     return f"coalesce(sum({_amount(measured, found)}){only}, 0)"
+
+
+def added(found: Layout) -> tuple[str, ...]:
+    """The statistics of `totals` to which rows add different amounts: not those that count every row or unit."""
+    plain = ("rows", "units")
+    return tuple(name for name, (measured, _) in found.totals.items() if measured.quantity not in plain or _condition(measured, found))
+
+
+def row_query(found: Layout) -> Fragment:
+    """SELECT of unit `u`, key and what the row adds to each statistic of `added`: `a0`..., in 64 bits."""
+    amounts = []
+    for index, name in enumerate(added(found)):
+        measured = found.totals[name][0]
+        condition = _condition(measured, found)
+        value = "1" if measured.quantity in ("rows", "units") else f"coalesce({_amount(measured, found)}, 0)"
+        amounts.append(f", ({f'CASE WHEN {condition} THEN {value} ELSE 0 END' if condition else value})::BIGINT AS a{index}")
+    return joined(f"SELECT {', '.join(('u', *found.keys))}{''.join(amounts)} FROM ({{}}) AS rows_", found.base)  # noqa: S608
 
 
 def pair_query(found: Layout) -> Fragment:

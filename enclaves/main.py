@@ -2,7 +2,8 @@
 
 Frames in: grant, agreement, nonces and what the launcher states about the process's cgroup; later the sealed keys, and with them the
 encrypted files as open descriptors. Frames out: that it is ready, and between which layers; for evidence of a TEE, what the launcher is
-to have signed; evidence; the statement and the sealed release. Nothing else is written anywhere: the process may not grow a file, and standard error is not connected.
+to have signed; evidence; the statement and the sealed release. Nothing else is written anywhere: the process may not grow a file, and
+standard error is not connected.
 """
 
 from __future__ import annotations

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from enclaves.aggregate import TooManyCells, aggregate
+from enclaves.aggregate import Exact, TooManyCells
 from enclaves.evidence import Identity
 from enclaves.gate import pad, pass_gate
 from enclaves.kit.appraisal import STATEMENT_PURPOSE, key_release_info, release_info
-from enclaves.kit.columns import FOOTER, decrypt_columns
+from enclaves.kit.columns import FOOTER, StoredColumns
 from enclaves.kit.rotation import keys_in_force
 from enclaves.kit.sealing import seal
 from enclaves.kit.tables import OutOfMemory
+from enclaves.parts import aggregate_files
 from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
-from policies.errors import SandboxError
+from policies.errors import SandboxError, Tampered
 from policies.grant import Grant, grant_digest, isolation_required
 from policies.granted import MAX_RELEASE, WithheldCode
 from policies.isolation import lacking
@@ -52,7 +53,7 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
             raise Withhold("grant-mismatch")
         keys = unseal_keys(grant, identity, inputs.sealed_keys)
         tables = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
-        exact = aggregate(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
+        exact = _exact(grant, agreement, tables, memory_mib)
         release = pad(pass_gate(exact, grant, agreement.by_dataset))
         if len(release) > most_bytes(grant, agreement) - PADDING_FOR_SEAL:
             raise Withhold("output-limit")
@@ -116,17 +117,21 @@ def unseal_keys(grant: Grant, identity: Identity, sealed_keys: Mapping[str, byte
     return keys
 
 
-def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes | memoryview]) -> pa.Table:
+def _exact(grant: Grant, agreement: Agreement, tables: Mapping[str, StoredColumns], memory_mib: int) -> Exact:
+    try:
+        return aggregate_files(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
+    except Tampered as error:
+        raise Withhold("input-unreadable") from error
+
+
+def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes | memoryview]) -> StoredColumns:
     read = next(read for read in grant.reads if read.dataset == dataset)
     if dataset not in files or digest_bytes(files[dataset]) != read.file_digest:
         raise Withhold("input-tampered")
     held = keys.get(dataset, {})
     if not {FOOTER, *read.columns} <= set(held):
         raise Withhold("keys-missing")
-    try:
-        return decrypt_columns(files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
-    except SandboxError as error:
-        raise Withhold("input-unreadable") from error
+    return StoredColumns(files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
 
 
 def _sign(grant: Grant, identity: Identity, sealed: str | None, withheld: WithheldCode | None) -> SignedStatement:

@@ -19,6 +19,7 @@ MAX_INTEGER = 2**53 - 1
 
 MAX_DEPTH = 32
 
+_INTEGER = frozenset({int})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LEAVES = frozenset({str, bool, type(None)})
 
@@ -151,9 +152,13 @@ def _render(value: Any, depth: int) -> str:
     if isinstance(value, str):
         return _string(value)
     if isinstance(value, (list, tuple)):
+        # Domains are long lists of integers, and most of a large document.
+        whole = value and depth < MAX_DEPTH and _INTEGER.issuperset(map(type, value))
+        if whole and min(value) >= -MAX_INTEGER and max(value) <= MAX_INTEGER:
+            return "[" + ",".join(map(int.__repr__, value)) + "]"
         return "[" + ",".join(_render(item, depth + 1) for item in value) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{_string(k)}:{_render(value[k], depth + 1)}" for k in sorted(value, key=_utf16)) + "}"
+        return "{" + ",".join(f"{_string(k)}:{_render(value[k], depth + 1)}" for k in _in_order(value)) + "}"
     raise Malformed(f"{type(value).__name__} has no canonical form; numbers are integers, fractions are decimal strings")
 
 
@@ -163,6 +168,16 @@ def _string(text: str) -> str:
     if _SURROGATE.search(text):
         raise Malformed("a string holds a lone surrogate")
     return encode_basestring(text)
+
+
+def _in_order(value: dict[Any, Any]) -> list[Any]:
+    try:
+        # ASCII sorts the same way in every encoding.
+        if all(map(str.isascii, value)):
+            return sorted(value)
+    except TypeError:
+        pass
+    return sorted(value, key=_utf16)
 
 
 def _utf16(key: Any) -> bytes:

@@ -26,6 +26,7 @@ MAX_STRING = 100_000
 MAX_ITEMS = 10_000
 
 _OMITTED = "omitted"
+_PLAIN = frozenset({str, int, bool, type(None)})
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -61,7 +62,7 @@ def encode(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (tuple, list)):
-        return [encode(item) for item in value]
+        return list(value) if _PLAIN.issuperset(map(type, value)) else [encode(item) for item in value]
     if isinstance(value, dict):
         return {key: encode(item) for key, item in value.items()}
     return value
@@ -121,9 +122,14 @@ def _text(value: Any) -> str:
         raise Malformed("must be a string")
     if len(value) > MAX_STRING:
         raise Malformed(f"is longer than {MAX_STRING} characters")
-    if _UNPRINTABLE.search(value):
+    if not is_printable(value):
         raise Malformed("holds a control character or a lone surrogate")
     return value
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text may stand in a document: no control characters but tab and line feed, no lone surrogates."""
+    return _UNPRINTABLE.search(text) is None
 
 
 def _integer(value: Any) -> int:
@@ -281,5 +287,4 @@ def _hints(hint: Any) -> dict[str, Any]:
 
 Decoder = Callable[[Any], Any]
 
-_PLAIN = frozenset({str, int, bool, type(None)})
 _SCALARS: dict[Any, Decoder] = {str: _text, int: _integer, bool: _boolean}

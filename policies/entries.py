@@ -21,6 +21,7 @@ EntryKind = Literal[
     "attested", "key_released", "key_refused", "running", "released", "withheld", "failed", "cancelled", "expired",
     "rotated", "revoked", "readmitted", "log_rotated", "epoch_opened", "epoch_signed", "repeated",
     "tightened", "awaiting", "approved", "duty_done", "measured", "destroyed",
+    "joint_keyed", "joint_contributed", "joint_dropped", "joint_summed", "joint_released", "joint_withheld",
 ]  # fmt: skip
 """Every kind of entry of version 1. Kinds are only ever added."""
 

@@ -16,7 +16,7 @@ from policies.attestation import AttestationResult, EnclaveKind, PlatformFloor, 
 from policies.canonical import canonical, digest
 from policies.codec import encode
 from policies.errors import EvidenceRejected, Tampered
-from policies.grant import AnyGrant, Grant, grant_digest
+from policies.grant import EnclaveGrant, Grant, grant_digest
 from policies.isolation import lacking
 from policies.statement import AnyStatement, Evidence, Nonce, SignedEvidence, SignedStatement
 
@@ -76,7 +76,7 @@ def evidence_digest(signed: SignedEvidence) -> str:
 def appraise(
     signed: SignedEvidence,
     *,
-    grant: AnyGrant,
+    grant: EnclaveGrant,
     kinds: Collection[str],
     measurements: Collection[str],
     nonce: Nonce | Collection[Nonce] | None,
@@ -151,7 +151,7 @@ def _appraise_platform(
     return result
 
 
-def verify_statement(signed: SignedStatement, attested: Attested, grant: AnyGrant, named: str | None = None) -> AnyStatement:
+def verify_statement(signed: SignedStatement, attested: Attested, grant: EnclaveGrant, named: str | None = None) -> AnyStatement:
     """Return the statement if the attested enclave signed it and it keeps to the grant in mechanism, scale and loss.
 
     Args:

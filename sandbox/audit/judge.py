@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from policies.entries import EntryKind, parse_header
 from policies.errors import Malformed, SandboxError
-from sandbox.audit import judge_decision, judge_exchange, judge_keys, judge_lineage, judge_policy, judge_run
+from sandbox.audit import judge_decision, judge_exchange, judge_joint, judge_keys, judge_lineage, judge_policy, judge_run
 from sandbox.audit.export import Opened
 from sandbox.audit.state import Entry, State
 from sandbox.audit.verdict import Promise
@@ -64,6 +64,12 @@ RULES: dict[EntryKind, Rule] = {
     "approved": _rule("agreement job request participant signature", judge_policy.approved, "signatures"),
     "expired": _rule("job agreement", judge_policy.expired, "order"),
     "duty_done": _rule("agreement duty about number participant signature", judge_policy.duty_done, "signatures"),
+    "joint_keyed": _rule("job manifest", judge_joint.keyed, "evidence", "signatures", "evidence"),
+    "joint_contributed": _rule("job participant manifest ciphertexts", judge_joint.contributed, "signatures", "signatures"),
+    "joint_dropped": _rule("job participant attempt reason rerun", judge_joint.dropped, "order"),
+    "joint_summed": _rule("job manifest total", judge_joint.summed, "releases"),
+    "joint_released": _rule("job agreement grant manifest total statement sealed", judge_joint.ended, "releases", "releases"),
+    "joint_withheld": _rule("job agreement grant manifest total statement code", judge_joint.ended, "releases", "releases"),
     "failed": _rule("job agreement code", judge_run.failed, "releases"),
     "measured": _rule("kind measurement", judge_keys.measured, "evidence", "evidence"),
     "destroyed": _rule("dataset version file", judge_keys.destroyed, "signatures", "signatures"),

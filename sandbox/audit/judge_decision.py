@@ -200,7 +200,7 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     law, current = law_of(body.law), body.law == LAW_VERSION
     judge_policy.require_known_terms(agreement, current)
     judge_policy.check_facts(state, entry, agreement, request, plan, facts)
-    job.question = question_digest(request, plan, facts.versions)
+    job.question = "" if agreement.pool_of(plan.sources) is not None else question_digest(request, plan, facts.versions)
     _check_facts(state, entry, plan, facts, ledgers)
     _check_consumer_facts(state, entry, request.consumer if current else None, facts, ledgers)
     own = law.decide(request, agreement, plan, facts)
@@ -287,7 +287,7 @@ def _check_keys(state: State, entry: Entry, agreement: Agreement, request: JobRe
     """The stated rotations are those before this entry, and nobody whose part is needed has lost its keys."""
     chain = state.keyring.chain(agreement.party(request.consumer).signing_key)
     state.require(entry, facts.rotations == chain, "decisions", "the stated rotations are not those of the consumer's keys")
-    for name in sorted({agreement.by_dataset[dataset].provider for dataset in plan.sources}):
+    for name in agreement.needed(plan.sources):
         held = state.keyring.signing_key(agreement.party(name).signing_key) is not None
         state.require(entry, held, "signatures", f"decided although the keys of `{name}` were revoked before")
 
@@ -307,7 +307,7 @@ def _check_consumer_facts(state: State, entry: Entry, consumer: str | None, fact
 def _bounds(agreement: Agreement, plan: AnyPlan, name: Literal["total_loss", "consumer_loss"]) -> dict[Ledger, Loss]:
     """Strictest bound by ledger, over the protected datasets that the plan reads."""
     bounds: dict[Ledger, Loss] = {}
-    for dataset in plan.sources:
+    for dataset in agreement.members(plan.sources):
         declaration = agreement.by_dataset[dataset]
         most: Loss | None = getattr(agreement.terms_of(dataset), name)
         if most is None or declaration.public:

@@ -14,6 +14,7 @@ from policies.conditions import DAY_S
 from policies.errors import Malformed, Tampered
 from policies.grant import AnyPlan
 from policies.granted import job_id
+from policies.joint_grant import JointGrant
 from policies.request import Facts, JobRequest
 from policies.rules_conditions import CONDITIONS
 from policies.tightening import SignedTightening, require_applicable, standing
@@ -133,7 +134,7 @@ def check_facts(state: State, entry: Entry, agreement: Agreement, request: JobRe
         what = f"{(fact.jobs, fact.own, fact.paid)} stated as uses, own uses and payments of `{fact.provider}`; the log has {counted}"
         state.require(entry, (fact.jobs, fact.own, fact.paid) == counted, "decisions", what)
     stated = {fact.provider for fact in facts.uses}
-    for dataset in plan.sources:
+    for dataset in agreement.members(plan.sources):
         terms, provider = agreement.terms_of(dataset), agreement.by_dataset[dataset].provider
         lowered = any(s.tightening.dataset == dataset and s.tightening.uses is not None for s in told)
         if (terms.uses is not None or terms.payment is not None or lowered) and provider not in stated:
@@ -167,15 +168,16 @@ def require_standing(state: State, entry: Entry, job: JobFold) -> None:
     if job.grant is None:
         state.cannot("releases")
         return
-    for read in job.grant.reads:
-        why = standing(read.dataset, told, entry.header.at // 1000)
-        state.require(entry, not why, "releases", f"`{entry.header.kind}` although the terms of `{read.dataset}` are {why}")
+    datasets = job.grant.pool.members if isinstance(job.grant, JointGrant) else [read.dataset for read in job.grant.reads]
+    for dataset in datasets:
+        why = standing(dataset, told, entry.header.at // 1000)
+        state.require(entry, not why, "releases", f"`{entry.header.kind}` although the terms of `{dataset}` are {why}")
 
 
 def require_fresh(state: State, entry: Entry, job: JobFold) -> None:
     """Report a key release to evidence that is older than the provider's terms say, with room for what sending takes."""
     agreement = state.agreement(job.agreement)
-    if agreement is None or job.grant is None:
+    if agreement is None or job.grant is None or isinstance(job.grant, JointGrant):
         return
     own = (agreement.terms_of(read.dataset) for read in job.grant.reads if read.provider == entry.ids["provider"])
     ages = [terms.evidence_age for terms in own if terms.evidence_age is not None]

@@ -11,6 +11,7 @@ from policies.codec import decode, encode
 from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import Refused
 from policies.granted import FailureCode
+from policies.joint_grant import JointGrant
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.audit import judge_policy
 from sandbox.audit.judge_exchange import signed_body
@@ -64,6 +65,9 @@ def attested(state: State, entry: Entry) -> None:
     agreement = state.agreement(job.agreement)
     if entry.body is None or agreement is None or job.grant is None:
         state.cannot("evidence")
+        return
+    if isinstance(job.grant, JointGrant):
+        state.report(entry, "evidence", "an enclave was attested for a joint total, which no enclave computes")
         return
     signed = decode(AttestedBody, entry.body).evidence
     named = (entry.ids["evidence"], entry.ids["measurement"]) == (evidence_digest(signed), signed.evidence.measurement)
@@ -155,7 +159,7 @@ def _judge_statement(state: State, entry: Entry, job: JobFold, signed: SignedSta
     stated = entry.ids["code"] if withheld else entry.ids["sealed"]
     named = outcome == stated and digest(encode(signed)) == entry.ids["statement"]
     state.require(entry, named, "releases", "the header names another outcome or statement than the body")
-    if job.attested is None or job.grant is None:
+    if job.attested is None or job.grant is None or isinstance(job.grant, JointGrant):
         state.cannot("releases")
         return
     state.found.simulated |= job.attested.evidence.kind == "simulated"

@@ -26,7 +26,7 @@ from sandbox.audit.tiles import TILE_WIDTH
 PART_BUNDLES = 64
 """Bundles of a part, where the log is long enough."""
 
-FROM_BODIES = ("derived", "question", "grant", "grant_named", "attested")
+FROM_BODIES = ("derived", "question", "grant", "grant_named", "attested", "joint")
 """What the fold of a job knows from bodies."""
 
 REJUDGED = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from policies.entries import EntryKind
 from sandbox.audit.state import ENDS, Entry, JobFold, State
 
-STEPS: tuple[str, ...] = ("nothing", "decided", "denied", "charged", "granted", "running", "attested")
+STEPS: tuple[str, ...] = ("nothing", "decided", "denied", "charged", "granted", "running", "attested", "joint_keyed", "joint_summed")
 """Stages before the end, in their order."""
 
 FOLLOWS: dict[EntryKind, frozenset[str]] = {
@@ -19,7 +19,13 @@ FOLLOWS: dict[EntryKind, frozenset[str]] = {
     "key_refused": frozenset({"running", "attested"}),
     "released": frozenset({"attested"}),
     "withheld": frozenset({"attested"}),
-    "failed": frozenset({"running", "attested"}),
+    "failed": frozenset({"running", "attested", "joint_keyed", "joint_summed"}),
+    "joint_keyed": frozenset({"running"}),
+    "joint_contributed": frozenset({"joint_keyed"}),
+    "joint_dropped": frozenset({"running", "joint_keyed"}),
+    "joint_summed": frozenset({"joint_keyed"}),
+    "joint_released": frozenset({"joint_summed"}),
+    "joint_withheld": frozenset({"joint_summed"}),
 }
 """Entry kind -> stages of a job that it may follow."""
 

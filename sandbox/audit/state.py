@@ -13,6 +13,7 @@ from policies.declaration import Declaration
 from policies.entries import Header, LedgerCharge
 from policies.errors import Tampered
 from policies.grant import AnyGrant
+from policies.joint_documents import JointContribution, JointManifest
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import JobRequest, VersionFact
@@ -25,7 +26,7 @@ from sandbox.audit.keyring import Keyring
 from sandbox.audit.totals import Total
 from sandbox.audit.verdict import PROMISES, Mismatch, Promise, PromiseState
 
-ENDS: tuple[str, ...] = ("", "denied", "released", "withheld", "failed", "repeated")
+ENDS: tuple[str, ...] = ("", "denied", "released", "withheld", "failed", "repeated", "joint_released", "joint_withheld")
 """Last stages of a job; the place of each is its number."""
 
 Ledger = tuple[str, str]
@@ -101,6 +102,23 @@ class Derived:
 
 
 @dataclass(kw_only=True, slots=True)
+class JointFold:
+    """The present attempt at a joint total as far as the log has told.
+
+    Attributes:
+        name: digest of the manifest; `manifest` itself where it was opened.
+        ciphertexts: by contributor, from the headers; `signed`: what was opened of what contributors signed.
+        total: digest of the sum; empty before there is one.
+    """
+
+    name: str
+    manifest: JointManifest | None = None
+    ciphertexts: dict[str, str] = field(default_factory=dict)
+    signed: dict[str, JointContribution] = field(default_factory=dict)
+    total: str = ""
+
+
+@dataclass(kw_only=True, slots=True)
 class JobFold:
     """A job as far as the log has told.
 
@@ -112,6 +130,7 @@ class JobFold:
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
         attested_at: time of the entry of its evidence, milliseconds since 1970.
         at: indices of its entries so far; `blind`: whether it was decided before its agreement was known.
+        attempts: at a joint total so far; `gone`: contributors that dropped out of it; `joint`: the present attempt.
         grant: the logged one, or where it was not opened the derived one; None if neither is known. `grant_named`: its digest.
     """
 
@@ -130,6 +149,9 @@ class JobFold:
     grant: AnyGrant | None = None
     grant_named: str = ""
     attested: Attested | None = None
+    joint: JointFold | None = None
+    attempts: int = 0
+    gone: set[str] = field(default_factory=set)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -10,10 +10,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import click
 
-from policies.agreement import LogIdentity
+from policies.agreement import Agreement, LogIdentity
 from policies.canonical import parse_json
 from policies.codec import decode
 from policies.errors import Malformed, Tampered
@@ -23,6 +24,7 @@ from sandbox.audit.backtest import parse_candidate
 from sandbox.audit.checkpoint import Checkpoint, LogKey
 from sandbox.audit.comparing import compare, open_with
 from sandbox.audit.export import Export
+from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt, verify_joint_receipt
 from sandbox.audit.receipt import Receipt, verify_receipt
 from sandbox.audit.replay import Known, Verdict, replay
 from sandbox.audit.report import render_report
@@ -246,15 +248,21 @@ def receipt_verify(file: Path, agreement_file: Path | None, home_folder: Path | 
     \b
     Example: sandbox receipt verify receipt.json --home ~/institute
     """
-    parsed = decode(Receipt, parse_json(file.read_bytes(), limit=16 << 20))
+    parsed: AnyReceipt = decode(cast(Any, AnyReceipt), parse_json(file.read_bytes(), limit=16 << 20))
     if agreement_file is not None:
         agreement = parse_agreement(parse_json(agreement_file.read_bytes(), limit=16 << 20))
     elif home_folder is not None:
         agreement = kept_agreement(client_of(home_folder).home, parsed.grant.agreement)
     else:
         raise Malformed("give the agreement by --agreement or --home")
-    verified = verify_receipt(parsed, agreement, None if sealed is None else sealed.read_bytes())
-    facts = {
+    contents = None if sealed is None else sealed.read_bytes()
+    facts = _joint_facts(parsed, agreement, contents) if isinstance(parsed, JointReceipt) else _facts(parsed, agreement, contents)
+    print_json(facts | {"ok": True}) if as_json else table(("", ""), facts.items(), title="The receipt holds")
+
+
+def _facts(parsed: Receipt, agreement: Agreement, sealed: bytes | None) -> dict[str, object]:
+    verified = verify_receipt(parsed, agreement, sealed)
+    return {
         "job": verified.job,
         **({} if parsed.repeated is None else {"repeats": parsed.grant.job}),
         "outcome": "released" if parsed.statement.statement.sealed else f"withheld: {parsed.statement.statement.withheld}",
@@ -263,7 +271,19 @@ def receipt_verify(file: Path, agreement_file: Path | None, home_folder: Path | 
         PARAMETERS[parsed.grant.loss.measure]: parsed.grant.loss.epsilon,
         "enclave": f"{verified.attested.evidence.kind}, {verified.attested.evidence.measurement}",
     }
-    print_json(facts | {"ok": True}) if as_json else table(("", ""), facts.items(), title="The receipt holds")
+
+
+def _joint_facts(parsed: JointReceipt, agreement: Agreement, sealed: bytes | None) -> dict[str, object]:
+    verified = verify_joint_receipt(parsed, agreement, sealed)
+    pool = parsed.grant.pool
+    return {
+        "job": parsed.grant.job,
+        "outcome": "released" if verified.statement.sealed else f"withheld: {verified.statement.withheld}",
+        "entry": parsed.index,
+        "log": f"{verified.checkpoint.origin}, {verified.checkpoint.size} entries",
+        PARAMETERS[parsed.grant.loss.measure]: parsed.grant.loss.epsilon,
+        "joint total": f"{', '.join(verified.manifest.contributors)}; {pool.noise} noise; key of {pool.key_holder}",
+    }
 
 
 def read_text(path: Path) -> str:

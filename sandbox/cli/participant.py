@@ -11,6 +11,7 @@ import click
 
 from policies.errors import Malformed, NotFound
 from policies.names import require_name
+from sandbox.cli import joint
 from sandbox.cli.keeping import approvals, approve, keys, pins, refuse, requests
 from sandbox.cli.preparing import infer, twin
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, spoken, table
@@ -350,3 +351,7 @@ def party_broker(home_folder: Path, ask: bool) -> None:
     client = client_of(home_folder)
     client.home.wrapping_key().wrap(b"a passphrase is asked for now, not at the first request", b"broker")
     Broker(client=client, ask=ask).serve(lambda: stopping)
+
+
+party.add_command(joint.contribute)
+party.add_command(joint.hold_key)

@@ -247,7 +247,7 @@ class EnclaveProcess:
 
 
 def _endorsed(said: bytes, kind: EnclaveKind) -> Any:
-    """What this machine's TEE says of the bytes that an enclave asks for, as a document; None where it is no such TEE. Raises EnclaveDied."""
+    """What this machine's TEE says of the bytes that an enclave asks for; None where it is no such TEE. Raises EnclaveDied."""
     try:
         bound = bytes.fromhex(parse_json(said, limit=1 << 12)["bound"])
     except (SandboxError, ValueError, KeyError, TypeError) as error:

@@ -29,6 +29,7 @@ class Followed:
         grants: by job, (index, grant digest).
         versions: by dataset, (index, version, file digest) of every published version, oldest first.
         signatures: by agreement and party, index and commitment of the entry of its signature.
+        joint: by job, of the newest attempt at a joint total: digest of its manifest, of everybody's ciphertexts, and of the total.
         acts: by agreement, (index, kind, header ids) of tightenings, approvals and duties done.
         keyring: rotations and revocations of participants' keys.
         log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
@@ -40,6 +41,7 @@ class Followed:
     grants: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     signatures: dict[str, Any] = field(default_factory=dict)
+    joint: dict[str, Any] = field(default_factory=dict)
     acts: dict[str, Any] = field(default_factory=dict)
     keyring: Keyring = field(default_factory=Keyring)
     log_keys: tuple[str, ...] = ()
@@ -115,6 +117,7 @@ class Followed:
             grants=dict(self.grants),
             versions={dataset: list(rows) for dataset, rows in self.versions.items()},
             signatures={agreement: dict(rows) for agreement, rows in self.signatures.items()},
+            joint={job: {**row, "contributions": dict(row["contributions"])} for job, row in self.joint.items()},
             acts={agreement: list(rows) for agreement, rows in self.acts.items()},
             keyring=self.keyring.copy(),
         )
@@ -152,6 +155,12 @@ class Followed:
             self.signatures.setdefault(ids["agreement"], {}).setdefault(
                 ids["participant"], {"index": index, "commitment": header.commitment}
             )
+        elif header.kind == "joint_keyed":
+            self.joint[job] = {"manifest": ids["manifest"], "contributions": {}, "total": ""}
+        elif header.kind == "joint_contributed" and job in self.joint:
+            self.joint[job]["contributions"].setdefault(ids["participant"], ids["ciphertexts"])
+        elif header.kind == "joint_summed" and job in self.joint:
+            self.joint[job]["total"] = self.joint[job]["total"] or ids["total"]
         elif header.kind in ("tightened", "approved", "duty_done"):
             self.acts.setdefault(ids["agreement"], []).append({"index": index, "kind": header.kind, "ids": ids})
         self.keyring.fold(index, header)

@@ -14,7 +14,7 @@ from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 from sandbox.party.lines import append_line, read_lines
 
-FIELDS = frozenset({"charges", "grants", "versions", "signatures", "acts", "keyring", "log_keys", "epoch", "number"})
+FIELDS = frozenset({"charges", "grants", "versions", "signatures", "joint", "acts", "keyring", "log_keys", "epoch", "number"})
 """What a fold has. One that was kept before one of them existed is folded again from the beginning."""
 
 MOST_LINES = 1 << 20
@@ -44,6 +44,7 @@ class FollowedFile:
             grants=kept["grants"],
             versions=kept["versions"],
             signatures=kept["signatures"],
+            joint=kept["joint"],
             acts=kept["acts"],
             keyring=Keyring.from_json(kept["keyring"]),
             log_keys=tuple(kept["log_keys"]),
@@ -81,6 +82,7 @@ class FollowedFile:
             "grants": followed.grants,
             "versions": followed.versions,
             "signatures": followed.signatures,
+            "joint": followed.joint,
             "acts": followed.acts,
             "keyring": followed.keyring.to_json(),
             "log_keys": list(followed.log_keys),

@@ -7,6 +7,7 @@ import datetime
 import decimal
 import gc
 import io
+import itertools
 import json
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from enclaves.kit import columns as under_test
 from enclaves.kit import sealing
-from enclaves.kit.columns import FOOTER, decrypt_columns, encrypt_table, inspect_envelope, key_context
+from enclaves.kit.columns import FOOTER, StoredColumns, decrypt_columns, encrypt_table, inspect_envelope, key_context
 from policies.errors import Malformed, Tampered
 
 DATASET, VERSION = "shop-sales", 3
@@ -52,6 +53,10 @@ def assert_unreadable(file: Any, columns: list[str] = TABLE.column_names, **chan
     assert caught.value.code == "unreadable-columns"
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
+    stored = StoredColumns(file, columns=columns, **({"dataset": DATASET, "version": VERSION, "keys": KEYS} | changed))
+    with pytest.raises(Tampered) as caught:
+        list(stored.parts(7))
+    assert (caught.value.code, caught.value.__cause__, caught.value.__context__) == ("unreadable-columns", None, None)
 
 
 class Provider(pe.KmsClient):  # type: ignore[misc]
@@ -97,6 +102,15 @@ def test_what_is_encrypted_decrypts() -> None:
     assert decrypted(file, ["person", "amount", "rate"]).equals(TABLE)
     assert decrypted(memoryview(file), ["rate", "person"]).equals(TABLE.select(["rate", "person"]))
     assert decrypted(pa.py_buffer(file), ["amount"]).equals(TABLE.select(["amount"]))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40, 1000])
+def test_parts_are_the_whole_in_its_order(rows: int) -> None:
+    stored = StoredColumns(encrypted(), dataset=DATASET, version=VERSION, keys=KEYS, columns=["rate", "person"])
+    parts = list(stored.parts(rows))
+    assert pa.concat_tables(parts).combine_chunks().equals(stored.table())
+    assert max(part.num_rows for part in parts) <= rows
+    assert stored.table().equals(TABLE.select(["rate", "person"]))
 
 
 def test_a_path_and_a_file_object_are_written_alike(tmp_path: Path) -> None:
@@ -196,6 +210,35 @@ def test_a_flipped_byte_in_the_part_that_no_key_authenticates_is_detected() -> N
         changed = bytearray(file)
         changed[position] ^= 0x01
         assert_unreadable(bytes(changed))
+
+
+def modules(file: bytes) -> list[tuple[int, int]]:
+    """(begin, end) of every encrypted module before the footer: each begins with its own length (Encryption.md 5.1)."""
+    found, at = [], 4
+    while at < footer_start(file):
+        end = at + 4 + int.from_bytes(file[at : at + 4], "little")
+        found.append((at, end))
+        at = end
+    return found
+
+
+def test_pages_moved_within_a_file_or_from_another_of_the_same_keys_are_refused() -> None:
+    """Their AAD names file, column and ordinal: even the same keys make no page fit elsewhere."""
+    first, second = encrypted(), encrypted()
+    places = modules(first)
+    assert places[-1][1] == footer_start(first)
+    assert [end - begin for begin, end in places] == [end - begin for begin, end in modules(second)]
+    for begin, end in places:
+        assert_unreadable(first[:begin] + second[begin:end] + first[end:])
+    for (begin, end), (other, until) in itertools.combinations(places, 2):
+        if end - begin == until - other:
+            assert_unreadable(first[:begin] + first[other:until] + first[end:other] + first[begin:end] + first[until:])
+
+
+def test_a_footer_of_another_file_of_the_same_keys_is_refused() -> None:
+    first, second = encrypted(), encrypted(TABLE.slice(0, 39))
+    assert_unreadable(first[: footer_start(first)] + second[footer_start(second) :])
+    assert_unreadable(second[: footer_start(second)] + first[footer_start(first) :])
 
 
 def test_a_truncated_file_is_refused() -> None:

@@ -32,8 +32,8 @@ def test_version_2_is_found_in_the_parent_of_a_leaf(tmp_path: Path) -> None:
 
 def test_a_folder_that_the_operator_names_is_used_and_no_other(tmp_path: Path) -> None:
     parent = delegated(tmp_path, "/a/worker", "memory\n", "memory\n")
-    assert find_hierarchy(parent) == Hierarchy(version=2, parents={"memory": parent})
-    assert find_hierarchy(tmp_path / "nothing") is None
+    assert find_hierarchy(str(parent)) == Hierarchy(version=2, parents={"memory": parent})
+    assert find_hierarchy(str(tmp_path / "nothing")) is None
 
 
 def test_a_group_that_hands_nothing_on_gives_no_layer(tmp_path: Path) -> None:
@@ -44,11 +44,26 @@ def test_a_group_that_hands_nothing_on_gives_no_layer(tmp_path: Path) -> None:
     assert find_hierarchy(root=tmp_path, own=tmp_path / "missing") is None
 
 
+def test_a_delegated_group_is_vacated_before_it_hands_on(tmp_path: Path) -> None:
+    """systemd without DelegateSubgroup= puts a service's processes into the delegated group itself."""
+    group = tmp_path / "sandbox.service"
+    group.mkdir()
+    (group / "cgroup.procs").write_text("11\n12\n")
+    (group / "cgroup.controllers").write_text("memory pids")
+    (group / "cgroup.subtree_control").write_text("memory pids")
+    (tmp_path / "own").write_text("0::/sandbox.service\n")
+    found = find_hierarchy("delegated", root=tmp_path, own=tmp_path / "own")
+    assert found == Hierarchy(version=2, parents={"memory": group, "pids": group})
+    assert (group / "worker" / "cgroup.procs").read_text() == "12", "each is written alone, as the kernel wants it"
+    (tmp_path / "own").write_text("0::/sandbox.service/worker\n")
+    assert find_hierarchy("delegated", root=tmp_path, own=tmp_path / "own") == found
+
+
 def test_a_limit_that_does_not_hold_is_not_named(tmp_path: Path) -> None:
     """The kernel may round a limit down; a file that reads otherwise is no limit. On this tree a file keeps what is written."""
     (tmp_path / "cgroup.subtree_control").write_text("memory pids")
     (tmp_path / "cgroup.controllers").write_text("memory pids")
-    hierarchy = find_hierarchy(tmp_path)
+    hierarchy = find_hierarchy(str(tmp_path))
     assert hierarchy is not None
     group = Group(hierarchy=hierarchy, name="enclave-1")
     folder = tmp_path / "enclave-1"

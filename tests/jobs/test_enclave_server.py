@@ -210,11 +210,9 @@ def test_a_frame_that_is_too_large_or_broken_off_ends_the_connection(served: Ser
 
 
 def test_no_more_enclaves_than_the_server_has_room_for(served: Served) -> None:
-    until_ended(served)
-    with RemoteEnclaves(config=served.config).launch(), RemoteEnclaves(config=served.config).launch(), pytest.raises(OSError):
+    with connected(served), connected(served), pytest.raises(OSError, match="said nothing"):
         RemoteEnclaves(config=served.config).launch()
-    until_ended(served)
-    with RemoteEnclaves(config=served.config).launch() as again:
+    with connected(served) as again:
         assert again.alive
     until_ended(served)
 

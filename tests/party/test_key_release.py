@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -47,11 +48,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def town(template: Path, tmp_path: Path) -> Iterator[Town]:
-    copy = copy_town(template, tmp_path / "town")
-    yield copy
-    copy.host.publish()
-    require_sound(copy.host)
-    copy.close()
+    found = copy_town(template, tmp_path / "town")
+    yield found
+    found.host.publish()
+    require_sound(found.host)
+    found.close()
 
 
 def counted(town: Town, label: str) -> str:
@@ -97,31 +98,45 @@ def last(town: Town) -> tuple[str, str]:
 # Evidence of a TEE, through the whole of a run
 
 
+@pytest.fixture(scope="module")
+def maker() -> Chipmaker:
+    """Who stands for AMD here."""
+    return Chipmaker(tcb={"bootloader": 4, "tee": 1, "snp": 23, "microcode": 213})
+
+
+@pytest.fixture(scope="module")
+def guarded_template(maker: Chipmaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A town at rest whose providers ask for an AMD machine with firmware of today."""
+    folder, real = tmp_path_factory.mktemp("guarded") / "template", market.offer_on
+
+    def offer_on(*arguments: Any, **named: Any) -> Any:
+        offer = real(*arguments, **named)
+        terms = replace(offer.terms, enclave_kinds=("amd-sev-snp",), measurements=(measured(maker),), platforms=(FLOOR,))
+        return replace(offer, terms=terms)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(snp, "AMD_ROOTS", maker.roots)
+        patched.setattr(market, "offer_on", offer_on)
+        found_town(folder, enclave="amd-sev-snp", enclave_measurement=measured(maker)).close()
+    return folder
+
+
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> SnpMachine:
-    """A chip whose maker everybody here takes for AMD."""
-    found = SnpMachine(maker=Chipmaker(tcb={"bootloader": 4, "tee": 1, "snp": 23, "microcode": 213}))
-    monkeypatch.setattr(snp, "AMD_ROOTS", found.maker.roots)
-    return found
+def machine(maker: Chipmaker, monkeypatch: pytest.MonkeyPatch) -> SnpMachine:
+    """A chip of that maker's, whom everybody here takes for AMD."""
+    monkeypatch.setattr(snp, "AMD_ROOTS", maker.roots)
+    return SnpMachine(maker=copy.copy(maker))
 
 
-def measured(machine: SnpMachine) -> str:
-    evidence = PlatformEvidence(kind="amd-sev-snp", document=machine.maker.report(bytes(64)), chain=machine.maker.chain)
+def measured(maker: Chipmaker) -> str:
+    evidence = PlatformEvidence(kind="amd-sev-snp", document=maker.report(bytes(64)), chain=maker.chain)
     return verify_platform(evidence, 1_780_000_000).measurement
 
 
 @pytest.fixture
-def guarded(machine: SnpMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Town]:
-    """A town whose providers ask for an AMD machine with firmware of today."""
-    real = market.offer_on
-
-    def offer_on(*arguments: Any, **named: Any) -> Any:
-        offer = real(*arguments, **named)
-        terms = replace(offer.terms, enclave_kinds=("amd-sev-snp",), measurements=(measured(machine),), platforms=(FLOOR,))
-        return replace(offer, terms=terms)
-
-    monkeypatch.setattr(market, "offer_on", offer_on)
-    found = found_town(tmp_path / "guarded", enclave="amd-sev-snp", enclave_measurement=measured(machine))
+def guarded(guarded_template: Path, machine: SnpMachine, tmp_path: Path) -> Iterator[Town]:
+    """A town of its own, like that one."""
+    found = copy_town(guarded_template, tmp_path / "guarded", enclave="amd-sev-snp", enclave_measurement=measured(machine.maker))
     yield found
     found.host.publish()
     require_sound(found.host)
@@ -183,7 +198,7 @@ def test_old_firmware_gets_no_key(guarded: Town, machine: SnpMachine) -> None:
     job = counted(guarded, "old")
     taken(guarded, job)
     guarded.broker("insurer").step()
-    machine.maker.tcb["microcode"] = 212
+    machine.maker.tcb = machine.maker.tcb | {"microcode": 212}
     machine.maker.leaf = machine.maker.certify()
     grant = guarded.job(job).grant
     refused_by_broker(guarded, job, attest_with(machine, grant, nonces_of(guarded, job)).evidence, "tcb")  # type: ignore[arg-type]
