@@ -97,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         long, short = Path(scratch) / "long", Path(scratch) / "short"
         market = _history.write(long, entries)
-        _history.write(short, max(entries // 10, 300))
+        _history.write(short, max(entries // 10, 150))
         size, figures = market.log.size, []
         for _ in range(repeats):
             figures.append((measured(long, 1), measured(long, 2), floor_s(size, market.signatures)))

@@ -18,7 +18,7 @@ from policies.recent import Recent
 from policies.request import Facts, JobRequest
 from policies.rules import RULES, Case
 from policies.rules_conditions import CONDITIONS, OF_DOCUMENTS, Rule
-from policies.schedule import Outline, allot, outline, schedule
+from policies.schedule import OUTLINES, Outline, allot, schedule
 from policies.tightening import tightened
 
 LAW_VERSION = "law/2"
@@ -132,7 +132,7 @@ def _derive(plan: Plan, agreement: Agreement, consumer: str) -> _Derived:
         sources.append(_Source(plan=read, declaration=declarations[dataset], terms=terms, steps=steps))
     offered = [source.terms.minimum_group for source in sources if source.terms is not None]
     try:
-        found: Outline | Malformed = outline(plan, declarations)
+        found: Outline | Malformed = OUTLINES(plan, agreement)
     except Malformed as error:
         found = error
     return _Derived(sources=tuple(sources), minimum_group=max([1, *offered]), measures=tuple(_one_measure(agreement, plan)), outline=found)

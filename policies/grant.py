@@ -20,7 +20,7 @@ from policies.names import require_digest, require_slug
 from policies.privacy import Loss
 from policies.query import Plan, columns_read
 from policies.request import Facts, JobRequest, VersionFact
-from policies.schedule import Statistic, schedule
+from policies.schedule import OUTLINES, Statistic, allot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +85,7 @@ def make_grant(
         request=request_digest,
         plan=plan,
         reads=tuple(reads),
-        statistics=schedule(plan, agreement.by_dataset, request.loss, decision.minimum_group),
+        statistics=allot(OUTLINES(plan, agreement), plan, request.loss, decision.minimum_group),
         loss=request.loss,
         minimum_group=decision.minimum_group,
         recipient=Recipient(id=consumer.id, sealing_key=sealing_key, rotations=facts.rotations),

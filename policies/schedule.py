@@ -14,6 +14,7 @@ from policies.errors import Malformed
 from policies.expression import Expression, Typed, typed
 from policies.privacy import PICO, SCALE_UNIT, Loss, scale_for, sigma_for
 from policies.query import AggregateOutput, Plan
+from policies.recent import Recent
 from policies.shape import Contribution, Shape, contribution, require_sound
 
 Quantity = Literal["units", "rows", "distinct", "sum", "squares", "product", "bins"]
@@ -109,6 +110,10 @@ def outline(plan: Plan, declarations: Mapping[str, Declaration]) -> Outline:
     except Malformed as error:  # a loss that does not fit the plan is told of first
         return Outline(refused=(error.message, error.code, error.where))
     return Outline(bound=bound, wanted=wanted)
+
+
+OUTLINES = Recent(lambda plan, agreement: outline(plan, agreement.by_dataset))
+"""The outline of a plan under an agreement, found once for the same two."""
 
 
 def allot(known: Outline, plan: Plan, loss: Loss, minimum_group: int) -> tuple[Statistic, ...]:

@@ -191,10 +191,10 @@ def _require_within(state: State, entry: Entry, total: Total, most: Loss, whose:
 
 def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body: DecidedBody) -> Derived:
     request = _request(state, entry, agreement, body.signed)
-    plan, facts = body.plan, body.facts
-    if not set(plan.sources) <= set(agreement.by_dataset):
+    facts = body.facts
+    if not set(body.plan.sources) <= set(agreement.by_dataset):
         raise Malformed("the plan reads a dataset that the agreement does not declare")
-    _check_plan(state, entry, agreement, request, body)
+    plan = _check_plan(state, entry, agreement, request, body)
     ledgers = ledgers_charged(agreement, plan)
     _check_keys(state, entry, agreement, request, plan, facts)
     law, current = law_of(body.law), body.law == LAW_VERSION
@@ -245,16 +245,17 @@ def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -
     return request
 
 
-def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRequest, body: DecidedBody) -> None:
+def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRequest, body: DecidedBody) -> AnyPlan:
+    """The logged plan; where it is what the SQL means, the very object that stands for this SQL, of which much is known already."""
     if body.parser != PARSER_VERSION or body.law != LAW_VERSION:
         state.found.not_reparsed += 1
-        return
+        return body.plan
     try:
-        same = _plan_of(state, entry.ids["agreement"], agreement, request.sql) == body.plan
+        own = _plan_of(state, entry.ids["agreement"], agreement, request.sql)
     except Malformed as error:
         state.report(entry, "decisions", f"the SQL has no plan: {error.message}")
-        return
-    state.require(entry, same, "decisions", "the logged plan is not what the SQL means")
+        return body.plan
+    return own if state.require(entry, own == body.plan, "decisions", "the logged plan is not what the SQL means") else body.plan
 
 
 def _plan_of(state: State, name: str, agreement: Agreement, sql: str) -> Plan:

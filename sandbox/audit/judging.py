@@ -26,8 +26,8 @@ from sandbox.audit.tiles import TILE_WIDTH
 PART_BUNDLES = 64
 """Bundles of a part, where the log is long enough."""
 
-FROM_BODIES = ("derived", "question", "grant", "grant_named", "attested", "joint")
-"""What the fold of a job knows from bodies."""
+FROM_HEADERS = ("agreement", "stage", "providers", "answered", "released", "grant_id", "evidence_id", "at", "blind")
+"""What the fold of a job knows from headers, in whichever process; all else it knows from judging the job with its bodies."""
 
 REJUDGED = 4
 """A part has at least as many entries as this times those of the jobs under way at its beginning, which it judges again."""
@@ -188,7 +188,7 @@ def _rejudge(export: Export, state: State, size: int) -> None:
     for name, job in state.jobs.items():
         known = scratch.jobs.get(name)
         if known is not None and not job.blind:
-            state.jobs[name] = replace(job, **{field: getattr(known, field) for field in FROM_BODIES})
+            state.jobs[name] = replace(known, **{field: getattr(job, field) for field in FROM_HEADERS})
 
 
 def _entries_at(export: Export, wanted: Sequence[int], size: int) -> Iterator[tuple[int, bytes, Bundle]]:

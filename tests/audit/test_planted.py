@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.service import checkout
 
-ENTRIES = int(os.environ.get("PLANTED_ENTRIES", "10000" if os.environ.get("SANDBOX_FULL") == "1" else "1200"))
+ENTRIES = int(os.environ.get("PLANTED_ENTRIES", "10000" if os.environ.get("SANDBOX_FULL") == "1" else "600"))
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -134,7 +134,7 @@ def test_witnesses_must_have_cosigned_and_two_exports_are_compared(folder: Path,
         shown = json.loads(run("witness", "show", tmp_path / "w", "--json").stdout)
         assert shown["newest"][key.name]["size"] == open_checkpoint(note, key).size
         fork = tmp_path / "fork"
-        _history.write(fork, 260, plant="hidden-charge")
+        _history.write(fork, 200, plant="hidden-charge")
         same, other = run("audit", "compare", folder, folder, "--json"), run("audit", "compare", folder, fork, "--json")
         assert (same.exit_code, other.exit_code) == (0, 5)
         assert json.loads(other.stdout)["mismatches"][0]["kind"] == "split-view"

@@ -71,7 +71,7 @@ def test_the_benchmark_of_encrypted_sums_answers_and_names_its_figures() -> None
 
 def test_the_benchmarks_of_replay_and_log_answer_and_name_their_figures() -> None:
     wanted = {
-        ("replay", "--entries", "400", "--repeats", "1"): {"entries_per_s_core", "scaling_2_cores", "peak_mib"},
+        ("replay", "--entries", "250", "--repeats", "1"): {"entries_per_s_core", "scaling_2_cores", "peak_mib"},
         ("log", "--quick"): {"appends_per_s", "verifies_per_s"},
     }
     for (name, *options), names in wanted.items():

@@ -23,12 +23,13 @@ from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch
 from policies.privacy import Loss
 from policies.tightening import SignedTightening, Tightening
-from sandbox.audit.merkle import leaf_hash, root_from_nodes, verify_inclusion
+from sandbox.audit.merkle import Frontier, leaf_hash, root_from_nodes, verify_inclusion
 from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
 from sandbox.jobs.joint_states import JointAttempt, StoredJointRelease
 from sandbox.jobs.states import Positions
 from sandbox.store.database import Store, Transaction
+from sandbox.store.log import NewEntry
 from sandbox.store.schema import jobs
 from tests.support.service import DATABASES, fresh_database
 from tests.support.story import Story, tell
@@ -461,6 +462,21 @@ def test_the_steps_of_the_log_come_back_in_order(tx: Transaction, story: Story) 
     tx.replace_setting("log_key", new.public.hex())
     tx.replace_setting("new_setting", "value")
     assert (tx.setting("log_key"), tx.setting("new_setting")) == (new.public.hex(), "value")
+
+
+def test_entries_appended_at_once_are_those_appended_one_by_one(tx: Transaction) -> None:
+    size = tx.log_size()
+    drafts = [NewEntry(kind="declared", at=number, ids={"dataset": f"a.d{number}"}, body={"number": number}) for number in range(9)]
+    assert tx.append_all(drafts[:1]) == size
+    assert tx.append_all(drafts[1:]) == size + 1
+    assert tx.log_size() == size + 9
+    assert [opening.body["number"] for opening in tx.openings(size, size + 9, None)] == list(range(9))
+    leaves = [leaf_hash(data) for data in tx.entries(0, size + 9)]
+    assert root_from_nodes(size + 9, tx.node) == Frontier().extend(leaves).root()
+    with pytest.raises(Malformed) as caught:
+        tx.append_all([drafts[0], replace(drafts[0], ids={"dataset": "a" * 70_000})])
+    assert caught.value.code == "too-large"
+    assert tx.log_size() == size + 9, "nothing of a batch with one entry that is too large"
 
 
 def test_an_epoch_ends_the_log_carries_what_it_should_and_waits_for_signatures(tx: Transaction, story: Story) -> None:
