@@ -12,11 +12,16 @@ from policies.errors import Malformed
 from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
 from policies.privacy import PARAMETERS, Loss
 from policies.query import MAX_SQL
+from policies.training import Training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobRequest:
-    """A consumer's signed request for one release. `request_id` is chosen by the consumer; the same id never makes a second job."""
+    """A consumer's signed request for one release. `request_id` is chosen by the consumer; the same id never makes a second job.
+
+    Attributes:
+        training: for a model: what is learned from the rows of `sql`, which then selects named columns instead of aggregates.
+    """
 
     kind: Literal["job-request/1"] = "job-request/1"
     request_id: str
@@ -25,6 +30,7 @@ class JobRequest:
     purpose: str
     sql: str
     loss: Loss
+    training: Training | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_request_id(self.request_id, "request_id")

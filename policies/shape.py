@@ -229,6 +229,10 @@ def require_sound(plan: Plan, declarations: Mapping[str, Declaration]) -> Shape:
     for output in plan.aggregates:
         for argument in output.arguments:
             typed(argument, found.scope)
+    for item in plan.inputs:
+        typed(item.expression, found.scope)
+    if plan.training is not None and [(o.function, o.filter) for o in plan.aggregates] != [("COUNT_UNITS", None)]:
+        raise Malformed("a plan that trains counts its units, and nothing else", where="outputs")
     return found
 
 

@@ -42,7 +42,7 @@ OWNERS = {
     "Crypto": ("enclaves/kit",),
     "cryptography": ("enclaves/kit",),
     "opendp": ("enclaves/dp",),
-    "numpy": ("enclaves/dp",),
+    "numpy": ("enclaves/dp", "enclaves/learn"),
     "sqlalchemy": ("sandbox/store",),
     "alembic": ("sandbox/store",),
     "prometheus_client": ("sandbox/web/metrics",),

@@ -15,7 +15,7 @@ from policies.errors import Malformed
 from policies.finding import Decision
 from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, public_providers, question_digest
 from policies.granted import job_id
-from policies.plan import PARSER_VERSION, parse_plan
+from policies.plan import PARSER_VERSION, plan_of
 from policies.privacy import Loss
 from policies.request import Facts, JobRequest
 from sandbox.audit.laws import law_of
@@ -218,7 +218,7 @@ def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRe
         state.not_reparsed += 1
         return
     try:
-        same = parse_plan(request.sql, agreement.by_dataset) == body.plan
+        same = plan_of(request, agreement.by_dataset) == body.plan
     except Malformed as error:
         state.report(entry, "decisions", f"the SQL has no plan: {error.message}")
         return

@@ -17,7 +17,7 @@ from policies.errors import Conflict, Malformed, NotFound, Unavailable
 from policies.finding import Decision
 from policies.grant import Grant, grant_digest, ledgers_charged, make_grant, public_providers, question_digest
 from policies.granted import job_id
-from policies.plan import PARSER_VERSION, parse_plan
+from policies.plan import PARSER_VERSION, plan_of
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact, VersionFact
@@ -247,7 +247,7 @@ def _prepare(host: Host, caller: Participant, request: JobRequest) -> tuple[Stor
     stored = read_agreement(host, caller, request.agreement)
     if stored.state != "active":
         raise Conflict(f"the agreement waits for {', '.join(stored.waiting_for)}", code="agreement-not-active")
-    return stored, parse_plan(request.sql, stored.agreement.by_dataset)
+    return stored, plan_of(request, stored.agreement.by_dataset)
 
 
 def _known(host: Host, request: JobRequest, digest: str) -> Job | None:

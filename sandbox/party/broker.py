@@ -23,7 +23,7 @@ from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import EvidenceRejected, PolicyRefused, SandboxError, Tampered, Unavailable
 from policies.grant import Grant, grant_digest, ledgers_charged, make_grant
 from policies.names import require_slug
-from policies.plan import parse_plan
+from policies.plan import plan_of
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
 from policies.statement import Nonce, SignedEvidence
@@ -176,7 +176,7 @@ class Broker:
         signed, stated = decode(Signed, job["signed"]), decode(Facts, job["facts"])
         consumer = agreement.party(signed.by)
         request = decode(JobRequest, verify_document(signed, "job-request", consumer.id, followed.request_key(grant.job, consumer)))
-        plan = parse_plan(request.sql, agreement.by_dataset)
+        plan = plan_of(request, agreement.by_dataset)
         for provider in sorted({read.provider for read in grant.reads}):
             followed.request_key(grant.job, agreement.party(provider))
         if not -MAX_CLOCK_SKEW_S <= self.now() - stated.now <= MAX_WAIT_S:

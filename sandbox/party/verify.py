@@ -12,7 +12,7 @@ from policies.canonical import digest, parse_json
 from policies.codec import decode, encode
 from policies.errors import ReleaseWithheld, Tampered
 from policies.grant import Grant, grant_digest
-from policies.plan import parse_plan
+from policies.plan import plan_of
 from policies.request import JobRequest
 from policies.statement import AnyRelease
 from sandbox.audit.receipt import Receipt, verify_receipt
@@ -48,7 +48,7 @@ def verify_release(
     # A grant of an earlier law has a plan that only its own parser makes: its SQL is bound by the request's digest, and every broker
     # derived the plan before it gave keys.
     current = isinstance(grant, Grant)
-    if grant.loss != request.loss or (current and grant.plan != parse_plan(request.sql, agreement.by_dataset)):
+    if grant.loss != request.loss or (current and grant.plan != plan_of(request, agreement.by_dataset)):
         raise Tampered("the grant is for another plan or loss than requested", code="receipt-plan")
     withheld = verified.receipt.statement.statement.withheld
     if withheld is not None:
@@ -70,5 +70,5 @@ def require_same_question(asked: JobRequest, earlier: JobRequest, agreement: Agr
         earlier.loss,
     )
     declarations = agreement.by_dataset
-    if not same or parse_plan(asked.sql, declarations) != parse_plan(earlier.sql, declarations):
+    if not same or plan_of(asked, declarations) != plan_of(earlier, declarations):
         raise Tampered("the service repeats the answer to another question", code="receipt-request")
