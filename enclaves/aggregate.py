@@ -57,22 +57,30 @@ def aggregate(
     plan, bound = grant.plan, contribution(grant.plan, declarations)
     loaded = {dataset: f"d{index}" for index, dataset in enumerate(plan.sources)}
     with open_database(memory_mib=memory_mib, threads=threads) as connection:
-        for read in grant.reads:
-            load_table(
-                connection,
-                loaded[read.dataset],
-                files[read.dataset],
-                declarations[read.dataset],
-                read.columns,
-                bounded=bound.bounded_by_rows or not isinstance(plan.source, Table),
-                unique=_joined_by_key(plan, read.dataset, declarations[read.dataset]),
-            )
+        load_tables(grant, declarations, files, connection, loaded, bounded=bound.bounded_by_rows or not isinstance(plan.source, Table))
         names = (f"r{index}" for index in itertools.count())
         source = rows_of(plan.source, declarations, loaded, names)
         domains = [_domain(connection, plan, index, declarations, loaded) for index in range(len(plan.group_by))]
         widest = files[plan.source.dataset].num_rows if isinstance(plan.source, Table) else shape(plan.source, declarations).rows
-        found = layout(plan, grant.statistics, source, bound, domains, max(1, widest))
-        return _vectors(grant.statistics, found, domains, _computed(connection, found, grant.statistics))
+        found = layout(plan, grant.aggregated, source, bound, domains, max(1, widest))
+        return _vectors(grant.aggregated, found, domains, _computed(connection, found, grant.aggregated))
+
+
+def load_tables(
+    grant: Grant,
+    declarations: Mapping[str, Declaration],
+    files: Mapping[str, pa.Table],
+    connection: Connection,
+    loaded: Mapping[str, str],
+    *,
+    bounded: bool,
+) -> None:
+    """Make every table that a grant reads a table of the database, named by `loaded`. Raises OutOfMemory."""
+    for read in grant.reads:
+        declaration = declarations[read.dataset]
+        unique = _joined_by_key(grant.plan, read.dataset, declaration)
+        table = files[read.dataset]
+        load_table(connection, loaded[read.dataset], table, declaration, read.columns, bounded=bounded, unique=unique)
 
 
 def _joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:

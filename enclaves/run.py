@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from enclaves.aggregate import TooManyCells, aggregate
+from enclaves.aggregate import TooManyCells, aggregate, load_tables
 from enclaves.evidence import Identity
 from enclaves.gate import pad, pass_gate
 from enclaves.kit.appraisal import STATEMENT_PURPOSE, key_release_info, release_info
 from enclaves.kit.columns import FOOTER, decrypt_columns
 from enclaves.kit.rotation import keys_in_force
 from enclaves.kit.sealing import seal
-from enclaves.kit.tables import OutOfMemory
+from enclaves.kit.tables import OutOfMemory, open_database
 from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
@@ -24,7 +24,7 @@ from policies.granted import MAX_RELEASE, WithheldCode
 from policies.odrl import agreement_digest
 from policies.query import columns_read
 from policies.schedule import schedule
-from policies.statement import SignedStatement, Statement
+from policies.statement import Release, SignedStatement, Statement
 
 
 class Withhold(Exception):
@@ -50,7 +50,8 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
         keys = unseal_keys(grant, identity, inputs.sealed_keys)
         tables = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
         exact = aggregate(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
-        release = pad(pass_gate(exact, grant, agreement.by_dataset))
+        passed = pass_gate(exact, grant, agreement.by_dataset)
+        release = pad(_with_model(passed, grant, agreement, tables, memory_mib=memory_mib))
         if len(release) > MAX_RELEASE - PADDING_FOR_SEAL:
             raise Withhold("output-limit")
         sealed = seal(bytes.fromhex(grant.recipient.sealing_key), release, release_info(grant_digest(grant)))
@@ -117,6 +118,20 @@ def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]],
         return decrypt_columns(files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
     except SandboxError as error:
         raise Withhold("input-unreadable") from error
+
+
+def _with_model(release: Release, grant: Grant, agreement: Agreement, tables: Mapping[str, pa.Table], *, memory_mib: int) -> Release:
+    """The release with what its plan trains. Below the minimum group, by the noised number of units, nothing is trained."""
+    if grant.plan.training is None or release.cells[0].suppressed:
+        return release
+    # Only a run that trains loads the libraries for it.
+    from enclaves.learn.release import learn
+
+    declarations = agreement.by_dataset
+    loaded = {dataset: f"d{index}" for index, dataset in enumerate(grant.plan.sources)}
+    with open_database(memory_mib=memory_mib, threads=2) as connection:
+        load_tables(grant, declarations, tables, connection, loaded, bounded=True)
+        return replace(release, model=learn(grant, declarations, connection, loaded))
 
 
 def _sign(grant: Grant, identity: Identity, sealed: str | None, withheld: WithheldCode | None) -> SignedStatement:

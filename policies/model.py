@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.errors import Malformed
+from policies.canonical import digest_bytes
+from policies.errors import Malformed, Tampered
+from policies.names import require_digest
 from policies.training import MAX_DEPTH, Encoded
 
 WEIGHT_BITS = 20
@@ -91,3 +94,28 @@ class Metric:
     value: str
     low: str
     high: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRelease:
+    """What a training run releases besides the number of persons.
+
+    Attributes:
+        onnx: the ONNX file in base64, in parts; its SHA-256 digest is `onnx_digest`.
+    """
+
+    model: Model
+    metrics: tuple[Metric, ...]
+    onnx: tuple[str, ...]
+    onnx_digest: str
+
+    def __post_init__(self) -> None:
+        require_digest(self.onnx_digest, "onnx_digest")
+
+    @property
+    def file(self) -> bytes:
+        """The ONNX file. Raises Tampered (code `onnx-digest`) if it is not the one that the digest names."""
+        data = base64.b64decode("".join(self.onnx))
+        if digest_bytes(data) != self.onnx_digest:
+            raise Tampered("the ONNX file is not the one that its digest names", code="onnx-digest")
+        return data

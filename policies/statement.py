@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from policies.agreement import EnclaveKind
+from policies.codec import omitted
 from policies.granted import WithheldCode
 from policies.law1 import statement as law1
+from policies.model import ModelRelease
 from policies.names import require_digest, require_key
 from policies.privacy import Loss
 from policies.schedule import Statistic
@@ -106,7 +108,11 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """What leaves an enclave, before sealing."""
+    """What leaves an enclave, before sealing.
+
+    Attributes:
+        model: of a training whose cell was not suppressed.
+    """
 
     kind: Literal["release/2"] = "release/2"
     grant: str
@@ -116,6 +122,7 @@ class Release:
     minimum_group: int
     statistics: tuple[Statistic, ...]
     loss: Loss
+    model: ModelRelease | None = omitted(None)
 
 
 AnyRelease: TypeAlias = Release | law1.Release

@@ -138,6 +138,12 @@ def rows(connection: Connection, query: Fragment) -> list[tuple[int | str | None
     return found
 
 
+def columns_of(connection: Connection, query: Fragment) -> dict[str, Any]:
+    """All rows of a query as one array for each column; none of them may hold NULL."""
+    found: dict[str, Any] = connection.execute(query.sql, list(query.parameters)).fetchnumpy()
+    return found
+
+
 def row(connection: Connection, query: Fragment) -> tuple[int, ...]:
     """The one row of a query."""
     # All of it: a result that is not read to its end keeps the connection from registering tables.

@@ -169,7 +169,7 @@ class _Grown:
 
     def _leaf(self, gradient: float, curvature: float, rate: float) -> int:
         value = -gradient / max(curvature + self._ridge(), float(UNIT))
-        return round(rate * min(LARGEST_LEAF, max(-LARGEST_LEAF, float(value))) * 2**WEIGHT_BITS)
+        return round(rate * min(LARGEST_LEAF, max(-LARGEST_LEAF, value)) * (1 << WEIGHT_BITS))
 
 
 def _counts(codes: Array, values: Array, size: int) -> Array:

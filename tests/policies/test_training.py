@@ -114,7 +114,7 @@ def test_terms_that_allow_only_aggregates_deny_the_training_and_name_the_column(
 def test_a_training_in_epsilon_is_denied() -> None:
     pure = terms.agreement(terms=tuple(replace(t, columns=tuple(_also(c) for c in t.columns)) for t in terms.agreement().terms))
     decision = asked(pure, loss=parse_loss("pure", "1"))
-    assert [f.message for f in decision.findings if f.rule == "schedule"][0].startswith("training draws many vectors")
+    assert next(f.message for f in decision.findings if f.rule == "schedule").startswith("training draws many vectors")
     assert not decision.allowed
 
 

@@ -36,11 +36,13 @@ from policies.declaration import Declaration
 from policies.grant import Grant, grant_digest
 from policies.granted import Read, Recipient
 from policies.odrl import agreement_digest
+from policies.plan import parse_plan
 from policies.privacy import Loss, parse_epsilon
 from policies.query import Plan, columns_read
 from policies.request import JobRequest
 from policies.schedule import schedule
 from policies.statement import Nonce
+from policies.training import Training
 from sandbox.config import Config
 from sandbox.exchange.participants import issue_code
 from sandbox.host import Host
@@ -134,7 +136,15 @@ def encrypted(table: pa.Table, dataset: str, *, version: int = 1, keys: dict[str
     return sink.getvalue(), keys
 
 
-def bench(tables: dict[str, pa.Table] | None = None, *, sql: str = terms.JOIN_SQL, epsilon: str = "1", minimum_group: int = 1) -> Bench:
+def bench(
+    tables: dict[str, pa.Table] | None = None,
+    *,
+    sql: str = terms.JOIN_SQL,
+    epsilon: str = "1",
+    minimum_group: int = 1,
+    training: Training | None = None,
+    loss: Loss | None = None,
+) -> Bench:
     """Lay out one run under the agreement of `tests.support.terms` with real keys and a minimum group of one's own."""
     tables = tables or {"insurer.plans": plans(40), "clinic.care": care(40)}
     consumer = SealingKey.generate()
@@ -153,9 +163,9 @@ def bench(tables: dict[str, pa.Table] | None = None, *, sql: str = terms.JOIN_SQ
     for dataset, table in tables.items():
         files[dataset], keys[dataset] = encrypted(table, dataset)
     grant = grant_for(
-        terms.plan(sql, agreement),
+        terms.plan(sql, agreement) if training is None else parse_plan(sql, agreement.by_dataset, training),
         agreement.by_dataset,
-        loss=parse_epsilon(epsilon),
+        loss=loss or parse_epsilon(epsilon),
         minimum_group=minimum_group,
         agreement=agreement_digest(agreement),
         recipient=Recipient(id="institute", sealing_key=consumer.public.hex()),
