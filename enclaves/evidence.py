@@ -1,15 +1,19 @@
-"""The inside identity of one run, and the attester that makes evidence of it."""
+"""The inside identity of one run, and the evidence that binds it: for itself, or with the word of a TEE."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from enclaves.attesters import Attester, find_attester
 from enclaves.kit.appraisal import EVIDENCE_PURPOSE, evidence_digest
+from enclaves.kit.attestation.platform import bound_data
 from enclaves.kit.sealing import SealingKey
 from enclaves.kit.signatures import SigningKey
+from policies.attestation import EnclaveKind
 from policies.canonical import canonical
 from policies.codec import encode
 from policies.grant import Grant, grant_digest
+from policies.isolation import Layer
 from policies.statement import Evidence, Nonce, SignedEvidence
 
 
@@ -31,19 +35,53 @@ class Identity:
         return next((nonce.value for nonce in self.evidence.evidence.nonces if nonce.provider == provider), "")
 
 
-def attest_simulated(grant: Grant, nonces: tuple[Nonce, ...], measurement: str) -> Identity:
-    """Return fresh keys and `simulated` evidence that binds them to nonces, grant and measurement.
+def attest(grant: Grant, nonces: tuple[Nonce, ...], measurement: str, isolation: tuple[Layer, ...] = ()) -> Identity:
+    """Return fresh keys and evidence of the kind that the grant names, from this machine's own attester.
+
+    Args:
+        measurement: of this code; evidence of a TEE states the grant's, which the TEE then vouches for or not.
+        isolation: the layers around the process.
+
+    Raises:
+        OSError: this machine is no TEE of that kind.
+    """
+    if grant.enclave_kind == "simulated":
+        return attest_simulated(grant, nonces, measurement, isolation)
+    return attest_with(find_attester(grant.enclave_kind), grant, nonces, isolation)
+
+
+def attest_simulated(grant: Grant, nonces: tuple[Nonce, ...], measurement: str, isolation: tuple[Layer, ...] = ()) -> Identity:
+    """Return fresh keys and `simulated` evidence that binds them to nonces, grant, measurement and the layers around the process.
 
     The enclave signs for itself: the evidence proves possession of the keys, and nothing about the machine or its operator.
     """
+    return _identity(None, "simulated", grant, nonces, measurement, isolation)
+
+
+def attest_with(attester: Attester, grant: Grant, nonces: tuple[Nonce, ...], isolation: tuple[Layer, ...] = ()) -> Identity:
+    """Return fresh keys, and evidence in which a TEE vouches for them, the nonces and the grant. Raises OSError."""
+    return _identity(attester, grant.enclave_kind, grant, nonces, grant.measurement, isolation)
+
+
+def _identity(
+    attester: Attester | None,
+    kind: EnclaveKind,
+    grant: Grant,
+    nonces: tuple[Nonce, ...],
+    measurement: str,
+    isolation: tuple[Layer, ...],
+) -> Identity:
     signing, sealing = SigningKey.generate(), SealingKey.generate()
     evidence = Evidence(
-        kind="simulated",
+        kind=kind,
         measurement=measurement,
         nonces=nonces,
         grant=grant_digest(grant),
         sealing_key=sealing.public.hex(),
         signing_key=signing.public.hex(),
+        isolation=isolation,
     )
-    signature = signing.sign(EVIDENCE_PURPOSE, canonical(encode(evidence)))
-    return Identity(signing=signing, sealing=sealing, evidence=SignedEvidence(evidence=evidence, signature=signature.hex()))
+    claims = canonical(encode(evidence))
+    signature = signing.sign(EVIDENCE_PURPOSE, claims).hex()
+    platform = None if attester is None else attester.endorse(bound_data(claims))
+    return Identity(signing=signing, sealing=sealing, evidence=SignedEvidence(evidence=evidence, signature=signature, platform=platform))

@@ -1,41 +1,24 @@
-"""The enclave process: limits first, then frames on standard input and output, then the end.
+"""The enclave process: it confines itself, then frames in on one socket and out on one pipe, then the end.
 
-Frames in: grant, agreement and nonces; later the sealed keys and paths of the encrypted files. Frames out: evidence; later the statement
-and the sealed release. Nothing else is written anywhere: the process may not grow a file, and standard error is not connected.
+Frames in: grant, agreement, nonces and what the launcher states about the process's cgroup; later the sealed keys, and with them the
+encrypted files as open descriptors. Frames out: that it is ready, and between which layers; evidence; the statement and the sealed
+release. Nothing else is written anywhere: the process may not grow a file, and standard error is not connected.
 """
 
 from __future__ import annotations
 
-import ctypes
+import mmap
 import os
-import resource
-import signal
+import socket
 import sys
 from typing import IO
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
-ADDRESS_SPACE = 8 << 30
-MEMORY_MIB = 2048
-CPU_SECONDS = 600
-OPEN_FILES = 64
+from enclaves.confinement import layers_around, limit_self, limit_threads
+from enclaves.seccomp import confine_system_calls
+from policies.isolation import Layer
 
-
-def limit_self() -> None:
-    """Die with the parent; no core dump, no file writes, bounded memory, time and descriptors; not readable by other processes."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    libc.prctl(PR_SET_DUMPABLE, 0)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    for what, most in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_AS, ADDRESS_SPACE),
-        (resource.RLIMIT_CPU, CPU_SECONDS),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-    ):
-        hard = resource.getrlimit(what)[1]
-        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (allowed, allowed))
+BASE_MIB = 256
+"""What an enclave uses before it reads anything, and beside its tables; the rest of its memory is for them."""
 
 
 def take_standard_output() -> IO[bytes]:
@@ -47,45 +30,89 @@ def take_standard_output() -> IO[bytes]:
     return outgoing
 
 
-def serve(incoming: IO[bytes], outgoing: IO[bytes]) -> None:
+def take_standard_input() -> socket.socket:
+    """Return the socket on which input comes, closed for sending. Raises OSError if it is none."""
+    incoming = socket.socket(fileno=os.dup(0))
+    incoming.shutdown(socket.SHUT_WR)
+    return incoming
+
+
+def confine(memory_mib: int) -> list[Layer]:
+    """Allow only the listed system calls from now on, and return the layers that this process finds around itself."""
+    found = layers_around(memory_mib)
+    if "uid" in found:
+        limit_threads()
+    if confine_system_calls():
+        found.append("syscalls")
+    return found
+
+
+def serve(incoming: socket.socket, outgoing: IO[bytes], memory_mib: int) -> None:
     """Speak the protocol of this module for one run."""
-    from enclaves.evidence import attest_simulated
-    from enclaves.frames import read_frame, write_frame
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # it would start a thread per core when it is loaded
+    from enclaves.evidence import attest
+    from enclaves.frames import receive_frame, write_frame
     from enclaves.kit.measure import checkout_root, measurement
+    from enclaves.kit.tables import bound_threads
+    from enclaves.preload import preload
     from enclaves.run import Inputs, run
     from policies.canonical import canonical, parse_json
     from policies.codec import decode, encode
     from policies.grant import Grant
+    from policies.isolation import in_order
     from policies.odrl import parse_agreement
     from policies.statement import Nonce
 
+    bound_threads()
+    preload()
     measured = measurement(checkout_root())
-    write_frame(outgoing, canonical({"ready": measured}))
-    start = parse_json(read_frame(incoming), limit=16 << 20)
+    found = confine(memory_mib)
+    write_frame(outgoing, canonical({"ready": measured, "isolation": list(in_order(found))}))
+    start = parse_json(receive_frame(incoming)[0], limit=16 << 20)
     grant, agreement = decode(Grant, start["grant"]), parse_agreement(start["agreement"])
-    identity = attest_simulated(grant, decode(tuple[Nonce, ...], start["nonces"]), measured)
+    stated = set(decode(tuple[Layer, ...], start["cgroup"])) & {"memory", "pids"}
+    isolation = in_order({*found, *stated})
+    identity = attest(grant, decode(tuple[Nonce, ...], start["nonces"]), measured, isolation)
     write_frame(outgoing, canonical(encode(identity.evidence)))
-    given = parse_json(read_frame(incoming), limit=16 << 20)
+    text, files = receive_frame(incoming)
+    given = parse_json(text, limit=16 << 20)
     inputs = Inputs(
         sealed_keys={provider: bytes.fromhex(sealed) for provider, sealed in given["keys"].items()},
-        files={dataset: _read_file(path) for dataset, path in given["files"].items()},
+        files={dataset: _mapped(file) for dataset, file in zip(given["files"], files, strict=True)},
     )
-    statement, sealed = run(grant, agreement, identity, inputs, memory_mib=MEMORY_MIB)
+    statement, sealed = run(grant, agreement, identity, inputs, memory_mib=max(1, memory_mib - BASE_MIB))
     write_frame(outgoing, canonical(encode(statement)))
     write_frame(outgoing, sealed or b"")
 
 
-def _read_file(path: str) -> bytes:
-    """The whole file in memory: what is digested is what is read."""
-    with open(path, "rb") as file:
-        return file.read()
+def _mapped(file: int) -> bytes | memoryview:
+    """A whole file, mapped to read, so that it takes no memory of its own.
+
+    Whoever holds the file can still change it. What is read afterwards is authenticated under the keys of this dataset version and this
+    file's own id, whatever its digest was when it was looked at.
+    """
+    size = os.fstat(file).st_size
+    return memoryview(mmap.mmap(file, size, prot=mmap.PROT_READ)) if size else b""
 
 
-def main() -> None:
+def main(memory_mib: int) -> None:
     """Entry point of the child process; ends with status 1 and no word if anything goes wrong before a statement exists."""
-    limit_self()
+    limit_self(memory_mib)
     try:
-        serve(sys.stdin.buffer, take_standard_output())
+        serve(take_standard_input(), take_standard_output(), memory_mib)
     except BaseException:  # noqa: BLE001 - nothing about an error may leave
         os._exit(1)
+    os._exit(0)
+
+
+def probe(memory_mib: int) -> None:
+    """Print the layers that a process started like an enclave would find, for the launcher to choose how to start them."""
+    import importlib.util
+
+    from enclaves.kit.measure import checkout_root, measurement
+
+    limit_self(memory_mib)
+    found = [] if importlib.util.find_spec("pyarrow") is None else [measurement(checkout_root()), *confine(memory_mib)]
+    sys.stdout.write(" ".join(found))
+    sys.stdout.flush()
     os._exit(0)

@@ -19,8 +19,9 @@ from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
 from policies.errors import SandboxError
-from policies.grant import Grant, grant_digest
+from policies.grant import Grant, grant_digest, isolation_required
 from policies.granted import MAX_RELEASE, WithheldCode
+from policies.isolation import lacking
 from policies.odrl import agreement_digest
 from policies.query import columns_read
 from policies.schedule import schedule
@@ -40,19 +41,21 @@ class Inputs:
     """What a run gets after attestation: per provider the keys sealed to this enclave, per dataset the encrypted file."""
 
     sealed_keys: Mapping[str, bytes]
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes | memoryview]
 
 
 def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, *, memory_mib: int) -> tuple[SignedStatement, bytes | None]:
     """Return the signed statement and the sealed release, or a statement of withholding and None. Never raises for what data hold."""
     try:
         verify_grant(grant, agreement)
+        if lacking(grant.isolation, identity.evidence.evidence.isolation):
+            raise Withhold("grant-mismatch")
         keys = unseal_keys(grant, identity, inputs.sealed_keys)
         tables = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
         exact = aggregate(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
         passed = pass_gate(exact, grant, agreement.by_dataset)
         release = pad(_with_model(passed, grant, agreement, tables, memory_mib=memory_mib))
-        if len(release) > MAX_RELEASE - PADDING_FOR_SEAL:
+        if len(release) > most_bytes(grant, agreement) - PADDING_FOR_SEAL:
             raise Withhold("output-limit")
         sealed = seal(bytes.fromhex(grant.recipient.sealing_key), release, release_info(grant_digest(grant)))
     except Withhold as reason:
@@ -70,6 +73,12 @@ PADDING_FOR_SEAL = 64
 """HPKE adds a 32-byte encapsulated key and a 16-byte tag."""
 
 
+def most_bytes(grant: Grant, agreement: Agreement) -> int:
+    """Return the most bytes that a sealed release may have: the least that any provider of the grant allows."""
+    bounds = (agreement.terms_of(read.dataset).output_bytes for read in grant.reads)
+    return min([MAX_RELEASE, *(bound for bound in bounds if bound is not None)])
+
+
 def verify_grant(grant: Grant, agreement: Agreement) -> None:
     """Withhold unless the grant is exactly what the agreement entails for its plan and loss."""
     declarations = agreement.by_dataset
@@ -82,8 +91,9 @@ def verify_grant(grant: Grant, agreement: Agreement) -> None:
             [read.dataset for read in grant.reads] == list(grant.plan.sources)
             and all(read.columns == columns[read.dataset] for read in grant.reads)
             and all(read.provider == declarations[read.dataset].provider for read in grant.reads)
-            and grant.minimum_group == minimum
-            and grant.statistics == schedule(grant.plan, declarations, grant.loss, minimum)
+            and grant.minimum_group >= minimum  # a tightening may have raised it
+            and grant.isolation == isolation_required(agreement, grant.plan)
+            and grant.statistics == schedule(grant.plan, declarations, grant.loss, grant.minimum_group)
             and grant.recipient.sealing_key == keys_in_force(agreement.party(grant.recipient.id), grant.recipient.rotations)[1]
         )
     except (SandboxError, KeyError) as error:
@@ -107,7 +117,7 @@ def unseal_keys(grant: Grant, identity: Identity, sealed_keys: Mapping[str, byte
     return keys
 
 
-def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes]) -> pa.Table:
+def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes | memoryview]) -> pa.Table:
     read = next(read for read in grant.reads if read.dataset == dataset)
     if dataset not in files or digest_bytes(files[dataset]) != read.file_digest:
         raise Withhold("input-tampered")

@@ -5,32 +5,53 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from policies import attestation
+from policies.attestation import PlatformFloor
 from policies.codec import omitted
+from policies.conditions import (
+    MAX_DELETE_DAYS,
+    MAX_EVIDENCE_AGE_S,
+    MAX_USES,
+    SMALLEST_OUTPUT,
+    Approvals,
+    Onward,
+    OutputKind,
+    Payment,
+    Window,
+    require_country,
+    require_distinct,
+)
 from policies.declaration import Declaration
 from policies.derive import Operation
 from policies.errors import Malformed
+from policies.isolation import Layer, require_in_order
 from policies.names import require_digest, require_key, require_name, require_slug
 from policies.privacy import Loss
 
 Role = Literal["provider", "consumer", "auditor"]
-EnclaveKind = Literal["simulated"]
-"""Evidence kinds that this law knows how to appraise."""
-
+EnclaveKind = attestation.EnclaveKind
 MAX_TIME = 253_402_300_799
 """9999-12-31T23:59:59Z in seconds since 1970."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Party:
-    """One signatory with the keys that it is known by inside this agreement, and nowhere else: the host is not the PKI."""
+    """One signatory with the keys that it is known by inside this agreement, and nowhere else: the host is not the PKI.
+
+    Attributes:
+        jurisdiction: ISO 3166-1 alpha-2 code of the law that the party is under, which all parties sign; None where nobody asks.
+    """
 
     id: str
     roles: tuple[Role, ...]
     signing_key: str
     sealing_key: str
+    jurisdiction: str | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_name(self.id, "id")
+        if self.jurisdiction is not None:
+            require_country(self.jurisdiction, "jurisdiction")
         require_key(self.signing_key, "signing_key")
         require_key(self.sealing_key, "sealing_key")
         if not self.roles or len(set(self.roles)) != len(self.roles):
@@ -52,15 +73,23 @@ class LogIdentity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColumnTerm:
-    """Operations allowed on one column; a column without a term allows none."""
+    """Operations allowed on one column; a column without a term allows none.
+
+    Attributes:
+        recipients: for whose releases only; empty for everybody's. What several terms of one column allow a recipient adds up.
+    """
 
     column: str
     operations: tuple[Operation, ...]
+    recipients: tuple[str, ...] = omitted(())
 
     def __post_init__(self) -> None:
         require_name(self.column, "column")
         if len(set(self.operations)) != len(self.operations):
             raise Malformed("lists an operation twice", where="operations")
+        for name in self.recipients:
+            require_name(name, "recipients")
+        require_distinct(self.recipients, "recipients")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +106,22 @@ class Terms:
             bound but the total. All bounds of one term are in one measure.
         recipients: who may receive a release.
         enclave_kinds, measurements: which evidence a run needs.
+
+    A permission need not have the following; each is a further condition where it stands.
+
+    Attributes:
+        platforms: what the firmware of a kind of TEE must show besides; AMD's needs one, Intel's is up to date without.
+        isolation: layers that must separate a run from its machine, all of them.
+        uses: most jobs under this agreement that this provider's keys are released for.
+        windows: times of the week at which requests are decided.
+        enclave_jurisdictions, recipient_jurisdictions: where the enclave must run, and what law the recipient must be under.
+        no_debug: whether the enclave must be shown not to be debuggable.
+        evidence_age: oldest evidence that keys are released to, seconds.
+        pre_approved: digests of the plans, or of the plans without their constants, that may be asked.
+        output_kinds, output_rows, output_bytes: what a release may be, most rows, and most bytes of the sealed release.
+        approvals: who must approve each job.
+        payment, notify, attribution, delete_after, onward: duties. Paid before use; parties that learn of each release; words that
+            stand by each release; days after which it is deleted; whom it may be passed on to.
     """
 
     dataset: str
@@ -92,8 +137,27 @@ class Terms:
     enclave_kinds: tuple[EnclaveKind, ...]
     measurements: tuple[str, ...]
     consumer_loss: Loss | None = omitted(None)
+    uses: int | None = omitted(None)
+    windows: tuple[Window, ...] | None = omitted(None)
+    enclave_jurisdictions: tuple[str, ...] | None = omitted(None)
+    recipient_jurisdictions: tuple[str, ...] | None = omitted(None)
+    no_debug: bool = omitted(False)
+    evidence_age: int | None = omitted(None)
+    pre_approved: tuple[str, ...] | None = omitted(None)
+    output_kinds: tuple[OutputKind, ...] | None = omitted(None)
+    output_rows: int | None = omitted(None)
+    output_bytes: int | None = omitted(None)
+    approvals: Approvals | None = omitted(None)
+    payment: Payment | None = omitted(None)
+    notify: tuple[str, ...] = omitted(())
+    attribution: str | None = omitted(None)
+    delete_after: int | None = omitted(None)
+    onward: Onward | None = omitted(None)
+    isolation: tuple[Layer, ...] = omitted(())
+    platforms: tuple[PlatformFloor, ...] = omitted(())
 
     def __post_init__(self) -> None:
+        require_in_order(self.isolation, "isolation")
         bounds = [self.job_loss, self.total_loss, *([self.consumer_loss] if self.consumer_loss is not None else [])]
         if len({bound.measure for bound in bounds}) != 1:
             raise Malformed("all losses of one dataset's terms are in one measure", where="total_loss")
@@ -108,12 +172,50 @@ class Terms:
             raise Malformed("validity must begin before it ends", where="not_after")
         if not 1 <= self.minimum_group <= 1_000_000:
             raise Malformed("must lie between 1 and 1000000", where="minimum_group")
-        if len({term.column for term in self.columns}) != len(self.columns):
+        if len({(term.column, term.recipients) for term in self.columns}) != len(self.columns):
             raise Malformed("names a column twice", where="columns")
+        self._require_platforms()
+        self._require_conditions()
 
-    def operations(self, column: str) -> tuple[Operation, ...]:
-        """Operations allowed on `column`; none if it has no term."""
-        return next((term.operations for term in self.columns if term.column == column), ())
+    def _require_platforms(self) -> None:
+        """One floor at most of a kind, of agreed kinds only; without one, no AMD firmware would be too old."""
+        floors = [floor.kind for floor in self.platforms]
+        if len(set(floors)) != len(floors) or not set(floors) <= set(self.enclave_kinds):
+            raise Malformed("needs one floor at most for each agreed kind of enclave", where="platforms")
+        if "amd-sev-snp" in self.enclave_kinds and "amd-sev-snp" not in floors:
+            raise Malformed("`amd-sev-snp` needs the lowest patch levels that its firmware may report", where="platforms")
+
+    def _require_conditions(self) -> None:
+        for where in ("enclave_jurisdictions", "recipient_jurisdictions"):
+            for country in getattr(self, where) or ():
+                require_country(country, where)
+        for wanted in self.pre_approved or ():
+            require_digest(wanted, "pre_approved")
+        for name in self.notify:
+            require_name(name, "notify")
+        listed = ("windows", "enclave_jurisdictions", "recipient_jurisdictions", "pre_approved", "output_kinds", "notify")
+        for where in listed:
+            require_distinct(getattr(self, where) or (), where)
+        bounds = {
+            "uses": (0, MAX_USES),
+            "evidence_age": (1, MAX_EVIDENCE_AGE_S),
+            "output_rows": (1, 10_000_000),
+            "output_bytes": (SMALLEST_OUTPUT, 2**40),
+            "delete_after": (1, MAX_DELETE_DAYS),
+        }
+        for where, (least, most) in bounds.items():
+            value = getattr(self, where)
+            if value is not None and not least <= value <= most:
+                raise Malformed(f"must lie between {least} and {most}", where=where)
+        if self.attribution is not None and not 1 <= len(self.attribution) <= 500:
+            raise Malformed("must have 1 to 500 characters", where="attribution")
+
+    def operations(self, column: str, recipient: str | None = None) -> tuple[Operation, ...]:
+        """Operations allowed on `column` in a release to `recipient`; none if no term says so."""
+        allowed = (
+            term.operations for term in self.columns if term.column == column and (not term.recipients or recipient in term.recipients)
+        )
+        return tuple(dict.fromkeys(operation for operations in allowed for operation in operations))
 
     def strictly_within(self, declaration: Declaration) -> None:
         """Raise Malformed unless the terms speak of the declared dataset and only of its columns."""
@@ -170,6 +272,10 @@ class Agreement:
         for name in (*terms.assignees, *terms.recipients):
             if "consumer" not in self.party(name).roles:
                 raise Malformed(f"`{name}` may ask or receive but is no consumer here", where="parties")
+        onward = terms.onward.recipients if terms.onward else ()
+        approvers = terms.approvals.of if terms.approvals else ()
+        for name in (*approvers, *terms.notify, *onward, *(name for term in terms.columns for name in term.recipients)):
+            self.party(name)
 
     def party(self, name: str) -> Party:
         """Return the party of that id. Raises Malformed (code `unknown-party`)."""

@@ -36,7 +36,7 @@ def digest(value: Any) -> str:
     return digest_bytes(canonical(value))
 
 
-def digest_bytes(data: bytes) -> str:
+def digest_bytes(data: bytes | memoryview) -> str:
     """Return ``sha256:`` and 64 hex digits over `data`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from policies.agreement import Agreement
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from policies.agreement import Agreement, Terms
+from policies.declaration import Declaration
 from policies.errors import Malformed
 from policies.finding import Decision, Finding
 from policies.privacy import PARAMETERS
 from policies.query import Plan
+from policies.recent import Recent
 from policies.request import Facts, JobRequest
 from policies.rules import RULES, Case
-from policies.schedule import schedule
+from policies.rules_conditions import CONDITIONS, OF_DOCUMENTS, Rule
+from policies.schedule import Outline, allot, outline
+from policies.tightening import tightened
 
 LAW_VERSION = "law/2"
 """Version of everything in this package that a decision depends on. Logged with every decision; old versions stay callable."""
@@ -18,35 +26,131 @@ LAW_VERSION = "law/2"
 def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) -> Decision:
     """Return the decision on `request` under an agreement whose signatures the caller has verified.
 
-    Allowed only if there is at least one finding and all allow; a rule that raises yields a finding that denies.
+    Allowed only if there is at least one finding and all allow; a rule that raises yields a finding that denies. Stated tightenings,
+    whose signatures the caller has verified, too, count from the moment that they are stated.
     """
+    if facts.tightenings:
+        agreement = tightened(agreement, facts.tightenings)
+    derived = DERIVED(plan, agreement, word=request.consumer)
     findings: list[Finding] = []
-    strictest = 1
-    for dataset in plan.sources:
-        if dataset not in agreement.by_dataset:
-            findings.append(_denied("dataset", dataset, f"no provider of this agreement offers `{dataset}`"))
+    for source in derived.sources:
+        if source.declaration is None or source.terms is None:
+            findings += source.steps[0].findings
             continue
-        terms = agreement.terms_of(dataset)
-        strictest = max(strictest, terms.minimum_group)
         case = Case(
             request=request,
             agreement=agreement,
             plan=plan,
             facts=facts,
-            declaration=agreement.by_dataset[dataset],
+            declaration=source.declaration,
+            terms=source.terms,
+        )
+        for step in source.steps:
+            if step.rule is None:
+                findings += step.findings
+            elif step.also is None or _stands(step.also, case):
+                findings += _apply(step.name, step.rule, case)
+    findings += derived.measures
+    findings.append(_affordable(request, plan, derived))
+    allowed = bool(findings) and all(finding.allowed for finding in findings)
+    return Decision(allowed=allowed, minimum_group=derived.minimum_group, findings=tuple(findings))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Step:
+    """One rule on one dataset: the rule to apply, or, where it reads documents only, what it found.
+
+    Attributes:
+        also: when it applies, if not always.
+    """
+
+    name: str
+    rule: Rule | None = None
+    also: Callable[[Case], bool] | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Source:
+    """One dataset of a plan; without declaration and terms where nobody offers it."""
+
+    declaration: Declaration | None
+    terms: Terms | None
+    steps: tuple[_Step, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Derived:
+    """What of a decision follows from plan, agreement and recipient alone."""
+
+    sources: tuple[_Source, ...]
+    minimum_group: int
+    measures: tuple[Finding, ...]
+    outline: Outline | Malformed
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """All that a rule on documents may know of a request; reading more raises, and so denies."""
+
+    consumer: str
+
+
+def _derive(plan: Plan, agreement: Agreement, consumer: str) -> _Derived:
+    declarations = agreement.by_dataset
+    sources = []
+    for dataset in plan.sources:
+        if dataset not in declarations:
+            denied = _denied("dataset", dataset, f"no provider of this agreement offers `{dataset}`")
+            sources.append(_Source(declaration=None, terms=None, steps=(_Step(name="dataset", findings=(denied,)),)))
+            continue
+        terms, nothing = agreement.terms_of(dataset), cast(Any, None)
+        case = Case(
+            request=cast(Any, _Asker(consumer)),
+            agreement=agreement,
+            plan=plan,
+            facts=nothing,
+            declaration=declarations[dataset],
             terms=terms,
         )
-        for name in RULES:
-            findings.extend(_apply(name, case))
-    findings.extend(_one_measure(agreement, plan))
-    findings.append(_affordable(request, agreement, plan, strictest))
-    allowed = bool(findings) and all(finding.allowed for finding in findings)
-    return Decision(allowed=allowed, minimum_group=strictest, findings=tuple(findings))
-
-
-def _apply(name: str, case: Case) -> list[Finding]:
+        sources.append(_Source(declaration=declarations[dataset], terms=terms, steps=tuple(_steps(case))))
+    offered = [source.terms.minimum_group for source in sources if source.terms is not None]
     try:
-        findings = list(RULES[name](case))
+        found: Outline | Malformed = outline(plan, declarations)
+    except Malformed as error:
+        found = error
+    return _Derived(sources=tuple(sources), minimum_group=max([1, *offered]), measures=tuple(_one_measure(agreement, plan)), outline=found)
+
+
+DERIVED = Recent(_derive)
+
+
+def _steps(case: Case) -> Iterator[_Step]:
+    for name, rule in RULES.items():
+        yield _step(name, rule, None, case)
+    for name, condition in CONDITIONS.items():
+        if _stands(condition.applies, case.terms):
+            yield _step(name, condition.rule, None, case)
+        elif condition.also is not None:
+            yield _step(name, condition.rule, condition.also, case)
+
+
+def _step(name: str, rule: Rule, also: Callable[[Case], bool] | None, case: Case) -> _Step:
+    if name in OF_DOCUMENTS:
+        return _Step(name=name, findings=tuple(_apply(name, rule, case)))
+    return _Step(name=name, rule=rule, also=also)
+
+
+def _stands(applies: Callable[[Any], bool], value: Any) -> bool:
+    try:
+        return applies(value)
+    except Exception:  # noqa: BLE001 - then the rule is applied, and says what cannot be established
+        return True
+
+
+def _apply(name: str, rule: Rule, case: Case) -> list[Finding]:
+    try:
+        findings = list(rule(case))
     except Exception:  # noqa: BLE001 - whatever a rule raises, the answer is no
         findings = []
     return findings or [_denied(name, case.declaration.dataset, "the rule could not be established")]
@@ -62,10 +166,12 @@ def _one_measure(agreement: Agreement, plan: Plan) -> list[Finding]:
     return [_denied("measure", "", f"one query cannot be charged in two measures: {shown}; join datasets whose terms have one measure")]
 
 
-def _affordable(request: JobRequest, agreement: Agreement, plan: Plan, minimum_group: int) -> Finding:
+def _affordable(request: JobRequest, plan: Plan, derived: _Derived) -> Finding:
     """The loss can be split over the plan's statistics with the declared bounds."""
+    if isinstance(derived.outline, Malformed):
+        return _denied("schedule", "", derived.outline.message)
     try:
-        statistics = schedule(plan, agreement.by_dataset, request.loss, minimum_group)
+        statistics = allot(derived.outline, plan, request.loss, derived.minimum_group)
     except Malformed as error:
         return _denied("schedule", "", error.message)
     return Finding(rule="schedule", dataset="", allowed=True, message=f"{len(statistics)} noised statistics")

@@ -156,6 +156,22 @@ class VersionManifest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class KeyDestruction:
+    """What a provider signs once it has no key of one version any more: whoever holds the file can never open it."""
+
+    kind: Literal["key-destruction/1"] = "key-destruction/1"
+    dataset: str
+    version: int
+    file_digest: str
+
+    def __post_init__(self) -> None:
+        require_dataset(self.dataset, "dataset")
+        require_digest(self.file_digest, "file_digest")
+        if not 1 <= self.version <= 10**9:
+            raise Malformed("must be at least 1", where="version")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AgreementSignature:
     """What a party signs to agree."""
 

@@ -20,6 +20,7 @@ EntryKind = Literal[
     "opened", "admitted", "declared", "published", "offered", "proposed", "signed", "agreed", "decided", "charged", "granted",
     "attested", "key_released", "key_refused", "running", "released", "withheld", "failed", "cancelled", "expired",
     "rotated", "revoked", "readmitted", "log_rotated", "epoch_opened", "epoch_signed", "repeated",
+    "tightened", "awaiting", "approved", "duty_done", "measured", "destroyed",
 ]  # fmt: skip
 """Every kind of entry of version 1. Kinds are only ever added."""
 

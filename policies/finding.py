@@ -29,6 +29,26 @@ class Finding:
     remedy: str | None = None
 
 
+_SET_RULE, _SET_DATASET, _SET_ALLOWED, _SET_MESSAGE, _SET_COLUMN, _SET_CLAUSE, _SET_REMEDY = (
+    getattr(Finding, name).__set__ for name in ("rule", "dataset", "allowed", "message", "column", "clause", "remedy")
+)
+
+
+def make_finding(
+    rule: str, dataset: str, allowed: bool, message: str, column: str | None, clause: str | None, remedy: str | None
+) -> Finding:
+    """Return a finding, in a third of the time that its constructor takes: a decision makes hundreds, and nothing in one is checked."""
+    found = object.__new__(Finding)
+    _SET_RULE(found, rule)
+    _SET_DATASET(found, dataset)
+    _SET_ALLOWED(found, allowed)
+    _SET_MESSAGE(found, message)
+    _SET_COLUMN(found, column)
+    _SET_CLAUSE(found, clause)
+    _SET_REMEDY(found, remedy)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
     """Allowed or not, with every finding; `minimum_group` is the strictest of all terms."""

@@ -7,11 +7,12 @@ from typing import Literal, TypeAlias
 
 from policies.agreement import Agreement, EnclaveKind
 from policies.canonical import digest
-from policies.codec import encode
+from policies.codec import encode, omitted
 from policies.documents import follow_rotations
 from policies.errors import Malformed
 from policies.finding import Decision
 from policies.granted import Read, Recipient, job_id
+from policies.isolation import Layer, in_order, require_in_order
 from policies.law1 import grant as law1
 from policies.law1.query import Plan as Plan1
 from policies.names import require_digest, require_slug
@@ -23,7 +24,11 @@ from policies.schedule import TRAINED, Statistic, schedule
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grant:
-    """Limits of one run. Derived, never negotiated: `make_grant` gives the same grant to host, brokers, enclave and replay."""
+    """Limits of one run. Derived, never negotiated: `make_grant` gives the same grant to host, brokers, enclave and replay.
+
+    Attributes:
+        isolation: layers that must separate the run from its machine: all that the terms of any dataset require.
+    """
 
     kind: Literal["grant/2"] = "grant/2"
     job: str
@@ -37,8 +42,10 @@ class Grant:
     recipient: Recipient
     enclave_kind: EnclaveKind
     measurement: str
+    isolation: tuple[Layer, ...] = omitted(())
 
     def __post_init__(self) -> None:
+        require_in_order(self.isolation, "isolation")
         require_slug(self.job, "job")
         require_digest(self.agreement, "agreement")
         require_digest(self.request, "request")
@@ -88,7 +95,13 @@ def make_grant(
         recipient=Recipient(id=consumer.id, sealing_key=sealing_key, rotations=facts.rotations),
         enclave_kind=facts.enclave_kind,
         measurement=facts.measurement,
+        isolation=isolation_required(agreement, plan),
     )
+
+
+def isolation_required(agreement: Agreement, plan: Plan) -> tuple[Layer, ...]:
+    """Return the layers that the terms of any dataset of a plan require."""
+    return in_order(layer for dataset in plan.sources for layer in agreement.terms_of(dataset).isolation)
 
 
 AnyGrant: TypeAlias = Grant | law1.Grant

@@ -12,7 +12,10 @@ from policies.names import require_dataset, require_digest, require_key, require
 WithheldCode = Literal["grant-mismatch", "keys-missing", "input-tampered", "input-unreadable", "resource-limit", "output-limit", "internal"]
 """All that an enclave ever says when it releases nothing."""
 
-FailureCode = Literal["enclave-died", "worker-died", "evidence-rejected", "keys-refused", "keys-timeout", "release-mismatch", "law-retired"]
+FailureCode = Literal[
+    "enclave-died", "out-of-memory", "worker-died", "evidence-rejected", "keys-refused", "keys-timeout", "release-mismatch", "law-retired",
+    "tightened",
+]  # fmt: skip
 """Why a host ended a run without a release."""
 
 MAX_RELEASE = 4 << 20

@@ -2,12 +2,14 @@
 
 A document has exactly one spelling: parsing renders the typed value again and refuses a document that differs, so nothing in a signed
 document can be ignored by the law. The subset: one permission per dataset, action `sb:aggregate`, constraints that all must hold with
-the left operands of `_constraints`. An unknown left operand, a prohibition, a duty or another conflict strategy is refused.
+the left operands of `OPERANDS`, and the duties of policies/odrl_duties.py. An unknown left operand, an unknown duty, a prohibition or
+another conflict strategy is refused.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from policies.agreement import Agreement, LogIdentity, Offer, Party, Terms
@@ -15,6 +17,7 @@ from policies.canonical import canonical, digest
 from policies.codec import decode, encode
 from policies.declaration import Declaration
 from policies.errors import Malformed
+from policies.odrl_duties import duty_documents, duty_fields
 from policies.privacy import PARAMETERS, Loss, Measure, parse_loss, units_to_decimal
 
 PROFILE = "urn:sandbox:odrl-profile:1"
@@ -31,10 +34,40 @@ OPERANDS = {
     ("sb:consumerLoss", "lteq"): "consumer_loss",
     ("sb:enclaveKind", "isAnyOf"): "enclave_kinds",
     ("sb:measurement", "isAnyOf"): "measurements",
+    ("count", "lteq"): "uses",
+    ("sb:timeWindow", "isAnyOf"): "windows",
+    ("sb:enclaveJurisdiction", "isAnyOf"): "enclave_jurisdictions",
+    ("sb:recipientJurisdiction", "isAnyOf"): "recipient_jurisdictions",
+    ("sb:noDebug", "eq"): "no_debug",
+    ("sb:evidenceAge", "lteq"): "evidence_age",
+    ("sb:preApproved", "isAnyOf"): "pre_approved",
+    ("sb:outputKind", "isAnyOf"): "output_kinds",
+    ("sb:outputRows", "lteq"): "output_rows",
+    ("sb:outputBytes", "lteq"): "output_bytes",
+    ("sb:approvals", "gteq"): "approvals",
+    ("sb:isolation", "isAllOf"): "isolation",
+    ("sb:platform", "isAllOf"): "platforms",
 }
 """(left operand, operator) -> field of `Terms`; each appears exactly once in a permission, those of `OPTIONAL` at most once."""
 
-OPTIONAL = frozenset({"consumer_loss"})
+OPTIONAL = frozenset(
+    {
+        "consumer_loss",
+        "uses",
+        "windows",
+        "enclave_jurisdictions",
+        "recipient_jurisdictions",
+        "no_debug",
+        "evidence_age",
+        "pre_approved",
+        "output_kinds",
+        "output_rows",
+        "output_bytes",
+        "approvals",
+        "isolation",
+        "platforms",
+    }
+)
 _LOSSES = frozenset({"job_loss", "total_loss", "consumer_loss"})
 
 
@@ -105,6 +138,7 @@ def parse_agreement(document: Any) -> Agreement:
     return agreement
 
 
+@lru_cache(maxsize=4096)
 def timestamp(seconds: int) -> str:
     """Return seconds since 1970 as an RFC 3339 UTC time."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -132,8 +166,9 @@ def _permission(terms: Terms, provider: str) -> dict[str, Any]:
         "constraint": [
             {"leftOperand": left, "operator": operator, "rightOperand": right.get(field, encode(getattr(terms, field)))}
             for (left, operator), field in OPERANDS.items()
-            if field not in OPTIONAL or getattr(terms, field) is not None
+            if field not in OPTIONAL or getattr(terms, field) not in (None, False, ())
         ],
+        **({"duty": duties} if (duties := duty_documents(terms)) else {}),
         "sb:column": [encode(term) for term in terms.columns],
     }
 
@@ -145,6 +180,7 @@ def _terms(value: Any, where: str) -> Terms:
         "dataset": value.get("target"),
         "assignees": value.get("assignee"),
         "columns": value.get("sb:column"),
+        **duty_fields(_list(value.get("duty", []), f"{where}.duty"), f"{where}.duty"),
     }
     for index, constraint in enumerate(_list(value.get("constraint"), f"{where}.constraint")):
         at = f"{where}.constraint[{index}]"

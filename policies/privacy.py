@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from policies.canonical import MAX_INTEGER
@@ -69,8 +70,13 @@ class Loss:
     @property
     def text(self) -> str:
         """The loss in words, for example ``epsilon 0.5`` or ``rho 0.02, delta0 0.000001``."""
-        tail = f", delta0 {units_to_decimal(self.delta0, 12)}" if self.delta0 else ""
-        return f"{PARAMETERS[self.measure]} {self.epsilon}{tail}"
+        return _loss_text(self.measure, self.amount, self.delta0)
+
+
+@lru_cache(maxsize=4096)
+def _loss_text(measure: Measure, amount: int, delta0: int) -> str:
+    tail = f", delta0 {units_to_decimal(delta0, 12)}" if delta0 else ""
+    return f"{PARAMETERS[measure]} {units_to_decimal(amount, 9)}{tail}"
 
 
 PARAMETERS: dict[Measure, str] = {"pure": "epsilon", "zcdp": "rho"}

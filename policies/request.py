@@ -7,12 +7,30 @@ from typing import Literal
 
 from policies.agreement import EnclaveKind
 from policies.codec import omitted
+from policies.conditions import require_country
 from policies.documents import SignedRotation
 from policies.errors import Malformed
+from policies.isolation import Layer, require_in_order
 from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
 from policies.privacy import PARAMETERS, Loss
 from policies.query import MAX_SQL
+from policies.tightening import SignedTightening
 from policies.training import Training
+
+MAX_ONWARD = 100
+"""Most uses onward that one request states."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OnwardUse:
+    """To whom, and for what, the consumer will pass a release on."""
+
+    recipient: str
+    purpose: str
+
+    def __post_init__(self) -> None:
+        require_name(self.recipient, "recipient")
+        require_slug(self.purpose, "purpose")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +38,7 @@ class JobRequest:
     """A consumer's signed request for one release. `request_id` is chosen by the consumer; the same id never makes a second job.
 
     Attributes:
+        onward: every use by others that the consumer will make of the release; nobody else may have it.
         training: for a model: what is learned from the rows of `sql`, which then selects named columns instead of aggregates.
     """
 
@@ -30,6 +49,7 @@ class JobRequest:
     purpose: str
     sql: str
     loss: Loss
+    onward: tuple[OnwardUse, ...] = omitted(())
     training: Training | None = omitted(None)
 
     def __post_init__(self) -> None:
@@ -41,6 +61,8 @@ class JobRequest:
             raise Malformed(f"is longer than {MAX_SQL} characters", where="sql", code="sql")
         if self.loss.amount <= 0:
             raise Malformed(f"{PARAMETERS[self.loss.measure]} must be above 0", where="loss.amount")
+        if len(self.onward) > MAX_ONWARD or len(set(self.onward)) != len(self.onward):
+            raise Malformed(f"must be distinct uses, at most {MAX_ONWARD}", where="onward")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +88,24 @@ class SpentFact:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class UsesFact:
+    """How many jobs under the agreement a provider's keys were granted for so far: in all, and for the asking consumer (`own`).
+
+    `paid`: payments of the consumer under the agreement that the provider has confirmed.
+    """
+
+    provider: str
+    jobs: int
+    own: int
+    paid: int = omitted(0)
+
+    def __post_init__(self) -> None:
+        require_name(self.provider, "provider")
+        if not 0 <= self.own <= self.jobs or self.paid < 0:
+            raise Malformed("a consumer's jobs are some of all jobs", where="own")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """Everything a decision reads besides request, agreement and plan. Replay re-derives all but time and enclave from the log.
 
@@ -76,6 +116,12 @@ class Facts:
             charged before charges named their consumer.
         repeats: the job that answered the very same question with a release before; what it released is handed out again, uncharged.
         rotations: those that lead from the consumer's keys in the agreement to its keys in force. Facts of the first logs name none.
+        tightenings: of the agreement, in the order of the log.
+        uses: of the agreement, for providers whose terms count them.
+        enclave_jurisdiction, enclave_debug: of the enclave that the host would start; None where it does not say.
+        approved_by: parties that approved this very request, sorted.
+        overdue: jobs of the consumer under the agreement whose release was to be deleted by now, and was not reported as deleted.
+        isolation: the layers around every enclave that the host would start; stated where terms require any.
     """
 
     now: int
@@ -86,8 +132,16 @@ class Facts:
     consumer_spent: tuple[SpentFact, ...] = omitted(())
     repeats: str | None = omitted(None)
     rotations: tuple[SignedRotation, ...] = omitted(())
+    tightenings: tuple[SignedTightening, ...] = omitted(())
+    uses: tuple[UsesFact, ...] = omitted(())
+    enclave_jurisdiction: str | None = omitted(None)
+    enclave_debug: bool | None = omitted(None)
+    approved_by: tuple[str, ...] = omitted(())
+    overdue: tuple[str, ...] = omitted(())
+    isolation: tuple[Layer, ...] = omitted(())
 
     def __post_init__(self) -> None:
+        require_in_order(self.isolation, "isolation")
         datasets = [fact.dataset for fact in self.versions]
         for spent in (self.spent, self.consumer_spent):
             if len({(fact.provider, fact.id_space) for fact in spent}) != len(spent):
@@ -96,6 +150,14 @@ class Facts:
             raise Malformed("states a dataset twice")
         if self.repeats is not None:
             require_slug(self.repeats, "repeats")
+        if self.enclave_jurisdiction is not None:
+            require_country(self.enclave_jurisdiction, "enclave_jurisdiction")
+        if list(self.approved_by) != sorted(set(self.approved_by)) or len({fact.provider for fact in self.uses}) != len(self.uses):
+            raise Malformed("states an approval or a provider's uses twice, or not in order")
+
+    def uses_of(self, provider: str) -> UsesFact:
+        """How often a provider's keys were granted under the agreement; never, if nothing is stated."""
+        return next((fact for fact in self.uses if fact.provider == provider), UsesFact(provider=provider, jobs=0, own=0))
 
     def version_of(self, dataset: str) -> VersionFact | None:
         """The newest version of a dataset, or None if none is published."""

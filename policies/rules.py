@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from policies.agreement import Agreement, Terms
 from policies.declaration import Declaration
 from policies.derive import Use, derive
-from policies.finding import Finding
+from policies.finding import Finding, make_finding
 from policies.odrl import timestamp
 from policies.privacy import PARAMETERS, Loss
 from policies.query import Plan
@@ -40,15 +41,7 @@ class Case:
         clause: str | None = None,
     ) -> Finding:
         """A finding about this case's dataset; a finding that allows carries no remedy."""
-        return Finding(
-            rule=rule,
-            dataset=self.declaration.dataset,
-            allowed=allowed,
-            message=message,
-            column=column,
-            clause=clause,
-            remedy=None if allowed else remedy,
-        )
+        return make_finding(rule, self.declaration.dataset, allowed, message, column, clause, None if allowed else remedy)
 
 
 def assignee(case: Case) -> Iterator[Finding]:
@@ -81,7 +74,7 @@ def validity(case: Case) -> Iterator[Finding]:
 def columns(case: Case) -> Iterator[Finding]:
     """Every use of every column of this dataset is allowed."""
     uses = [use for use in derive(case.plan) if use.column.dataset == case.declaration.dataset]
-    failed = [use for use in uses if use.operation not in case.terms.operations(use.column.column)]
+    failed = [use for use in uses if use.operation not in case.terms.operations(use.column.column, case.request.consumer)]
     for use in failed:
         yield _column_finding(case, use)
     if not failed:
@@ -90,7 +83,7 @@ def columns(case: Case) -> Iterator[Finding]:
 
 
 def _column_finding(case: Case, use: Use) -> Finding:
-    allowed = case.terms.operations(use.column.column)
+    allowed = case.terms.operations(use.column.column, case.request.consumer)
     listed = ", ".join(allowed) if allowed else "nothing"
     if use.operation in ("output", "group_by"):
         remedy = f"drop `{use.column}` from SELECT and GROUP BY"
@@ -199,7 +192,9 @@ def version(case: Case) -> Iterator[Finding]:
     )
 
 
-RULES: dict[str, Callable[[Case], Iterator[Finding]]] = {
+Rule: TypeAlias = Callable[[Case], Iterator[Finding]]
+
+RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
         assignee,

@@ -16,7 +16,7 @@ from policies.expression import Expression, Typed, typed
 from policies.privacy import PICO, SCALE_UNIT, Loss, scale_for, sigma_for
 from policies.query import AggregateOutput, Plan
 from policies.shape import Contribution, Shape, contribution, require_sound
-from policies.training import Task, needs_of, resolve
+from policies.training import Need, Task, needs_of, resolve
 
 Quantity = Literal[
     "units", "rows", "distinct", "sum", "squares", "product", "bins",
@@ -90,27 +90,62 @@ def schedule(plan: Plan, declarations: Mapping[str, Declaration], loss: Loss, mi
         Malformed: an unsound plan, missing bounds or domains, bounds that are too wide for exact sums, a loss that is too small to split,
             or a delta0 where no keys are discovered (`delta0-unused`), or none where they are (`delta0-missing`).
     """
+    return allot(outline(plan, declarations), plan, loss, minimum_group)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outline:
+    """What a schedule needs to know of a sound plan, whatever the loss.
+
+    Attributes:
+        bound: what one unit contributes.
+        wanted: the vectors, each with its name and the largest amount that one row adds.
+        needed: what a training draws besides the number of units.
+        refused: message, code and place of why the plan cannot be scheduled for any loss; the other two mean nothing then.
+    """
+
+    bound: Contribution | None = None
+    wanted: tuple[tuple[Measured, str, int], ...] = ()
+    needed: tuple[Need, ...] = ()
+    refused: tuple[str, str, str | None] | None = None
+
+
+def outline(plan: Plan, declarations: Mapping[str, Declaration]) -> Outline:
+    """Return the outline of a plan. Raises Malformed for an unsound one."""
     found = require_sound(plan, declarations)
+    try:
+        bound = contribution(plan, declarations)
+        wanted = tuple((measured, name, largest) for measured, (name, largest) in measures(plan, found).items())
+        needed = () if plan.training is None else needs_of(task_of(plan, found))
+    except Malformed as error:  # a loss that does not fit the plan is told of first
+        return Outline(refused=(error.message, error.code, error.where))
+    return Outline(bound=bound, wanted=wanted, needed=needed)
+
+
+def allot(known: Outline, plan: Plan, loss: Loss, minimum_group: int) -> tuple[Statistic, ...]:
+    """Return the statistics of an outlined plan within `loss`. Raises Malformed as `schedule`."""
     if plan.discovers and not loss.delta0:
         raise Malformed(
             "group keys without a declared domain are discovered, which costs delta0; the request has none", code="delta0-missing"
         )
     if loss.delta0 and not plan.discovers:
         raise Malformed("no group keys are discovered, so delta0 would be charged for nothing; ask without", code="delta0-unused")
-    bound = contribution(plan, declarations)
+    if known.refused is not None or known.bound is None:
+        message, code, where = known.refused or ("the plan cannot be scheduled", "malformed", None)
+        raise Malformed(message, code=code, where=where)
+    bound, wanted = known.bound, known.wanted
     if plan.training is not None:
-        return _training(task_of(plan, found), bound, loss)
-    wanted = measures(plan, found)
+        return _training(known.needed, bound, loss)
     tested = plan.discovers or minimum_group > 1
     rest = loss.amount
     statistics: list[Statistic] = []
     units = Measured(quantity="units")
-    if tested and units not in wanted:
+    if tested and all(measured != units for measured, _, _ in wanted):
         share = loss.amount // UNITS_SHARE
         rest -= share
         statistics.append(_statistic("units", units, 1, bound, loss, share))
-    weights = [_weight(measured) for measured in wanted]
-    for (measured, (name, largest)), weight in zip(wanted.items(), weights, strict=True):
+    weights = [_weight(measured) for measured, _, _ in wanted]
+    for (measured, name, largest), weight in zip(wanted, weights, strict=True):
         statistics.append(_statistic(name, measured, largest, bound, loss, rest * weight // sum(weights)))
     return tuple(
         replace(s, threshold=threshold_for(s, bound.cells, loss.delta0)) if plan.discovers and s.measured == units else s
@@ -130,13 +165,12 @@ def task_of(plan: Plan, found: Shape) -> Task:
     return resolve(plan.training, known, found.rows)
 
 
-def _training(task: Task, bound: Contribution, loss: Loss) -> tuple[Statistic, ...]:
+def _training(needed: tuple[Need, ...], bound: Contribution, loss: Loss) -> tuple[Statistic, ...]:
     """The number of units, and what the learner draws. Losses of the draws add up, each of them a discrete Gaussian."""
     if loss.measure != "zcdp":
         raise Malformed("training draws many vectors one after another and is charged in zCDP: ask in rho", code="measure")
     share = loss.amount // UNITS_SHARE
     found = [_statistic("units", Measured(quantity="units"), 1, bound, loss, share)]
-    needed = needs_of(task)
     whole = sum(need.share for need in needed)
     for need in needed:
         amount = (loss.amount - share) * need.share // whole

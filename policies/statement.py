@@ -7,7 +7,9 @@ from typing import Literal, TypeAlias
 
 from policies.agreement import EnclaveKind
 from policies.codec import omitted
+from policies.errors import Malformed
 from policies.granted import WithheldCode
+from policies.isolation import Layer, require_in_order
 from policies.law1 import statement as law1
 from policies.model import ModelRelease
 from policies.names import require_digest, require_key
@@ -30,8 +32,11 @@ class Nonce:
 class Evidence:
     """An enclave's claim (RATS, RFC 9334): it binds every broker's nonce, the grant and its fresh keys to its measurement.
 
-    Under kind `simulated` the enclave signs with its own fresh key, so the signature proves possession of that key and nothing about the
-    machine.
+    The enclave signs with its own fresh key, so the signature proves possession of that key and nothing about the machine: that is all
+    there is under kind `simulated`. Under the other kinds a TEE vouches for these very claims (`Endorsed`).
+
+    Attributes:
+        isolation: the layers between the run and its machine, all of them; evidence of the first logs names none.
     """
 
     kind: EnclaveKind
@@ -40,8 +45,10 @@ class Evidence:
     grant: str
     sealing_key: str
     signing_key: str
+    isolation: tuple[Layer, ...] = omitted(())
 
     def __post_init__(self) -> None:
+        require_in_order(self.isolation, "isolation")
         require_digest(self.measurement, "measurement")
         require_digest(self.grant, "grant")
         require_key(self.sealing_key, "sealing_key")
@@ -49,11 +56,36 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Endorsed:
+    """What the TEE itself gives out about the claims, and the endorsements that come with it; all in hex.
+
+    Attributes:
+        document: report, quote or attestation document, which carries SHA-384 of the claims' canonical JSON.
+        chain: certificates, PEM or DER, where the document holds none.
+        collateral: what the maker says of its platforms; empty where a kind has none.
+    """
+
+    document: str
+    chain: tuple[str, ...] = omitted(())
+    collateral: str = omitted("")
+
+    def __post_init__(self) -> None:
+        for where, text in (("document", self.document), ("collateral", self.collateral), *(("chain", item) for item in self.chain)):
+            if not _is_hex(text):
+                raise Malformed("must be lower-case hexadecimal", where=where)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SignedEvidence:
-    """Evidence with the enclave's signature (128 hex digits)."""
+    """Evidence with the enclave's signature (128 hex digits), and under a kind other than `simulated` what the TEE says of it."""
 
     evidence: Evidence
     signature: str
+    platform: Endorsed | None = omitted(None)
+
+
+def _is_hex(text: str) -> bool:
+    return len(text) % 2 == 0 and not set(text) - set("0123456789abcdef")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,14 +7,17 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
+from policies.attestation import EnclaveKind
+from policies.conditions import require_country
 from policies.errors import Malformed
+from policies.names import require_digest
 
 PREFIX = "SANDBOX_"
 CONFIG_FILE = "SANDBOX_CONFIG"
-FOREIGN = frozenset({"SANDBOX_HOME", CONFIG_FILE})
-"""Variables of the same prefix that are no settings: a participant's home, and the name of the file of settings."""
+FOREIGN = frozenset({"SANDBOX_HOME", "SANDBOX_PASSPHRASE_FILE", CONFIG_FILE})
+"""Variables of the same prefix that are no settings: a participant's home and passphrase, and the name of the file of settings."""
 
 Value = Path | str | int | float | bool
 
@@ -39,6 +42,8 @@ class Config:
         64 << 30, "most that one participant's uploads may take together; 0 means no limit", low=0, high=1_000_000_000_000_000_000
     )
     json_bytes: int = _setting(1 << 20, "largest JSON request", low=1 << 10, high=64 << 20)
+    enclave: str = _setting("simulated", "kind of evidence that this service's enclaves give", words=get_args(EnclaveKind))
+    enclave_measurement: str = _setting("", "reference value of the TEE that runs the enclaves; empty for this checkout's own measurement")
     keys_timeout_s: float = _setting(60.0, "how long a run waits for its brokers, once for nonces and once for keys", low=0.01, high=86_400)
     run_timeout_s: float = _setting(600.0, "how long an enclave may compute", low=0.01, high=7 * 86_400)
     lease_s: float = _setting(30.0, "a worker that has not renewed its lease for so long counts as dead", low=0.01, high=86_400)
@@ -46,6 +51,14 @@ class Config:
         16, "most runs that one worker begins while their brokers keep it waiting; 1: one after the other", low=1, high=1000
     )
     poll_s: float = _setting(0.1, "how often a worker looks for work while no queue hints reach it, seconds", low=0.001, high=60)
+    enclave_memory_mib: int = _setting(3072, "memory of one enclave, MiB; a run that needs more ends", low=512, high=4 << 20)
+    enclave_first_uid: int = _setting(
+        70_000,
+        "first of the 4096 uids of which each enclave takes one, if the worker runs as root; 0: none",
+        low=0,
+        high=1 << 31,
+    )
+    enclave_cgroup: str = _setting("", "delegated folder of cgroup version 2 for enclaves; empty: one is looked for")
     queue: str = _setting(
         "sqlite", "where hints that wake workers go: `sqlite` (a file inside `data`), `redis://...`, `postgresql://...` or `off`"
     )
@@ -56,12 +69,22 @@ class Config:
     webhook_attempts: int = _setting(10, "how often a notice is tried before it is given up", low=1, high=50)
     webhook_retry_s: float = _setting(5.0, "pause after the first failed attempt at a notice; grows fourfold, to 6 h", low=0.01, high=3600)
     proxies: int = _setting(0, "trusted proxies before the service that set X-Forwarded-For and -Proto", low=0, high=10)
+    jurisdiction: str = _setting("", "country (ISO 3166-1 alpha-2) in which enclaves run, stated in every decision; empty: not stated")
     metrics: bool = _setting(False, "whether `/metrics` is served")
     log: str = _setting("text", "form of the log on standard error", words=("text", "json"))
 
     def __post_init__(self) -> None:
         for item in fields(self):
             _require_within(item.name, getattr(self, item.name), item.metadata)
+        if self.enclave != "simulated" or self.enclave_measurement:
+            require_digest(self.enclave_measurement, "enclave_measurement")
+        if self.jurisdiction:
+            require_country(self.jurisdiction, "jurisdiction")
+
+    @property
+    def enclave_kind(self) -> EnclaveKind:
+        """`enclave`, as the law's type."""
+        return cast(EnclaveKind, self.enclave)
 
     @property
     def database_url(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from enclaves.kit.signatures import SigningKey
+from policies.attestation import EnclaveKind
 from policies.errors import Unavailable
 from sandbox.audit.checkpoint import Checkpoint, LogKey, sign
 from sandbox.audit.merkle import root_from_nodes
@@ -25,7 +26,7 @@ class Host:
     Attributes:
         now: milliseconds since 1970.
         webhook_key: signs notices to participants' webhooks, and nothing else.
-        measurement: of the enclave that this host would start.
+        enclave_kind, measurement: of the enclave that this host would start.
         hints: wake a worker when a job was charged.
         on_step: told the name of every step of the durable order as it is reached; the place for tracing and fault injection.
     """
@@ -37,6 +38,7 @@ class Host:
     webhook_key: SigningKey
     now: Callable[[], int]
     measurement: str
+    enclave_kind: EnclaveKind = "simulated"
     hints: Hints = field(default_factory=Hints)
     on_step: Callable[[str], None] = lambda step: None
 

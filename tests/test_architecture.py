@@ -36,7 +36,7 @@ OWNERS = {
         "policies/sql_aggregates",
         "policies/sql_sources",
     ),
-    "pyarrow": ("enclaves/kit", "enclaves/run", "enclaves/aggregate"),
+    "pyarrow": ("enclaves/kit", "enclaves/run", "enclaves/aggregate", "enclaves/preload"),
     "duckdb": ("enclaves/kit",),
     "tenseal": ("enclaves/kit",),
     "Crypto": ("enclaves/kit",),
@@ -56,7 +56,7 @@ OWNERS = {
     "redis": ("sandbox/jobs/queue",),
     "click": ("sandbox/cli",),
     "rich": ("sandbox/cli", "sandbox/demo"),
-    "requests": ("sandbox/party/client", "sandbox/demo/stage"),
+    "requests": ("sandbox/party/connection", "sandbox/demo/stage"),
     "yaml": ("sandbox/party/forms",),
 }
 

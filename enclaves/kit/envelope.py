@@ -14,7 +14,8 @@ from policies.names import require_name
 
 Purpose = Literal[
     "admission", "declaration", "version", "offer", "agreement", "agreement-signature", "job-request", "key-release", "key-refusal",
-    "key-rotation", "key-revocation", "epoch",
+    "key-rotation", "key-revocation", "epoch", "key-destruction",
+    "tightening", "job-approval", "duty-done",
 ]  # fmt: skip
 
 

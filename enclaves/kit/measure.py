@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import policies
+from policies.attestation import code_measurement
 
 MEASURED = ("enclaves", "policies")
 
@@ -16,10 +17,19 @@ def checkout_root() -> Path:
 
 
 def measurement(root: Path) -> str:
-    """Return the digest of all source files of `enclaves/` and `policies/` and of the pinned `requirements.txt`.
+    """Return the digest of all files of `enclaves/` and `policies/` and of the pinned `requirements.txt` (`code_measurement`).
 
-    The digest is SHA-256 over one line per file, sorted by path: hex SHA-256 of the contents, two spaces, path with `/`. Byte code and
-    hidden files are left out.
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return code_measurement(file_digests(root))
+
+
+def file_digests(root: Path) -> dict[str, str]:
+    """Return hex SHA-256 of every measured file by its path from `root`, sorted.
+
+    Order, times and rights of the files do not count, and neither does whether lines end with LF or CRLF, which Python reads alike. Byte
+    code and hidden files are left out.
 
     Raises:
         OSError: a file cannot be read.
@@ -27,6 +37,5 @@ def measurement(root: Path) -> str:
     files = [root / "requirements.txt"]
     for folder in MEASURED:
         files += [p for p in (root / folder).rglob("*") if p.is_file() and p.suffix != ".pyc" and not p.name.startswith(".")]
-    lines = sorted((path.relative_to(root).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files)
-    text = "".join(f"{digest}  {name}\n" for name, digest in lines)
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    found = {path.relative_to(root).as_posix(): path.read_bytes().replace(b"\r\n", b"\n") for path in files}
+    return {name: hashlib.sha256(found[name]).hexdigest() for name in sorted(found)}

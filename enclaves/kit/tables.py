@@ -17,6 +17,8 @@ from enclaves.kit.expressions import Fragment, days_of, empty
 from policies.declaration import Column, Declaration
 from policies.shape import column_type
 
+MAX_THREADS = 16
+
 FEW_KEPT = 64
 """Most rows per combination that are found by their smallest hashes rather than by sorting."""
 
@@ -27,6 +29,12 @@ Connection: TypeAlias = duckdb.DuckDBPyConnection
 
 DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 """Ticks of a timestamp per day."""
+
+
+def bound_threads(most: int = MAX_THREADS) -> None:
+    """Let pyarrow have at most so many threads of each kind; by default it takes one per core, and a process has only so many."""
+    pa.set_cpu_count(min(most, len(os.sched_getaffinity(0))))
+    pa.set_io_thread_count(min(most, 8))
 
 
 def open_database(*, memory_mib: int, threads: int) -> Connection:

@@ -73,19 +73,19 @@ def auc(counts: Array) -> float:
     """Area under the ROC curve of binned scores, (2, bins), the classes in order; rows of one bin count half."""
     negative, positive = counts.reshape(2, -1)
     below = np.cumsum(negative) - negative / 2
-    return float(np.clip((positive @ below) / max(1.0, positive.sum()) / max(1.0, negative.sum()), 0.0, 1.0))
+    return float((positive @ below) / max(1.0, positive.sum()) / max(1.0, negative.sum()))
 
 
 def accuracy(counts: Array) -> float:
     """Part of the rows on the diagonal of a confusion matrix."""
-    return float(np.clip(np.trace(counts) / max(1.0, counts.sum()), 0.0, 1.0))
+    return float(np.trace(counts) / max(1.0, counts.sum()))
 
 
 def r2(sums: Array) -> float:
     """Coefficient of determination from sums of (1, y, y^2, e^2 / 4)."""
     count, first, second, error = sums
     spread = second - first**2 / max(count, UNIT)
-    return float(np.clip(1.0 - 4.0 * error / max(spread, float(UNIT)), -1.0, 1.0))
+    return float(1.0 - 4.0 * error / max(spread, float(UNIT)))
 
 
 def rmse(sums: Array) -> float:
@@ -94,7 +94,10 @@ def rmse(sums: Array) -> float:
 
 
 def _figure(name: str, formula: Callable[[Array], float], noised: Array, sigma: float, task: Task) -> Metric:
-    """A formula of noised numbers with the 95 % interval that their noise gives it, by its slopes at the noised point."""
+    """A formula of noised numbers with the 95 % interval that their noise gives it, by its slopes at the noised point.
+
+    Formulas are not cut to their range, where slopes would vanish; what is shown is.
+    """
     value, flat = formula(noised), noised.ravel()
     slopes = []
     for index in range(len(flat)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from policies.entries import EntryKind, Opening, open_body, parse_header
 from policies.errors import Malformed, SandboxError, Tampered
-from sandbox.audit import judge_decision, judge_exchange, judge_lineage, judge_run
+from sandbox.audit import judge_decision, judge_exchange, judge_keys, judge_lineage, judge_policy, judge_run
 from sandbox.audit.state import Entry, State
 from sandbox.audit.verdict import Promise
 
@@ -58,7 +58,14 @@ RULES: dict[EntryKind, Rule] = {
     "released": _rule("job agreement grant evidence statement sealed", judge_run.ended, "releases", "releases"),
     "withheld": _rule("job agreement grant evidence statement code", judge_run.ended, "releases", "releases"),
     "repeated": _rule("job agreement of", judge_decision.repeated, "releases", "releases"),
+    "tightened": _rule("agreement participant tightening signature", judge_policy.tightened, "signatures"),
+    "awaiting": _rule("job agreement request", judge_policy.awaiting, "signatures", "signatures"),
+    "approved": _rule("agreement job request participant signature", judge_policy.approved, "signatures"),
+    "expired": _rule("job agreement", judge_policy.expired, "order"),
+    "duty_done": _rule("agreement duty about number participant signature", judge_policy.duty_done, "signatures"),
     "failed": _rule("job agreement code", judge_run.failed, "releases"),
+    "measured": _rule("kind measurement", judge_keys.measured, "evidence", "evidence"),
+    "destroyed": _rule("dataset version file", judge_keys.destroyed, "signatures", "signatures"),
 }
 
 

@@ -18,6 +18,8 @@ from policies.granted import job_id
 from policies.plan import PARSER_VERSION, plan_of
 from policies.privacy import Loss
 from policies.request import Facts, JobRequest
+from policies.tightening import tightened
+from sandbox.audit import judge_policy
 from sandbox.audit.laws import law_of
 from sandbox.audit.order import follow
 from sandbox.audit.state import Derived, Entry, JobFold, Ledger, State
@@ -91,6 +93,7 @@ def decided(state: State, entry: Entry) -> None:
 def charged(state: State, entry: Entry) -> None:
     """A charge on exactly the ledgers of the grant, each for its whole loss, within the budgets. Counted whatever else is wrong."""
     losses, consumer = entry.header.losses, entry.ids.get("consumer", "")
+    judge_policy.note_charge(state, entry)
     for loss in losses:
         one = state.charge(loss, consumer)
         what = f"ledger {loss.provider}/{loss.id_space} is charged in {loss.measure}, and was charged in another measure before"
@@ -177,6 +180,8 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     ledgers = ledgers_charged(agreement, plan)
     _check_keys(state, entry, agreement, request, plan, facts)
     law, current = law_of(body.law), body.law == LAW_VERSION
+    judge_policy.require_known_terms(agreement, current)
+    judge_policy.check_facts(state, entry, agreement, request, plan, facts)
     job.question = question_digest(request, plan, facts.versions)
     _check_facts(state, entry, plan, facts, ledgers)
     _check_consumer_facts(state, entry, request.consumer if current else None, facts, ledgers)
@@ -189,12 +194,13 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     grant = None
     if own.allowed and facts.repeats is None:
         grant = law.grants(entry.ids["agreement"], entry.ids["request"], request, agreement, plan, facts, own)
+    bounds = tightened(agreement, facts.tightenings)
     return Derived(
         request=request,
         ledgers=ledgers if grant is not None else (),
         public=public_providers(agreement, plan),
-        totals=_bounds(agreement, plan, "total_loss"),
-        consumer_totals=_bounds(agreement, plan, "consumer_loss") if current else {},
+        totals=_bounds(bounds, plan, "total_loss"),
+        consumer_totals=_bounds(bounds, plan, "consumer_loss") if current else {},
         names_consumer=current,
         repeats=facts.repeats,
         grant=grant,

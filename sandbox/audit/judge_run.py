@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from enclaves.kit.appraisal import appraise, evidence_digest, verify_statement
+from enclaves.kit.appraisal import appraise, evidence_digest, reference_values, verify_statement
 from enclaves.kit.envelope import Signed
 from policies.canonical import digest
 from policies.codec import decode, encode
@@ -12,6 +12,7 @@ from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import Refused
 from policies.granted import FailureCode
 from policies.statement import SignedEvidence, SignedStatement
+from sandbox.audit import judge_policy
 from sandbox.audit.judge_exchange import signed_body
 from sandbox.audit.order import follow
 from sandbox.audit.state import Entry, JobFold, State
@@ -59,7 +60,7 @@ def attested(state: State, entry: Entry) -> None:
     if job is None:
         return
     _require_bound(state, entry, job, "evidence")
-    job.evidence_id = entry.ids["evidence"]
+    job.evidence_id, job.attested_at = entry.ids["evidence"], entry.header.at
     agreement = state.agreement(job.agreement)
     if entry.body is None or agreement is None or job.grant is None:
         state.cannot("evidence")
@@ -67,13 +68,19 @@ def attested(state: State, entry: Entry) -> None:
     signed = decode(AttestedBody, entry.body).evidence
     named = (entry.ids["evidence"], entry.ids["measurement"]) == (evidence_digest(signed), signed.evidence.measurement)
     state.require(entry, named, "evidence", "the header names other evidence or another measurement than the body")
-    terms = [agreement.terms_of(read.dataset) for read in job.grant.reads]
-    kinds = set.intersection(*(set(item.enclave_kinds) for item in terms))
-    measurements = set.intersection(*(set(item.measurements) for item in terms))
+    wanted = reference_values(agreement.terms_of(read.dataset) for read in job.grant.reads)
     answered = sorted(nonce.provider for nonce in signed.evidence.nonces) == sorted({read.provider for read in job.grant.reads})
     state.require(entry, answered, "evidence", "the evidence does not answer exactly the providers of the grant")
     try:
-        job.attested = appraise(signed, grant=job.grant, kinds=kinds, measurements=measurements, nonce=None)
+        job.attested = appraise(
+            signed,
+            grant=job.grant,
+            kinds=wanted.kinds,
+            measurements=wanted.measurements,
+            nonce=None,
+            platforms=wanted.platforms,
+            at=entry.header.at / 1000,
+        )
     except Refused as error:
         state.report(entry, "evidence", error.message)
 
@@ -86,6 +93,8 @@ def key_released(state: State, entry: Entry) -> None:
     _require_bound(state, entry, job, "evidence")
     bound = entry.ids["evidence"] == job.evidence_id
     state.require(entry, bound, "evidence", "keys were released to other evidence than was attested")
+    judge_policy.require_standing(state, entry, job)
+    judge_policy.require_fresh(state, entry, job)
     if entry.body is None:
         return
     signed = signed_body(entry)
@@ -116,6 +125,9 @@ def ended(state: State, entry: Entry) -> None:
     _require_bound(state, entry, job, "releases")
     same = entry.ids["evidence"] == job.evidence_id
     state.require(entry, same, "releases", "the outcome is of another enclave than was attested")
+    if entry.header.kind == "released":
+        judge_policy.require_standing(state, entry, job)
+        judge_policy.note_release(state, entry, job)
     try:
         if entry.body is not None:
             _judge_statement(state, entry, job, decode(EndedBody, entry.body).statement)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from enclaves.kit.appraisal import Attested, appraise, verify_statement
+from enclaves.kit.appraisal import Attested, appraise, reference_values, verify_statement
 from enclaves.kit.lineage import follow_lineage
 from enclaves.kit.rotation import keys_in_force
 from policies.agreement import Agreement, LogIdentity
@@ -84,9 +84,9 @@ def verify_receipt(receipt: Receipt, agreement: Agreement, sealed: bytes | None 
     """
     checkpoint = open_checkpoint(receipt.checkpoint, log_key(follow_lineage(agreement, receipt.lineage).log))
     entry = _require_included(receipt, checkpoint)
-    attested = _appraise(receipt, agreement)
-    statement = verify_statement(receipt.statement, attested, receipt.grant)
     header = parse_header(entry)
+    attested = _appraise(receipt, agreement, header.at / 1000)
+    statement = verify_statement(receipt.statement, attested, receipt.grant)
     expected = {
         "job": receipt.grant.job,
         "agreement": receipt.grant.agreement,
@@ -121,7 +121,8 @@ def _repeating_job(receipt: Receipt, repeated: Repetition, checkpoint: Checkpoin
     return expected["job"]
 
 
-def _appraise(receipt: Receipt, agreement: Agreement) -> Attested:
+def _appraise(receipt: Receipt, agreement: Agreement, at: float) -> Attested:
+    """Whatever was valid when the outcome was logged counts: certificates of TEEs may live for hours only."""
     grant = receipt.grant
     if grant.agreement != agreement_digest(agreement):
         raise Tampered("the receipt is under another agreement", code="receipt-agreement")
@@ -132,6 +133,13 @@ def _appraise(receipt: Receipt, agreement: Agreement) -> Attested:
         raise Tampered("the grant names what the agreement does not", code="receipt-grant") from error
     if sealing_key != grant.recipient.sealing_key or not terms:
         raise Tampered("the grant names another recipient key", code="receipt-grant")
-    kinds = set.intersection(*(set(item.enclave_kinds) for item in terms))
-    measurements = set.intersection(*(set(item.measurements) for item in terms))
-    return appraise(receipt.evidence, grant=grant, kinds=kinds, measurements=measurements, nonce=None)
+    wanted = reference_values(terms)
+    return appraise(
+        receipt.evidence,
+        grant=grant,
+        kinds=wanted.kinds,
+        measurements=wanted.measurements,
+        nonce=None,
+        platforms=wanted.platforms,
+        at=at,
+    )

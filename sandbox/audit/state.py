@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from policies.errors import Tampered
 from policies.grant import AnyGrant
 from policies.privacy import Loss
 from policies.request import JobRequest, VersionFact
+from policies.tightening import SignedTightening
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.keyring import Keyring
 from sandbox.audit.totals import Total
@@ -102,6 +103,7 @@ class JobFold:
         question: digest of what was asked of which data; empty where not opened.
         answered: providers that released or refused keys; `released`: those that released.
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
+        attested_at: time of the entry of its evidence, milliseconds since 1970.
         grant: the logged one, or where it was not opened the derived one; None if neither is known.
     """
 
@@ -113,6 +115,7 @@ class JobFold:
     question: str = ""
     grant_id: str = ""
     evidence_id: str = ""
+    attested_at: int = 0
     derived: Derived | None = None
     grant: AnyGrant | None = None
     attested: Attested | None = None
@@ -121,6 +124,33 @@ class JobFold:
         """Keep only what is needed to recognise a step after the end, so that memory grows little with the number of jobs."""
         self.stage, self.derived, self.grant, self.attested = stage, None, None, None
         self.answered, self.released = set(), set()
+
+
+@dataclass(kw_only=True, slots=True)
+class Acts:
+    """What parties signed under agreements in force, and what counts by it.
+
+    Attributes:
+        tightenings: by agreement, in their order.
+        awaiting: digest of the request by job that waits, or waited, for approvals; `approvals`: who approved it.
+        uses: by agreement and provider, number of charges by consumer.
+        paid: payments confirmed, by agreement, provider and consumer.
+        deadlines: by agreement and consumer, until when its jobs' releases may be kept, milliseconds since 1970.
+        deleted: jobs whose release was reported as deleted.
+    """
+
+    tightenings: defaultdict[str, list[SignedTightening]] = field(default_factory=lambda: defaultdict(list))
+    awaiting: dict[str, str] = field(default_factory=dict)
+    approvals: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    uses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    paid: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    deadlines: defaultdict[tuple[str, str], dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    deleted: set[str] = field(default_factory=set)
+
+    def late(self, agreement: str, consumer: str, now_ms: int) -> list[str]:
+        """Jobs of a consumer whose release was to be deleted by `now_ms` and was not reported as deleted, sorted."""
+        due = self.deadlines.get((agreement, consumer), {})
+        return sorted(job for job, deadline in due.items() if deadline <= now_ms and job not in self.deleted)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -140,6 +170,7 @@ class State:
         log_names: logs that agreements may name besides this one, from the epoch that opens it.
         named: agreements' logs, to be judged once all keys of the log are known.
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
+        acts: tightenings, approvals and duties so far.
         missing: promises for which some body was not opened.
         simulated: whether a release rests on `simulated` evidence.
     """
@@ -164,6 +195,7 @@ class State:
     named: list[tuple[Entry, LogIdentity]] = field(default_factory=list)
     epoch_id: str = ""
     waiting: set[str] | None = field(default_factory=set)
+    acts: Acts = field(default_factory=Acts)
     mismatches: list[Mismatch] = field(default_factory=list)
     missing: set[Promise] = field(default_factory=set)
     unopened: int = 0

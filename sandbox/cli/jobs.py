@@ -9,23 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from policies.acts import attributions_of, deletion_days
 from policies.codec import decode, encode
 from policies.errors import Malformed, Refused
 from policies.privacy import SCALE_UNIT, Loss, parse_loss, units_to_decimal
 from policies.request import JobRequest
 from policies.schedule import Statistic
 from policies.statement import AnyRelease
+from sandbox.cli.acting import job_approve, job_delete
 from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
     from policies.agreement import Agreement
     from sandbox.audit.receipt import Receipt
+    from sandbox.party.client import Client
 
 
 @click.group()
 def job() -> None:
     """Ask for a release."""
 
+
+job.add_command(job_approve)
+job.add_command(job_delete)
 
 STAGES = ("charged", "running")
 """States that a job passes before it ends."""
@@ -177,7 +183,7 @@ def job_submit(
     if record["state"] == "failed":
         print_json(record) if as_json else click.echo(f"{record['id']} failed: {record['code']}; the charge stays", err=True)
         sys.exit(4)
-    _show_release(*client.release(record["id"]), as_json=as_json)
+    _show_release(client, *client.release(record["id"]), as_json=as_json)
 
 
 @job.command("dry-run")
@@ -303,24 +309,44 @@ def job_release(home_folder: Path, job_id: str, receipt_file: Path | None, as_js
     \b
     Example: sandbox job release --home ~/institute job-0123456789abcdef0123 --receipt receipt.json
     """
-    release, receipt = client_of(home_folder).release(job_id)
+    client = client_of(home_folder)
+    release, receipt = client.release(job_id)
     if receipt_file is not None:
         import json
 
         receipt_file.write_text(json.dumps(encode(receipt), indent=2), encoding="utf-8")
-    _show_release(release, receipt, as_json=as_json)
+    _show_release(client, release, receipt, as_json=as_json)
 
 
-def _show_release(release: AnyRelease, receipt: Receipt, *, as_json: bool) -> None:
+def _show_release(client: Client, release: AnyRelease, receipt: Receipt, *, as_json: bool) -> None:
+    duties = duties_of(client, receipt)
     if as_json:
         again = None if receipt.repeated is None else {"index": receipt.repeated.index}
-        print_json({"release": encode(release), "job": receipt.grant.job, "index": receipt.index, "repeated": again})
+        print_json({"release": encode(release), "job": receipt.grant.job, "index": receipt.index, "repeated": again} | duties)
         return
     show_release(release)
     note = f"{receipt.grant.job}; entry {receipt.index}; {release.loss.text}; enclave {release.enclave_kind}"
     if receipt.repeated is not None:
         note += f"; handed out again by entry {receipt.repeated.index} without a charge"
     click.echo(note + "; receipt, log and enclave signature verified")
+    show_duties(duties)
+
+
+def duties_of(client: Client, receipt: Receipt) -> dict[str, Any]:
+    """What the agreement asks of the recipient of a release; empty where it asks for nothing."""
+    from sandbox.party.kept import kept_agreement
+
+    agreement, sources = kept_agreement(client.home, receipt.grant.agreement), receipt.grant.plan.sources
+    words, days = attributions_of(agreement, sources), deletion_days(agreement, sources)
+    return ({"attribution": list(words)} if words else {}) | ({"delete_after_days": days} if days is not None else {})
+
+
+def show_duties(duties: dict[str, Any]) -> None:
+    """Print the words that stand by a release, and how long it may be kept."""
+    for words in duties.get("attribution", ()):
+        click.echo(f"attribution: {words}")
+    if "delete_after_days" in duties:
+        click.echo(f"delete within {duties['delete_after_days']} days of the release, then `sandbox job delete`")
 
 
 def show_release(release: AnyRelease) -> None:

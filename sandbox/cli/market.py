@@ -14,6 +14,7 @@ from policies.codec import decode
 from policies.declaration import Declaration
 from policies.errors import Conflict, Tampered
 from policies.odrl import agreement_digest, parse_offer, timestamp
+from sandbox.cli.acting import agreement_paid, agreement_tighten
 from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
 from sandbox.party.agreeing import compose, fingerprints, key_states
 from sandbox.party.drafting import draft_offer
@@ -91,6 +92,10 @@ _REVOKED = ": this agreement starts no new job"
 @click.group()
 def agreement() -> None:
     """Terms that all parties sign."""
+
+
+agreement.add_command(agreement_tighten)
+agreement.add_command(agreement_paid)
 
 
 @agreement.command("propose")
@@ -216,6 +221,9 @@ def _terms_rows(terms: Terms, parsed: Agreement) -> list[tuple[str, str]]:
         *_loss_rows(terms, declaration),
         ("enclaves", f"{', '.join(terms.enclave_kinds)}; measurement {', '.join(m[:23] for m in terms.measurements)}"),
     ]
+    if terms.isolation:
+        rows.append(("isolation", ", ".join(terms.isolation)))
+    rows += [(f"firmware of {floor.kind}", floor.text) for floor in terms.platforms]
     if "simulated" in terms.enclave_kinds:
         rows.append(("", "simulated evidence proves nothing about the machine: its operator is trusted with plaintext"))
     return rows + [(f"column {term.column}", ", ".join(term.operations)) for term in terms.columns]

@@ -11,6 +11,7 @@ import click
 
 from policies.errors import Malformed, NotFound
 from policies.names import require_name
+from sandbox.cli.keeping import approvals, approve, keys, pins, refuse, requests
 from sandbox.cli.preparing import infer, twin
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, spoken, table
 
@@ -22,6 +23,12 @@ def party() -> None:
 
 party.add_command(infer)
 party.add_command(twin)
+party.add_command(keys)
+party.add_command(approvals)
+party.add_command(requests)
+party.add_command(approve)
+party.add_command(refuse)
+party.add_command(pins)
 
 
 @party.command("init")
@@ -295,8 +302,12 @@ def party_verify_webhook(home_folder: Path, message: BinaryIO, as_json: bool) ->
 
 @party.command("broker")
 @home_option
-def party_broker(home_folder: Path) -> None:
+@click.option("--ask", is_flag=True, help="Hold every request for a person, unless a standing approval covers it.")
+def party_broker(home_folder: Path, ask: bool) -> None:
     """Answer key requests until stopped: appraise, decide again, seal the granted columns' keys to the attested enclave.
+
+    With --ask, `sandbox party requests` lists what is held and `sandbox party approve` lets it run; the service ends a run that has waited
+    for longer than its SANDBOX_KEYS_TIMEOUT_S.
 
     \b
     Example: sandbox party broker --home ~/insurer
@@ -311,4 +322,6 @@ def party_broker(home_folder: Path) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    Broker(client=client_of(home_folder)).serve(lambda: stopping)
+    client = client_of(home_folder)
+    client.home.wrapping_key().wrap(b"a passphrase is asked for now, not at the first request", b"broker")
+    Broker(client=client, ask=ask).serve(lambda: stopping)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from enclaves.kit.measure import checkout_root, measurement
+from enclaves.kit.measure import checkout_root
 from policies.errors import Malformed
+from sandbox.cli.attesting import appraise, measure
 from sandbox.cli.show import json_option, print_json
 from sandbox.config import CONFIG_FILE, read_config
 from sandbox.logs import write_logs
@@ -113,11 +114,20 @@ def worker(parallel: int, supervised: bool) -> None:
         _supervise(parallel, lambda: stopping)
         return
     from app import compose
+    from sandbox.jobs.launch import LocalEnclaves
     from sandbox.jobs.worker import Worker
 
     host = compose(config, lambda step: log.info("step", extra={"step": step}))
     # A worker whose supervisor was killed ends too: nobody could stop it any more.
-    found = Worker(host=host, keep_spare=True, stopping=lambda: stopping or (supervised and os.getppid() != parent))
+    enclaves = LocalEnclaves(config=config)
+    found = Worker(
+        host=host,
+        launch=enclaves.launch,
+        layers=enclaves.layers,
+        tidy=enclaves.tidy,
+        keep_spare=True,
+        stopping=lambda: stopping or (supervised and os.getppid() != parent),
+    )
     log.info("started", extra={"worker": found.name})
     found.work()
     log.info("stopped", extra={"worker": found.name})
@@ -208,20 +218,5 @@ def enclave() -> None:
     """What runs inside."""
 
 
-@enclave.command("measure")
-@click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout than this one.")
-@json_option
-def enclave_measure(root: Path | None, as_json: bool) -> None:
-    """Print the measurement of a checkout: the reference value that providers put into their terms.
-
-    \b
-    Example: sandbox enclave measure
-    """
-    try:
-        value = measurement(root or checkout_root())
-    except OSError as error:
-        raise Malformed(f"{root} is no checkout of this project") from error
-    if as_json:
-        print_json({"measurement": value})
-    else:
-        click.echo(value)
+enclave.add_command(measure)
+enclave.add_command(appraise)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,11 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from policies.errors import Unauthenticated
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
     from sandbox.party.client import Client
+    from sandbox.party.home import Home
 
 PAGE_WIDTH = 118
 
@@ -29,9 +34,35 @@ json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, 
 def client_of(folder: Path) -> Client:
     """The client of the participant whose home this is."""
     from sandbox.party.client import Client
+
+    return Client(home=home_of(folder))
+
+
+def home_of(folder: Path) -> Home:
+    """The home in a folder; its passphrase, where it has one, is asked for when it is needed, and once."""
     from sandbox.party.home import Home
 
-    return Client(home=Home.open(folder))
+    return Home.open(folder, functools.cache(_passphrase))
+
+
+def _passphrase() -> str:
+    """From the file that SANDBOX_PASSPHRASE_FILE names, or from the terminal. Raises Unauthenticated where there is neither."""
+    from sandbox.party.wrapping import no_passphrase
+
+    named = os.environ.get("SANDBOX_PASSPHRASE_FILE")
+    if named:
+        return passphrase_file(Path(named))
+    if not sys.stdin.isatty():
+        return no_passphrase()
+    return str(click.prompt("Passphrase or PIN of this home", hide_input=True, err=True))
+
+
+def passphrase_file(path: Path) -> str:
+    """The first line of a file. Raises Unauthenticated (code `passphrase`) if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unauthenticated(f"the passphrase file {path} cannot be read", code="passphrase") from error
 
 
 def print_json(value: Any) -> None:

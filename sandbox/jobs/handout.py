@@ -10,6 +10,7 @@ from policies.errors import NotFound, Tampered, Unavailable
 from policies.lineage import links_from
 from policies.odrl import agreement_digest
 from sandbox.audit.receipt import Receipt, Repetition
+from sandbox.jobs.duties import require_in_time
 from sandbox.jobs.states import Job, StoredRelease
 
 if TYPE_CHECKING:
@@ -22,9 +23,13 @@ def receipt(tx: Transaction, job: Job) -> Receipt | dict[str, Any]:
     return tx.former_receipt(job.id) or _receipt(tx, job, ran, _stored(tx, ran))
 
 
-def release(tx: Transaction, job: Job) -> tuple[Receipt | dict[str, Any], bytes]:
-    """Return receipt and sealed release of a released or withheld job; the release is empty if it was withheld."""
+def release(tx: Transaction, job: Job, now_ms: int) -> tuple[Receipt | dict[str, Any], bytes]:
+    """Return receipt and sealed release of a released or withheld job; the release is empty if it was withheld.
+
+    Raises NotFound (code `deleted`) for a release that is to be deleted by now.
+    """
     ran = _ran(tx, job)
+    require_in_time(tx, ran, now_ms)
     stored = _stored(tx, ran)
     return tx.former_receipt(job.id) or _receipt(tx, job, ran, stored), stored.sealed
 

@@ -16,6 +16,7 @@ from sandbox.exchange.paging import Listing, Page
 from sandbox.exchange.records import Participant
 from sandbox.exchange.rotation import require_in_force
 from sandbox.exchange.signed import require_signed
+from sandbox.exchange.tightening import require_standing
 from sandbox.host import Host
 from sandbox.jobs.states import Job, KeyRequest
 
@@ -76,6 +77,7 @@ def accept_keys(host: Host, caller: Participant, signed: Signed, sealed: bytes) 
             raise Conflict("the keys are for another grant or enclave", code="key-binding")
         tx.hold_log()
         require_in_force(tx, caller)
+        require_standing(tx, job.request.agreement, job.plan.sources, host.now())
         request = replace(request, state="released", sealed=sealed.hex())
         tx.set_key_request(request)
         ids = {"job": job.id, "provider": caller.id, "grant": statement.grant, "evidence": statement.evidence}

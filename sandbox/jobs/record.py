@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from enclaves.kit.appraisal import Attested, verify_statement
+from policies.acts import informed_of
 from policies.canonical import digest, digest_bytes
 from policies.codec import encode
 from policies.entries import EntryKind
@@ -13,6 +14,7 @@ from policies.errors import Conflict, Tampered
 from policies.grant import grant_digest
 from policies.granted import FailureCode
 from policies.statement import SignedEvidence, SignedStatement
+from sandbox.exchange.tightening import require_standing
 from sandbox.host import Host
 from sandbox.jobs.states import Job, JobState, Positions, StoredRelease
 
@@ -70,6 +72,11 @@ def record_outcome(host: Host, job: Job, attested: Attested, signed: SignedState
 
 def _store_outcome(host: Host, tx: Transaction, held: Job, signed: SignedStatement, sealed: bytes) -> Job:
     statement = signed.statement
+    tx.hold_log()
+    try:
+        require_standing(tx, held.request.agreement, held.plan.sources, host.now())
+    except Conflict:
+        return _fail(host, tx, held, "tightened")
     state: JobState = "released" if sealed else "withheld"
     kind: EntryKind = "released" if sealed else "withheld"
     ids = {
@@ -85,7 +92,15 @@ def _store_outcome(host: Host, tx: Transaction, held: Job, signed: SignedStateme
     tx.add_release(StoredRelease(job=held.id, statement=signed, sealed=sealed))
     if sealed:
         tx.add_notices("release", held.id, [held.request.consumer], host.now())
+        tx.add_notices("use", held.id, informed(tx, held), host.now())
     return ended
+
+
+def informed(tx: Transaction, job: Job) -> list[str]:
+    """The parties that the agreement has told of each release, besides its recipient."""
+    agreement = tx.terms(job.request.agreement)
+    names = () if agreement is None else informed_of(agreement, job.plan.sources)
+    return [name for name in names if name != job.request.consumer]
 
 
 def record_failure(host: Host, job_id: str, code: FailureCode) -> None:
@@ -94,7 +109,11 @@ def record_failure(host: Host, job_id: str, code: FailureCode) -> None:
         held = tx.lock_job(job_id)
         if held is None or held.state != "running":
             return
-        ids = {"job": held.id, "agreement": held.request.agreement, "code": code}
-        index = tx.append("failed", at=host.now(), ids=ids, body={"code": code}, agreement=held.request.agreement)
-        tx.move_job(held, "failed", positions=replace(held.positions, ended=index), code=code)
+        _fail(host, tx, held, code)
     host.publish()
+
+
+def _fail(host: Host, tx: Transaction, held: Job, code: FailureCode) -> Job:
+    ids = {"job": held.id, "agreement": held.request.agreement, "code": code}
+    index = tx.append("failed", at=host.now(), ids=ids, body={"code": code}, agreement=held.request.agreement)
+    return tx.move_job(held, "failed", positions=replace(held.positions, ended=index), code=code)

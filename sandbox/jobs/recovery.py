@@ -200,6 +200,10 @@ class _Rebuilding:
         else:
             self.tx.add_upload(manifest.file_digest, signed.by, manifest.size)
 
+    def destroyed(self, header: Header, signed: Signed) -> None:
+        """Remember that nobody can open a file any more."""
+        self.tx.destroy_keys(header.ids["file"], signed)
+
     def offered(self, header: Header, signed: Signed) -> None:
         """Add an offer."""
         self.tx.add_offer(header.ids["offer"], header.ids["provider"], signed)
@@ -306,6 +310,7 @@ EXCHANGE: dict[EntryKind, Callable[[_Rebuilding, Header, Signed], None]] = {
     "readmitted": _Rebuilding.admitted,
     "declared": _Rebuilding.declared,
     "published": _Rebuilding.published,
+    "destroyed": _Rebuilding.destroyed,
     "offered": _Rebuilding.offered,
     "proposed": _Rebuilding.proposed,
     "signed": _Rebuilding.signed,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from enclaves.kit.appraisal import Attested, appraise
@@ -20,7 +20,8 @@ from policies.grant import Grant
 from policies.granted import FailureCode
 from policies.statement import Nonce, SignedEvidence
 from sandbox.host import Host
-from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
+from sandbox.jobs.endorsing import FOLDER, add_endorsements
+from sandbox.jobs.launch import Enclave, EnclaveDied, EnclaveOutOfMemory
 from sandbox.jobs.record import record_evidence, record_failure, record_outcome
 from sandbox.jobs.states import Job, KeyRequest
 
@@ -37,6 +38,9 @@ RECORD_S = 600.0
 """How long a finished run tries to store its outcome while the database is away."""
 
 RENEW_RETRY_S = 1.0
+
+RENEW_NONCES_S = 25.0
+"""How old a nonce may grow while other brokers have sent none; brokers take evidence for 60 s."""
 
 
 @dataclass
@@ -61,13 +65,13 @@ class Run:
     """One execution of a job that `worker` took.
 
     Attributes:
-        launch: gives an enclave process of this run's own.
+        launch: gives an enclave of this run's own.
     """
 
     host: Host
     job: Job
     worker: str
-    launch: Callable[[], EnclaveProcess]
+    launch: Callable[[], Enclave]
     turns: Turns
 
     def steps(self) -> Steps[None]:
@@ -77,6 +81,8 @@ class Run:
                 yield from self._through()
             except _RunFailed as failure:
                 yield from self._fail(failure.code)
+            except EnclaveOutOfMemory:
+                yield from self._fail("out-of-memory")
             except EnclaveDied:
                 yield from self._fail("enclave-died")
 
@@ -87,14 +93,15 @@ class Run:
         with ExitStack() as held:
             # One enclave loads its libraries while brokers challenge; further runs get theirs once it has something to do.
             early = None if self.turns.open else held.enter_context(self._enclave())
-            asked = yield from self._brokers(lambda request: bool(request.nonce))
+            asked = yield from self._brokers(lambda request: bool(request.nonce), self._ask_again)
             while early is None and self.turns.open >= self.turns.enclaves:
                 yield "turn"
             enclave = early or held.enter_context(self._enclave())
             stored = yield from _persist(self._agreement)
             nonces = [Nonce(provider=request.provider, value=request.nonce) for request in asked]
             evidence = yield from _aside(lambda: enclave.start(grant, stored, nonces, START_TIMEOUT_S))
-            attested = _appraise(evidence, grant)
+            evidence = add_endorsements(evidence, host.config.data / FOLDER)
+            attested = _appraise(evidence, grant, host.now() / 1000)
             yield from _persist(lambda: record_evidence(host, job, evidence, attested))
             host.on_step("attested")
             answered = yield from self._brokers(lambda request: request.state == "released")
@@ -120,9 +127,17 @@ class Run:
         assert stored is not None, "a job has an agreement"
         return dict(stored.document)
 
-    def _brokers(self, ready: Callable[[KeyRequest], bool]) -> Steps[list[KeyRequest]]:
-        """Return the key requests once all are `ready`; fail the run if one is refused or time is up."""
-        began = time.monotonic()
+    def _ask_again(self) -> None:
+        """Want a new nonce of every broker that has sent one: it would be too old by the time the last broker sends its own."""
+        with self.host.store.transaction() as tx:
+            if tx.lock_job(self.job.id) is not None:
+                for request in tx.key_requests(self.job.id):
+                    if request.state == "challenged":
+                        tx.set_key_request(replace(request, state="wanted", nonce=""))
+
+    def _brokers(self, ready: Callable[[KeyRequest], bool], renew: Callable[[], None] = lambda: None) -> Steps[list[KeyRequest]]:
+        """Return the key requests once all are `ready`; fail the run if one is refused or time is up. `renew` is called now and then."""
+        began = renewed = time.monotonic()
         while True:
             requests = self._key_requests()
             if any(request.state == "refused" for request in requests):
@@ -132,6 +147,9 @@ class Run:
             waited = time.monotonic() - began
             if waited > self.host.config.keys_timeout_s:
                 raise _RunFailed("keys-timeout")
+            if time.monotonic() - renewed > RENEW_NONCES_S:
+                renewed = time.monotonic()
+                yield from _persist(renew)
             yield from _rest("brokers", WAIT_S if waited < 1.0 else 10 * WAIT_S)
 
     def _key_requests(self) -> list[KeyRequest]:
@@ -143,7 +161,7 @@ class Run:
             return []
 
     @contextmanager
-    def _enclave(self) -> Iterator[EnclaveProcess]:
+    def _enclave(self) -> Iterator[Enclave]:
         self.turns.open += 1
         try:
             with self.launch() as enclave:
@@ -184,9 +202,9 @@ class Run:
             thread.join()
 
 
-def _appraise(evidence: SignedEvidence, grant: Grant) -> Attested:
+def _appraise(evidence: SignedEvidence, grant: Grant, at: float) -> Attested:
     try:
-        return appraise(evidence, grant=grant, kinds=[grant.enclave_kind], measurements=[grant.measurement], nonce=None)
+        return appraise(evidence, grant=grant, kinds=[grant.enclave_kind], measurements=[grant.measurement], nonce=None, at=at)
     except EvidenceRejected as error:
         raise _RunFailed("evidence-rejected") from error
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from enclaves.kit.envelope import Signed, document_digest
 from policies.accuracy import DEFAULT_ROWS, Expected, expected, needed_loss
+from policies.acts import approvers_of
 from policies.agreement import Agreement
 from policies.canonical import digest as digest_of
 from policies.codec import decode, encode
@@ -17,6 +19,7 @@ from policies.errors import Conflict, Malformed, NotFound, Unavailable
 from policies.finding import Decision
 from policies.grant import Grant, grant_digest, ledgers_charged, make_grant, public_providers, question_digest
 from policies.granted import job_id
+from policies.isolation import Layer
 from policies.plan import PARSER_VERSION, plan_of
 from policies.privacy import Loss
 from policies.query import Plan
@@ -28,10 +31,14 @@ from sandbox.exchange.records import Participant, StoredAgreement
 from sandbox.exchange.rotation import require_carried, require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
-from sandbox.jobs.states import Job, Positions
+from sandbox.jobs.duties import is_over, overdue, uses_facts
+from sandbox.jobs.states import Job, JobState, Positions, require_transition
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
+
+LIVING_MS = 60_000
+"""A worker that has said nothing for so long does not count as one that would take a job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,9 +184,10 @@ def _decided(
     facts = _facts(host, tx, stored.agreement, request, plan, spent, now)
     decision = decide(request, stored.agreement, plan, facts)
     grant = _grant(stored, digest, request, plan, facts, decision)
+    waits = _waits_for_approval(decision)
     return Job(
         id=job_id(digest),
-        state="denied" if not decision.allowed else "released" if grant is None else "charged",
+        state="awaiting_approval" if waits else _state(decision, grant),
         request=request,
         request_digest=digest,
         signed=signed,
@@ -188,12 +196,63 @@ def _decided(
         decision=decision,
         grant=grant,
         evidence=None,
-        positions=_record(now, tx, signed, digest, stored.agreement, plan, facts, decision, grant),
+        positions=_await(now, tx, signed, digest, stored, plan)
+        if waits
+        else _record(now, tx, signed, digest, stored.agreement, plan, facts, decision, grant),
         code="",
         worker="",
         created_at=now,
         question="" if grant is None else question_digest(request, plan, facts.versions),
     )
+
+
+def decide_held(host: Host, tx: Transaction, job: Job, spent: dict[tuple[str, str], Loss]) -> Job:
+    """Decide anew a held job that waits for approvals, under the locks that `submit` holds; it goes on waiting while only they are missing.
+
+    Raises:
+        Conflict, Unavailable: as `submit`.
+    """
+    stored = tx.agreement(job.request.agreement)
+    assert stored is not None, "a job is under an agreement"
+    assert isinstance(job.plan, Plan), "no job of an earlier law waits"
+    require_signed_epoch(tx)
+    require_carried(tx, stored, _needed(stored.agreement, job.plan, job.request))
+    now = host.now()
+    facts = _facts(host, tx, stored.agreement, job.request, job.plan, spent, now)
+    decision = decide(job.request, stored.agreement, job.plan, facts)
+    if _waits_for_approval(decision):
+        return job
+    grant = _grant(stored, job.request_digest, job.request, job.plan, facts, decision)
+    decided = replace(
+        job,
+        state=_state(decision, grant),
+        facts=facts,
+        decision=decision,
+        grant=grant,
+        positions=_record(now, tx, job.signed, job.request_digest, stored.agreement, job.plan, facts, decision, grant),
+        question="" if grant is None else question_digest(job.request, job.plan, facts.versions),
+    )
+    require_transition(job.state, decided.state)
+    tx.decide_job(decided)
+    return decided
+
+
+def _state(decision: Decision, grant: Grant | None) -> JobState:
+    return "denied" if not decision.allowed else "released" if grant is None else "charged"
+
+
+def _waits_for_approval(decision: Decision) -> bool:
+    """Whether nothing but approvals is missing."""
+    return not decision.allowed and {finding.rule for finding in decision.findings if not finding.allowed} == {"approvals"}
+
+
+def _await(now: int, tx: Transaction, signed: Signed, digest: str, stored: StoredAgreement, plan: Plan) -> Positions:
+    """Append that a request waits, and tell those whose approval counts. Nothing is decided or charged yet."""
+    name = job_id(digest)
+    ids = {"job": name, "agreement": stored.digest, "request": digest}
+    tx.append("awaiting", at=now, ids=ids, body={"signed": encode(signed)}, agreement=stored.digest)
+    tx.add_notices("approval", name, sorted(approvers_of(stored.agreement, plan.sources) - {signed.by}), now)
+    return Positions()
 
 
 def _record(
@@ -275,19 +334,38 @@ def _facts(
     for lost in newest:
         if lost is not None and tx.upload_is_lost(lost.file_digest):
             raise Unavailable(f"version {lost.version} of `{lost.dataset}` was lost; its provider publishes a new one", code="upload-lost")
+        if lost is not None and tx.destruction(lost.file_digest) is not None:
+            message = f"the keys of version {lost.version} of `{lost.dataset}` were destroyed; its provider publishes a new one"
+            raise Conflict(message, code="keys-destroyed")
     versions = tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in newest if v is not None)
     charged = {ledger: spent[ledger] for ledger in ledgers_charged(agreement, plan) if ledger in spent}
     answered = tx.answered(question_digest(request, plan, versions))
+    if answered is not None and is_over(tx, answered, agreement, now):
+        answered = None  # what was to be deleted is not handed out again
+    name = job_id(digest_of(encode(request)))
     return Facts(
         now=now // 1000,
-        enclave_kind="simulated",
+        enclave_kind=host.enclave_kind,
         measurement=host.measurement,
         versions=versions,
         spent=_spent_facts(charged),
         consumer_spent=_spent_facts(tx.spent_for(request.consumer, charged)),
         repeats=None if answered is None else answered.id,
         rotations=tx.rotations_from(agreement.party(request.consumer).signing_key) if agreement.has_party(request.consumer) else (),
+        tightenings=tx.tightenings(request.agreement),
+        uses=uses_facts(tx, request.agreement, agreement, plan.sources, request.consumer),
+        enclave_jurisdiction=host.config.jurisdiction or None,
+        approved_by=tuple(sorted(found.by for found in tx.approvals(request.agreement, name))),
+        overdue=overdue(tx, request.agreement, agreement, request.consumer, now),
+        isolation=_isolation(tx, agreement, plan),
     )
+
+
+def _isolation(tx: Transaction, agreement: Agreement, plan: Plan) -> tuple[Layer, ...]:
+    """The layers that whichever worker takes the job gives its run; asked for only where terms require some."""
+    if not any(agreement.terms_of(dataset).isolation for dataset in plan.sources if dataset in agreement.by_dataset):
+        return ()
+    return tx.isolation_since(time.time_ns() // 1_000_000 - LIVING_MS)
 
 
 def _spent_facts(spent: dict[tuple[str, str], Loss]) -> tuple[SpentFact, ...]:

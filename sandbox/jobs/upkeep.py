@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from policies.errors import SandboxError
+from policies.isolation import Layer
 from policies.names import require_digest
 from sandbox.host import Host
+from sandbox.jobs.approve import expire
 
 SEEN_EVERY_S = 10.0
+
 CLEAN_EVERY_S = 600.0
 UNREFERENCED_FOR_S = 24 * 3600.0
 FORGET_WORKER_MS = 24 * 3600 * 1000
@@ -25,6 +29,7 @@ class Upkeep:
 
     host: Host
     worker: str
+    layers: Callable[[], tuple[Layer, ...]] = lambda: ()
     _seen: float = float("-inf")
     _cleaned: float = float("-inf")
 
@@ -33,19 +38,20 @@ class Upkeep:
         now = time.monotonic()
         if now - self._seen >= SEEN_EVERY_S:
             self._seen = now
-            say_alive(self.host, self.worker)
+            say_alive(self.host, self.worker, self.layers())
         if now - self._cleaned >= CLEAN_EVERY_S:
             self._cleaned = now
             remove_unreferenced(self.host)
+            expire(self.host)
             with self.host.store.transaction() as tx:
                 tx.forget_notices(self.host.now() - FORGET_NOTICE_MS)
 
 
-def say_alive(host: Host, worker: str) -> None:
-    """Note that a worker lives now. Raises Unavailable."""
+def say_alive(host: Host, worker: str, layers: tuple[Layer, ...] = ()) -> None:
+    """Note that a worker lives now, and which layers isolate its enclaves. Raises Unavailable."""
     now = time.time_ns() // 1_000_000
     with host.store.transaction() as tx:
-        tx.see_worker(worker, now, now - FORGET_WORKER_MS)
+        tx.see_worker(worker, now, now - FORGET_WORKER_MS, layers)
 
 
 def remove_unreferenced(host: Host, age_s: float = UNREFERENCED_FOR_S) -> int:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from policies.errors import SandboxError
 from policies.grant import Grant
+from policies.isolation import Layer
 from sandbox.host import Host
 from sandbox.jobs.delivery import Deliverer
-from sandbox.jobs.launch import EnclaveDied, EnclaveProcess, remove_leftovers
+from sandbox.jobs.launch import Enclave, EnclaveDied, EnclaveProcess, remove_leftovers
 from sandbox.jobs.leases import Leases
 from sandbox.jobs.record import record_failure
 from sandbox.jobs.run import WAIT_S, Run, Steps, Turns, Waits
@@ -66,17 +67,21 @@ class Worker:
     One run computes at a time. While brokers keep runs waiting, other jobs are taken, up to `runs` of the configuration.
 
     Attributes:
-        launch: starts an enclave process; replaced where enclaves run elsewhere.
+        launch: starts an enclave; replaced where enclaves run elsewhere.
+        layers: those that isolate its enclaves, which decisions under agreements that require some rely on.
+        tidy: removes what enclaves of killed workers left.
         keep_spare: keep one enclave process started ahead: it has loaded its libraries, has no keys yet, and serves one run.
         stopping: asked between steps; runs under way are finished.
     """
 
     host: Host
-    launch: Callable[[], EnclaveProcess] = EnclaveProcess
+    launch: Callable[[], Enclave] = EnclaveProcess
+    layers: Callable[[], tuple[Layer, ...]] = lambda: ()
+    tidy: Callable[[], object] = remove_leftovers
     keep_spare: bool = False
     stopping: Callable[[], bool] = lambda: False
     name: str = field(default_factory=lambda: "worker-" + secrets.token_hex(8))
-    _spare: EnclaveProcess | None = None
+    _spare: Enclave | None = None
     _upkeep: Upkeep | None = None
     _leases: Leases | None = None
     _turns: Turns = field(default_factory=lambda: Turns(enclaves=ENCLAVES))
@@ -88,7 +93,7 @@ class Worker:
 
     def work(self) -> None:
         """Take and run jobs until `stopping`; errors of the database are waited out, and so is a machine that starts no enclave."""
-        remove_leftovers()
+        self.tidy()
         deliverer = Deliverer(host=self.host)
         deliverer.start()
         try:
@@ -123,7 +128,7 @@ class Worker:
                 record_failure(self.host, job, "worker-died")
         if newest is None or newest[0] != size:
             self.host.publish()
-        self._upkeep = self._upkeep or Upkeep(host=self.host, worker=self.name)
+        self._upkeep = self._upkeep or Upkeep(host=self.host, worker=self.name, layers=self.layers)
         self._upkeep.step()
 
     def _turn(self) -> bool:
@@ -238,7 +243,7 @@ class Worker:
             except EnclaveDied:
                 return  # the run that needs one says so
 
-    def _enclave(self) -> EnclaveProcess:
+    def _enclave(self) -> Enclave:
         """The spare, if it is still alive, or a new process. Raises EnclaveDied."""
         spare, self._spare = self._spare, None
         if spare is not None and spare.alive:

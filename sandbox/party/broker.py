@@ -1,18 +1,17 @@
-"""A provider's key broker, run at home: it challenges, follows the log, appraises, decides again on its own copy of the agreement, and
-only then seals the granted columns' keys to the attested enclave.
+"""A provider's key broker, run at home: it challenges, follows the log, appraises, decides again on its own copy of the agreement, asks a
+person where it is told to, and only then seals the granted columns' keys to the attested enclave.
 
-Durable order at home: nonce kept -> grant and sealed bytes kept -> sent. A repeated ask gets the kept bytes or nothing.
+Durable order at home: approved -> nonce kept -> grant and sealed bytes kept -> sent. A repeated ask gets the kept bytes or nothing.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from enclaves.kit.appraisal import Attested, appraise, key_release_info
+from enclaves.kit.appraisal import Attested, appraise, key_release_info, reference_values
 from enclaves.kit.envelope import Signed, document_digest, verify_document
 from enclaves.kit.sealing import seal
 from policies.agreement import Agreement, Party
@@ -20,18 +19,24 @@ from policies.canonical import canonical, digest_bytes
 from policies.codec import decode, encode
 from policies.decide import decide
 from policies.documents import KeyRefusalStatement, KeyReleaseStatement
-from policies.errors import EvidenceRejected, PolicyRefused, SandboxError, Tampered, Unavailable
+from policies.errors import PolicyRefused, SandboxError, Tampered, Unavailable
 from policies.grant import Grant, grant_digest, ledgers_charged, make_grant
 from policies.names import require_slug
 from policies.plan import plan_of
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
-from policies.statement import Nonce, SignedEvidence
+from policies.statement import SignedEvidence
+from sandbox.party.acts import approvals_of, tightenings_known, uses_before
+from sandbox.party.approvals import answer_for, hold, standing_for
 from sandbox.party.client import Client
 from sandbox.party.following import Followed
+from sandbox.party.keeping import require_available
+from sandbox.party.nonces import NONCE_LIFETIME_S, challenge_for, good_nonces, use_up
+from sandbox.party.pins import require_pinned
 from sandbox.party.publish import column_keys
 
-NONCE_LIFETIME_S = 60
+__all__ = ["MAX_CLOCK_SKEW_S", "MAX_WAIT_S", "NONCE_LIFETIME_S", "Broker"]
+
 MAX_CLOCK_SKEW_S = 300
 """How far a decision may lie in this clock's future."""
 
@@ -47,10 +52,15 @@ _UNUSABLE = (KeyError, TypeError, ValueError, AttributeError)
 
 @dataclass
 class Broker:
-    """Answers key requests of one provider."""
+    """Answers key requests of one provider.
+
+    Attributes:
+        ask: hold every request for a person unless a standing approval covers it; nothing is challenged before.
+    """
 
     client: Client
     now: Callable[[], float] = time.time
+    ask: bool = False
 
     def serve(self, stopping: Callable[[], bool] = lambda: False, poll_s: float = 0.05) -> None:
         """Answer key requests until told to stop; a service that cannot be reached, or a home that is full, is waited for."""
@@ -98,16 +108,44 @@ class Broker:
         job = request["job"]
         job_id = require_slug(str(job["id"]), "job")  # the host chose it, and it becomes a file name
         if request["state"] == "wanted":
-            self._challenge(job_id)
+            self._challenge(job_id, job)
         else:
             self._answer(job_id, job)
 
-    def _challenge(self, job_id: str) -> None:
-        kept = self.client.home.read_or(_nonce_file(job_id), None)
-        if kept is None:
-            kept = {"nonce": os.urandom(32).hex(), "at": int(self.now())}
-            self.client.home.write(_nonce_file(job_id), kept)
-        self.client.challenge(job_id, kept["nonce"])
+    def _challenge(self, job_id: str, job: dict[str, Any]) -> None:
+        try:
+            ready = not self.ask or self._approved(decode(Grant, job["grant"]), job)
+        except SandboxError as error:
+            self._refuse(job_id, job, error)
+            return
+        if ready:
+            self.client.challenge(job_id, challenge_for(self.client.home, job_id, self.now()))
+
+    def _approved(self, grant: Grant, job: dict[str, Any]) -> bool:
+        """Whether a run may be challenged; if nobody has said so yet, a person is asked. What the host shows is verified at the release.
+
+        Raises:
+            PolicyRefused: a person refused, or was asked about another grant.
+        """
+        home = self.client.home
+        signed = decode(Signed, job["signed"])
+        request = decode(JobRequest, signed.body)
+        own = frozenset(read.dataset for read in grant.reads if read.provider == home.participant)
+        if standing_for(home, request, own, self.now()) is not None:
+            return True
+        answer = answer_for(home, grant.job, grant_digest(grant))
+        if answer == "refused":
+            raise PolicyRefused("a person refused", code="person-refused")
+        if answer is None:
+            columns = {read.dataset: list(read.columns) for read in grant.reads if read.provider == home.participant}
+            shown = {"consumer": signed.by, "purpose": request.purpose, "sql": request.sql, "loss": request.loss.text, "columns": columns}
+            hold(home, grant.job, grant_digest(grant), {**shown, "enclave": grant.enclave_kind})
+        return answer == "approved"
+
+    def _require_approved(self, grant: Grant, job: dict[str, Any]) -> None:
+        """By now the grant is known to be what follows from the consumer's signed request."""
+        if self.ask and not self._approved(grant, job):
+            raise PolicyRefused("nobody has approved this run", code="not-approved")
 
     def _answer(self, job_id: str, job: dict[str, Any]) -> None:
         home = self.client.home
@@ -121,11 +159,16 @@ class Broker:
         except Unavailable:
             raise
         except SandboxError as error:
-            home.note("refused", job=job_id, code=error.code, message=error.message)
-            reason = error.code if error.code.replace("-", "").isalnum() else "refused"
-            self.client.send_refusal(KeyRefusalStatement(job=job_id, grant=str(job["grant_digest"]), reason=reason))
+            self._refuse(job_id, job, error)
             return
         self.client.send_keys(statement, sealed)
+
+    def _refuse(self, job_id: str, job: dict[str, Any], error: SandboxError) -> None:
+        """Say why in this home's journal, and by a code in the log."""
+        self.client.home.note("refused", job=job_id, code=error.code, message=error.message)
+        use_up(self.client.home, job_id)
+        reason = error.code if error.code.replace("-", "").isalnum() else "refused"
+        self.client.send_refusal(KeyRefusalStatement(job=job_id, grant=str(job["grant_digest"]), reason=reason))
 
     def _released_before(self, job_id: str, grant: Grant) -> tuple[KeyReleaseStatement, bytes] | None:
         kept = self.client.home.read_or(_release_file(job_id), None)
@@ -140,10 +183,15 @@ class Broker:
         """Check everything, keep what was decided, and return what may be sent."""
         home, me = self.client.home, self.client.home.participant
         agreement, followed = self.client.followed_agreement(grant.agreement)
-        nonce = self._fresh_nonce(grant.job)
+        nonces = good_nonces(home, grant.job, self.now(), nonce_lifetime(grant, agreement, me))
         self._require_logged(grant, followed)
         self._require_decided(job, grant, agreement, followed)
-        attested = self._appraise(job, grant, agreement, nonce)
+        self._require_approved(grant, job)
+        attested = self._appraise(job, grant, agreement)
+        nonce = next(nonce for nonce in nonces if nonce in attested.evidence.nonces)
+        for read in grant.reads:
+            if read.provider == me:
+                require_available(home, read.dataset, read.version, read.file_digest)
         keys = {
             read.dataset: {
                 name: key.hex() for name, key in column_keys(home, read.dataset, read.version, read.file_digest, read.columns).items()
@@ -155,14 +203,9 @@ class Broker:
         sealed = seal(bytes.fromhex(attested.evidence.sealing_key), canonical(keys), info)
         statement = KeyReleaseStatement(job=grant.job, grant=grant_digest(grant), evidence=attested.digest, sealed=digest_bytes(sealed))
         home.write(_release_file(grant.job), {"statement": encode(statement), "sealed": sealed.hex()})
+        use_up(home, grant.job)
         home.note("released", job=grant.job, grant=statement.grant, columns={d: sorted(k) for d, k in keys.items()})
         return statement, sealed
-
-    def _fresh_nonce(self, job_id: str) -> Nonce:
-        kept = self.client.home.read_or(_nonce_file(job_id), None)
-        if kept is None or not 0 <= self.now() - kept["at"] <= NONCE_LIFETIME_S:
-            raise EvidenceRejected("the challenge is unknown or too old", code="nonce-expired")
-        return Nonce(provider=self.client.home.participant, value=kept["nonce"])
 
     def _require_logged(self, grant: Grant, followed: Followed) -> None:
         """The charge and this very grant must stand in the log."""
@@ -199,6 +242,7 @@ class Broker:
             now=int(self.now()),
             enclave_kind=stated.enclave_kind,
             measurement=stated.measurement,
+            isolation=stated.isolation,
             versions=tuple(version for version in versions if version is not None),
             spent=tuple(
                 SpentFact(provider=provider, id_space=id_space, spent=followed.spent_before(grant.job, provider, id_space))
@@ -209,6 +253,12 @@ class Broker:
                 for provider, id_space in ledgers
             ),
             rotations=followed.rotations_before(grant.job, consumer),
+            tightenings=tightenings_known(self.client.home, followed, grant.agreement, agreement),
+            uses=uses_before(followed, grant.job, grant.agreement, agreement, plan, asker),
+            enclave_jurisdiction=stated.enclave_jurisdiction,
+            enclave_debug=stated.enclave_debug,
+            approved_by=approvals_of(followed, grant.job, grant.agreement, agreement, grant.request),
+            overdue=stated.overdue,
         )
 
     def _require_charged(self, grant: Grant, agreement: Agreement, followed: Followed) -> None:
@@ -222,18 +272,29 @@ class Broker:
             if found["measure"] != grant.loss.measure:
                 raise Tampered("the logged charge is in another measure than the grant", code="undercharged")
 
-    def _appraise(self, job: dict[str, Any], grant: Grant, agreement: Agreement, nonce: Nonce) -> Attested:
-        evidence = decode(SignedEvidence, job["evidence"])
-        terms = [agreement.terms_of(read.dataset) for read in grant.reads if read.provider == nonce.provider]
+    def _appraise(self, job: dict[str, Any], grant: Grant, agreement: Agreement) -> Attested:
+        """Judge the evidence against one's own terms, and against what this home has pinned besides."""
+        home, evidence = self.client.home, decode(SignedEvidence, job["evidence"])
+        terms = [agreement.terms_of(read.dataset) for read in grant.reads if read.provider == home.participant]
         if not terms:
             raise PolicyRefused("the grant reads nothing of this provider", code="nothing-granted")
-        kinds = set.intersection(*(set(item.enclave_kinds) for item in terms))
-        measurements = set.intersection(*(set(item.measurements) for item in terms))
-        return appraise(evidence, grant=grant, kinds=kinds, measurements=measurements, nonce=nonce)
+        wanted = reference_values(terms)
+        require_pinned(home, evidence.evidence)
+        return appraise(
+            evidence,
+            grant=grant,
+            kinds=wanted.kinds,
+            measurements=wanted.measurements,
+            nonce=good_nonces(home, grant.job, self.now(), nonce_lifetime(grant, agreement, home.participant)),
+            platforms=wanted.platforms,
+            at=self.now(),
+        )
 
 
-def _nonce_file(job_id: str) -> str:
-    return f"broker/{job_id}.nonce.json"
+def nonce_lifetime(grant: Grant, agreement: Agreement, provider: str) -> int:
+    """Return how old a challenge, and so the evidence that answers it, may be when keys are released, seconds."""
+    ages = (agreement.terms_of(read.dataset).evidence_age for read in grant.reads if read.provider == provider)
+    return min([NONCE_LIFETIME_S, *(age for age in ages if age is not None)])
 
 
 def _release_file(job_id: str) -> str:

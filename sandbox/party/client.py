@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from enclaves.kit.envelope import Purpose, Signed, document_digest, sign_document, verify_document
 from enclaves.kit.sealing import SealingKey
 from enclaves.kit.signatures import SigningKey
@@ -18,7 +16,7 @@ from policies.agreement import Agreement, Offer
 from policies.canonical import digest, parse_json
 from policies.codec import decode, encode
 from policies.declaration import Declaration
-from policies.documents import Admission, AgreementSignature, KeyRevocation, SignedRotation, secret_digest
+from policies.documents import Admission, AgreementSignature, KeyDestruction, KeyRevocation, SignedRotation, secret_digest
 from policies.entries import Opening, open_body, parse_header
 from policies.errors import Conflict, Tampered, Unavailable
 from policies.granted import job_id as job_id_of
@@ -27,26 +25,22 @@ from policies.odrl import agreement_document, offer_document, parse_agreement
 from policies.request import JobRequest
 from policies.statement import AnyRelease
 from sandbox.audit.receipt import Receipt
-from sandbox.party.answers import Sized, error_of
+from sandbox.party.answers import Sized
+from sandbox.party.connection import Connection
 from sandbox.party.following import Followed, Follower
-from sandbox.party.home import Home
 from sandbox.party.inbox import mark_read
 from sandbox.party.kept import kept_agreement, require_all_signatures
 from sandbox.party.verify import require_same_question, verify_release
 from sandbox.party.webhooks import KEPT_KEY
 
-TIMEOUT_S = 60.0
-
 
 @dataclass
-class Client:
+class Client(Connection):
     """One participant talking to the service.
 
     Raises, from every verb: the typed error that the service answered; Unavailable if it cannot be reached.
     """
 
-    home: Home
-    session: requests.Session = field(default_factory=requests.Session)
     _fully_signed: set[str] = field(default_factory=set)
 
     # --- joining
@@ -109,6 +103,14 @@ class Client:
                     progress(len(chunk))
 
         return self._answer("POST", "/uploads", data=Sized(chunks(), path.stat().st_size))
+
+    def download(self, digest: str, path: Path) -> None:
+        """Fetch an encrypted file that this participant uploaded."""
+        path.write_bytes(self._send("GET", f"/uploads/{digest}").content)
+
+    def state_destruction(self, statement: KeyDestruction) -> dict[str, Any]:
+        """State that no key of a version exists any more; `sandbox.party.keeping` destroys them first."""
+        return self._post("/versions/destructions", {"signed": self._signed("key-destruction", statement)})
 
     def publish_version(self, manifest: Any) -> dict[str, Any]:
         """Make an upload the next version of a dataset."""
@@ -225,16 +227,17 @@ class Client:
 
     def wait(self, job_id: str, timeout: float = 120.0, progress: Callable[[str], None] = lambda state: None) -> dict[str, Any]:
         """Poll a job until it has ended. Raises Unavailable when `timeout` seconds are over."""
-        deadline, state = time.monotonic() + timeout, ""
+        deadline, state, waits = time.monotonic() + timeout, "", ""
         while time.monotonic() < deadline:
             job = self.job(job_id)
+            waits = ", ".join(job.get("waiting_for") or ())
             if job["state"] != state:
                 state = str(job["state"])
                 progress(state)
             if state not in ("submitted", "awaiting_approval", "charged", "running"):
                 return job
             time.sleep(0.05)
-        raise Unavailable(f"{job_id} is still {state}", code="job-waits")
+        raise Unavailable(f"{job_id} is still {state}" + (f" and waits for {waits}" if waits else ""), code="job-waits")
 
     def release(self, job_id: str) -> tuple[AnyRelease, Receipt]:
         """The release of this participant's job, opened only after receipt, enclave signature and log were verified.
@@ -324,83 +327,12 @@ class Client:
         """Notices to this participant's webhook, newest first."""
         return self._pages("/notices", "notices", state=state)
 
-    # --- the log
+    # --- acts under agreements
 
-    def checkpoint(self) -> str:
-        """The newest checkpoint (a signed note)."""
-        return self.log_text("checkpoint")
+    def send(self, path: str, purpose: Purpose, body: Any) -> dict[str, Any]:
+        """Sign a document for one purpose and post it."""
+        return self._post(path, {"signed": self._signed(purpose, body)})
 
-    def log_text(self, path: str) -> str:
-        """A text file or JSON answer of the log."""
-        return self.log_bytes(path).decode()
-
-    def log_bytes(self, path: str) -> bytes:
-        """A file of the log by its tlog-tiles path below the log's prefix."""
-        return self._send("GET", f"/log/{path}").content
-
-    # --- noticing
-
-    def events(self, stopping: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, str]]:
-        """("job" or "key-request", id) whenever something is to be looked at again; ("connected", "") after every new connection.
-
-        What the service says here is a hint only. After "connected" everything is to be looked at once. A stream that ends or fails is
-        opened again; where the service cannot be reached or takes no more streams, that is tried every other second until `stopping`.
-        """
-        seen, new = "", True
-        while not stopping():
-            try:
-                with self._send("GET", "/events", stream=True, headers={"Last-Event-ID": seen} if seen else {}) as response:
-                    if new:
-                        yield "connected", ""
-                    new, kind = False, ""
-                    for line in response.iter_lines(chunk_size=1, decode_unicode=True):
-                        name, _, value = str(line).partition(": ")
-                        kind = value if name == "event" else kind
-                        seen = value if name == "id" else seen
-                        if name == "data":
-                            yield kind, value
-                        if stopping():
-                            return
-            except (Unavailable, requests.RequestException):
-                new = True
-                time.sleep(2.0)
-
-    def _pages(self, path: str, member: str, **filters: str | None) -> list[dict[str, Any]]:
-        """Items of all pages of a listing. Raises Tampered if a page does not lead on."""
-        query = {name: value for name, value in filters.items() if value is not None} | {"limit": "200"}
-        found: list[dict[str, Any]] = []
-        cursors: set[str] = set()
-        while True:
-            page = self._answer("GET", path, params=query)
-            found += page[member]
-            following = page.get("next")
-            if following is None:
-                return found
-            if following in cursors:
-                raise Tampered("the service's pages go round in a circle", code="paging")
-            cursors.add(following)
-            query["cursor"] = following
-
-    def _signed(self, purpose: Purpose, body: Any) -> dict[str, Any]:
-        return dict(encode(sign_document(purpose, self.home.participant, body, self.home.signing)))
-
-    def _get(self, path: str, *, anonymous: bool = False) -> dict[str, Any]:
-        return self._answer("GET", path, anonymous=anonymous)
-
-    def _post(self, path: str, body: Mapping[str, Any], *, anonymous: bool = False) -> dict[str, Any]:
-        return self._answer("POST", path, json=body, anonymous=anonymous)
-
-    def _answer(self, method: str, path: str, *, anonymous: bool = False, **arguments: Any) -> dict[str, Any]:
-        return dict(parse_json(self._send(method, path, anonymous=anonymous, **arguments).content, limit=256 << 20))
-
-    def _send(
-        self, method: str, path: str, *, anonymous: bool = False, headers: Mapping[str, str] | None = None, **arguments: Any
-    ) -> requests.Response:
-        headers = dict(headers or {}) | ({} if anonymous else {"Authorization": f"Bearer {self.home.credential}"})
-        try:
-            response = self.session.request(method, f"{self.home.url}/api/v1{path}", headers=headers, timeout=TIMEOUT_S, **arguments)
-        except requests.RequestException as error:
-            raise Unavailable(f"{self.home.url} cannot be reached", code="unreachable") from error
-        if response.status_code >= 400:
-            raise error_of(response.status_code, response.content)
-        return response
+    def tightenings(self, name: str) -> list[dict[str, Any]]:
+        """The tightenings of an agreement, in their order."""
+        return list(self._get(f"/agreements/{name}/tightenings")["tightenings"])

@@ -41,6 +41,7 @@ class Followed:
         grants: by job, (index, grant digest).
         versions: by dataset, (index, version, file digest) of every published version, oldest first.
         signatures: by agreement and party, index and commitment of the entry of its signature.
+        acts: by agreement, (index, kind, header ids) of tightenings, approvals and duties done.
         keyring: rotations and revocations of participants' keys.
         log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
         epoch: digest of the epoch with which the log opens, and `number` of it; empty and 0 for one that opens with none.
@@ -51,6 +52,7 @@ class Followed:
     grants: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     signatures: dict[str, Any] = field(default_factory=dict)
+    acts: dict[str, Any] = field(default_factory=dict)
     keyring: Keyring = field(default_factory=Keyring)
     log_keys: tuple[str, ...] = ()
     epoch: str = ""
@@ -125,6 +127,7 @@ class Followed:
             grants=dict(self.grants),
             versions={dataset: list(rows) for dataset, rows in self.versions.items()},
             signatures={agreement: dict(rows) for agreement, rows in self.signatures.items()},
+            acts={agreement: list(rows) for agreement, rows in self.acts.items()},
             keyring=self.keyring.copy(),
         )
 
@@ -149,7 +152,8 @@ class Followed:
         if header.kind == "charged":
             if job in self.charges:
                 raise Tampered(f"{job} is charged twice", code="charged-twice")
-            self.charges[job] = {"index": index, "losses": _losses(header), "consumer": ids.get("consumer", "")}
+            paid = {"index": index, "losses": _losses(header), "consumer": ids.get("consumer", "")}
+            self.charges[job] = paid | {"agreement": ids["agreement"], "public": ids.get("public", "")}
         elif header.kind == "granted":
             self.grants[job] = {"index": index, "grant": ids["grant"]}
         elif header.kind == "published":
@@ -160,6 +164,8 @@ class Followed:
             self.signatures.setdefault(ids["agreement"], {}).setdefault(
                 ids["participant"], {"index": index, "commitment": header.commitment}
             )
+        elif header.kind in ("tightened", "approved", "duty_done"):
+            self.acts.setdefault(ids["agreement"], []).append({"index": index, "kind": header.kind, "ids": ids})
         self.keyring.fold(index, header)
         return self
 
@@ -324,7 +330,7 @@ class Follower:
         if kept is None:
             return Followed(), Frontier()
         seen = Frontier.from_json(kept["frontier"])
-        if "keyring" not in kept:
+        if "keyring" not in kept or "acts" not in kept:
             return Followed(), seen
         followed = Followed(
             frontier=seen,
@@ -332,6 +338,7 @@ class Follower:
             grants=kept["grants"],
             versions=kept["versions"],
             signatures=kept["signatures"],
+            acts=kept["acts"],
             keyring=Keyring.from_json(kept["keyring"]),
             log_keys=tuple(kept["log_keys"]),
             epoch=kept["epoch"],
@@ -346,6 +353,7 @@ class Follower:
             "grants": followed.grants,
             "versions": followed.versions,
             "signatures": followed.signatures,
+            "acts": followed.acts,
             "keyring": followed.keyring.to_json(),
             "log_keys": list(followed.log_keys),
             "epoch": followed.epoch,

@@ -16,7 +16,8 @@ from policies.errors import Malformed
 from policies.privacy import PARAMETERS, Loss, Measure, parse_loss
 
 _LOSSES = {"job_loss": "per_job", "total_loss": "total", "consumer_loss": "per_consumer"}
-_TERMS = {"assignees", "recipients", "purposes", "from", "until", "minimum_group", "enclaves", "measurements", "columns"}
+_OPTIONAL_TERMS = {"recipients", "measurements", "platforms", "isolation"}
+_TERMS = {"assignees", "purposes", "from", "until", "minimum_group", "enclaves", "columns"} | _OPTIONAL_TERMS
 _LOSS_TERMS = {f"{parameter}_{bound}" for parameter in (*PARAMETERS.values(), "delta0") for bound in _LOSSES.values()}
 
 
@@ -168,7 +169,7 @@ def _terms(form: dict[str, Any], declaration: Declaration, measurement: str) -> 
     if unknown:
         known = ", ".join(sorted(_TERMS | _LOSS_TERMS))
         raise Malformed(f"unknown term `{unknown[0]}`; known: {known}", where="terms", code="unknown-term")
-    missing = sorted(_TERMS - {"measurements", "recipients"} - set(form))
+    missing = sorted(_TERMS - _OPTIONAL_TERMS - set(form))
     if missing:
         raise Malformed(f"term `{missing[0]}` is missing", where="terms")
     columns = decode(dict[str, tuple[str, ...]], form["columns"], "terms.columns")
@@ -183,7 +184,9 @@ def _terms(form: dict[str, Any], declaration: Declaration, measurement: str) -> 
         **{field: encode(loss) for field, loss in _losses(form, declaration).items()},
         "enclave_kinds": form["enclaves"],
         "measurements": form.get("measurements", [measurement]),
+        **({"platforms": form["platforms"]} if form.get("platforms") else {}),
         "columns": [encode(ColumnTerm(column=name, operations=operations)) for name, operations in columns.items()],  # type: ignore[arg-type]
+        **({"isolation": form["isolation"]} if form.get("isolation") else {}),
     }
     return decode(Terms, value, "terms")
 

@@ -11,9 +11,9 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,14 @@ from enclaves.kit.sealing import SealingKey
 from enclaves.kit.signatures import SigningKey
 from policies.canonical import canonical, parse_json
 from policies.errors import Conflict, NotFound, Unavailable
+from sandbox.party.token import TokenKey
+from sandbox.party.wrapping import Either, HeldKey, WrappingKey, no_passphrase, open_key
 
 NEXT, FORMER, SEQUENCE = "next-keys.json", "former-keys.json", "rotations.json"
 """Files of a home whose keys are being replaced, or were."""
+
+WRAPPING, PROTECTED, TOKEN, NEXT_WRAPPING = "wrapping.key", "wrapping.sealed.json", "token.json", "wrapping.next.key"
+"""Where the wrapping key lies: as it is, under a passphrase, or in a token; and the one that is about to replace it."""
 
 SECRET_FILES = ("signing.key", "sealing.key", "wrapping.key", "credential")
 
@@ -45,9 +50,14 @@ class NextKeys:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Home:
-    """One participant's folder."""
+    """One participant's folder.
+
+    Attributes:
+        passphrase: asked for where the wrapping key is under one, or a token wants its PIN.
+    """
 
     folder: Path
+    passphrase: Callable[[], str] = field(default=no_passphrase, repr=False, compare=False)
 
     @classmethod
     def create(cls, folder: Path, participant: str, title: str, url: str) -> Home:
@@ -64,11 +74,11 @@ class Home:
         return home
 
     @classmethod
-    def open(cls, folder: Path) -> Home:
+    def open(cls, folder: Path, passphrase: Callable[[], str] = no_passphrase) -> Home:
         """Open an existing home. Raises NotFound."""
         if not (folder / "identity.json").is_file():
             raise NotFound(f"{folder} is no participant's home; make one with `sandbox party init`")
-        return cls(folder=folder)
+        return cls(folder=folder, passphrase=passphrase)
 
     @property
     def participant(self) -> str:
@@ -152,8 +162,41 @@ class Home:
 
     @property
     def wrapping(self) -> bytes:
-        """The 32-byte key that wraps column keys."""
-        return self.read_bytes("wrapping.key")
+        """The 32-byte key that wraps column keys. Raises NotFound where it lies in a token, Unauthenticated for a wrong passphrase."""
+        protected = self.read_or(PROTECTED, None)
+        return self.read_bytes(WRAPPING) if protected is None else open_key(protected, self.passphrase)
+
+    def wrapping_key(self) -> WrappingKey:
+        """What wraps column keys, wherever it lies; while it is being replaced, the next one, and the present one for the rest."""
+        token = self.token()
+        if (self.folder / NEXT_WRAPPING).is_file() and token is None:
+            return Either(first=HeldKey(self.read_bytes(NEXT_WRAPPING)), second=HeldKey(self.wrapping))
+        if token is None:
+            return HeldKey(self.wrapping)
+        has_file = (self.folder / WRAPPING).is_file() or (self.folder / PROTECTED).is_file()
+        return Either(first=token, second=HeldKey(self.wrapping)) if has_file else token
+
+    def token(self) -> TokenKey | None:
+        """The key in a token that wraps column keys; None if a file holds it."""
+        found = self.read_or(TOKEN, None)
+        return None if found is None else TokenKey(module=found["module"], token=found["token"], key=found["key"], pin=self.passphrase)
+
+    def remove(self, name: str) -> None:
+        """Overwrite a file and remove it, for good. What a disk or a backup keeps besides, nobody can promise.
+
+        Raises:
+            Unavailable: code `home`.
+        """
+        path = self.folder / name
+        with _writable(self.folder):
+            if not path.exists():
+                return
+            with path.open("r+b") as file:
+                file.write(os.urandom(path.stat().st_size))
+                file.flush()
+                os.fsync(file.fileno())
+            path.unlink()
+            _sync_folder(path.parent)
 
     @property
     def credential(self) -> str:
@@ -216,11 +259,7 @@ class Home:
         except BaseException:
             Path(draft).unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
 
     @contextmanager
     def locked(self, what: str = "log") -> Iterator[None]:
@@ -252,6 +291,14 @@ class Home:
                 _write_line(handle, line, end)
             finally:
                 os.close(handle)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @contextmanager

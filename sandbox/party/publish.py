@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from enclaves.kit.columns import FOOTER, KEY_BYTES, encrypt_table, key_context
-from enclaves.kit.sealing import unwrap_key, wrap_key
 from enclaves.kit.sources import Table
 from policies.declaration import Declaration
 from policies.documents import VersionManifest
@@ -49,7 +48,7 @@ def _publish(client: Client, declaration: Declaration, table: Table, progress: C
     try:
         encrypt_table(table, encrypted, dataset=declaration.dataset, version=version, keys=keys)
         size, digest = encrypted.stat().st_size, _file_digest(encrypted)
-        _keep_keys(home, declaration.dataset, version, digest, keys)
+        keep_keys(home, declaration.dataset, version, digest, keys)
         progress("uploading", size)
         uploaded = client.upload(encrypted, lambda sent: progress("sent", sent))
         if uploaded["digest"] != digest:
@@ -71,11 +70,11 @@ def column_keys(home: Home, dataset: str, version: int, file_digest: str, column
     kept = home.read(keys_file(dataset, file_digest))
     if kept["version"] != version:
         raise NotFound(f"version {version} of {dataset} is another file here")
-    wrapping = home.wrapping
+    wrapping = home.wrapping_key()
     names = (FOOTER, *columns)
     if any(name not in kept["keys"] for name in names):
         raise NotFound(f"version {version} of {dataset} has no key for one of these columns")
-    return {name: unwrap_key(wrapping, bytes.fromhex(kept["keys"][name]), key_context(dataset, version, name)) for name in names}
+    return {name: wrapping.unwrap(bytes.fromhex(kept["keys"][name]), key_context(dataset, version, name)) for name in names}
 
 
 def _file_digest(path: Path) -> str:
@@ -83,9 +82,10 @@ def _file_digest(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _keep_keys(home: Home, dataset: str, version: int, file_digest: str, keys: dict[str, bytes]) -> None:
-    wrapping = home.wrapping
-    wrapped = {name: wrap_key(wrapping, key, key_context(dataset, version, name)).hex() for name, key in keys.items()}
+def keep_keys(home: Home, dataset: str, version: int, file_digest: str, keys: dict[str, bytes]) -> None:
+    """Keep the wrapped keys of one encrypted file; they are on disk."""
+    wrapping = home.wrapping_key()
+    wrapped = {name: wrapping.wrap(key, key_context(dataset, version, name)).hex() for name, key in keys.items()}
     home.write(keys_file(dataset, file_digest), {"dataset": dataset, "version": version, "file": file_digest, "keys": wrapped})
 
 

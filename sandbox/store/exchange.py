@@ -22,6 +22,7 @@ from sandbox.store.schema import (
     agreement_parties,
     agreements,
     datasets,
+    destroyed_keys,
     offers,
     participants,
     revocations,
@@ -224,6 +225,24 @@ class ExchangeTables:
         if row is None:
             return None
         return Version(dataset=row.dataset, version=row.version, file_digest=row.file_digest, size=row.size, signed=_signed(row.signed))
+
+    def version_of_file(self, dataset: str, digest: str) -> Version | None:
+        """The version of a dataset whose encrypted file has this digest."""
+        row = self.connection.execute(
+            select(versions).where(versions.c.dataset == dataset, versions.c.file_digest == digest).limit(1)
+        ).one_or_none()
+        if row is None:
+            return None
+        return Version(dataset=row.dataset, version=row.version, file_digest=row.file_digest, size=row.size, signed=_signed(row.signed))
+
+    def destroy_keys(self, digest: str, signed: Signed) -> None:
+        """Store a provider's statement that nobody can open a file any more; the first one counts."""
+        insert_once(self.connection, destroyed_keys, digest=digest, signed=to_text(signed))
+
+    def destruction(self, digest: str) -> Signed | None:
+        """The statement that nobody can open a file any more, if there is one."""
+        found = self.connection.execute(select(destroyed_keys.c.signed).where(destroyed_keys.c.digest == digest)).scalar_one_or_none()
+        return None if found is None else _signed(found)
 
     def add_offer(self, digest: str, provider: str, signed: Signed) -> None:
         """Store an offer; again is the same."""

@@ -112,6 +112,8 @@ class NoticeTables:
                 jobs.c.id == asked.job,
                 jobs.c.state == "running",
             )
+        elif row.kind == "approval":
+            condition = exists().where(jobs.c.id == row.subject, jobs.c.state == "awaiting_approval")
         elif row.kind == "epoch":
             return self._epoch_waits(row)
         else:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, delete, func, select, update
 
+from policies.isolation import LAYERS, Layer, in_order
 from sandbox.store.migrations import current, head
 from sandbox.store.once import insert_once
 from sandbox.store.schema import settings, uploads, versions, workers
@@ -30,15 +31,21 @@ class OperationTables:
         """Whether the schema is the newest that this code knows."""
         return current(self.connection) == head()
 
-    def see_worker(self, name: str, now: int, forget_before: int) -> None:
-        """Note that a worker lives at `now` (milliseconds since 1970), and forget those not seen since `forget_before`."""
-        insert_once(self.connection, workers, name=name, seen_at=now)
-        self.connection.execute(update(workers).where(workers.c.name == name).values(seen_at=now))
+    def see_worker(self, name: str, now: int, forget_before: int, isolation: Iterable[Layer] = ()) -> None:
+        """Note that a worker lives at `now` and how it isolates runs; forget those not seen since `forget_before`; milliseconds."""
+        seen = {"seen_at": now, "isolation": " ".join(isolation)}
+        insert_once(self.connection, workers, name=name, **seen)
+        self.connection.execute(update(workers).where(workers.c.name == name).values(**seen))
         self.connection.execute(delete(workers).where(workers.c.seen_at < forget_before))
 
     def workers_seen(self) -> list[int]:
         """When each worker was last seen, milliseconds since 1970, newest first."""
         return [int(row.seen_at) for row in self.connection.execute(select(workers.c.seen_at).order_by(workers.c.seen_at.desc()))]
+
+    def isolation_since(self, since: int) -> tuple[Layer, ...]:
+        """The layers that every worker seen since then (milliseconds since 1970) gives its enclaves; none where there is no such worker."""
+        rows = self.connection.execute(select(workers.c.isolation).where(workers.c.seen_at >= since)).scalars().all()
+        return in_order(set(LAYERS).intersection(*(text.split() for text in rows))) if rows else ()
 
     def referenced(self, digests: Iterable[str]) -> set[str]:
         """Those of the digests that a version names."""

@@ -72,6 +72,8 @@ uploads = Table(
 
 lost_uploads = Table("lost_uploads", metadata, Column("digest", String(71), primary_key=True))
 
+destroyed_keys = Table("destroyed_keys", metadata, Column("digest", String(71), primary_key=True), Column("signed", Text, nullable=False))
+
 lost_jobs = Table("lost_jobs", metadata, Column("id", String(60), primary_key=True))
 
 datasets = Table(
@@ -117,6 +119,19 @@ agreement_parties = Table(
     Column("participant", String(40), nullable=False, index=True),
     Column("signed", Text),
     PrimaryKeyConstraint("agreement", "participant"),
+)
+
+acts = Table(
+    "acts",
+    metadata,
+    Column("agreement", String(71), ForeignKey("agreements.digest"), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("subject", String(81), nullable=False),
+    Column("participant", String(40), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("signed", Text, nullable=False),
+    PrimaryKeyConstraint("agreement", "kind", "subject", "participant", "number"),
 )
 
 ledgers = Table(
@@ -262,7 +277,13 @@ former_receipts = Table(
     Column("receipt", Text, nullable=False),
 )
 
-workers = Table("workers", metadata, Column("name", String(80), primary_key=True), Column("seen_at", BigInteger, nullable=False))
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("isolation", Text, nullable=False, server_default=""),
+)
 
 webhooks = Table(
     "webhooks",

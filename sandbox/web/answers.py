@@ -70,7 +70,7 @@ def agreement_view(agreement: StoredAgreement) -> AgreementView:
     )
 
 
-def job_view(job: Job) -> JobView:
+def job_view(job: Job, waiting_for: tuple[str, ...] | None = None) -> JobView:
     """A job as it is answered."""
     return JobView(
         id=job.id,
@@ -87,6 +87,7 @@ def job_view(job: Job) -> JobView:
         evidence=job.evidence,
         trust=UNITS_OF_TRUST[job.facts.enclave_kind],
         positions=job.positions,
+        waiting_for=waiting_for,
         created_at=job.created_at,
     )
 

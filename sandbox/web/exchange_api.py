@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flask import Response, request
+from flask import Response, request, send_file
 
 from policies.errors import Malformed, NotFound, TooLarge
-from sandbox.exchange import agreements, datasets, epochs, participants, rotation
+from sandbox.exchange import agreements, datasets, destruction, epochs, participants, rotation, tightening
+from sandbox.jobs import duties
 from sandbox.jobs.notices import public_text
 from sandbox.web.answers import agreement_view, dataset_view, ledger_view, offer_view, reply, version_view
 from sandbox.web.auth import host
 from sandbox.web.models import AdmissionBody, AgreementsQuery, OfProvider, Paged, Query, RotationBody, SignedOnly, cursor_of, read_bytes
 from sandbox.web.operation import Call
 from sandbox.web.ops import within_quota
-from sandbox.web.views import Admitted, Agreements, Datasets, EnclaveView, Ledgers, LogView, Offers, Participants, ServiceView, Uploaded
+from sandbox.web.views import (
+    Admitted,
+    Agreements,
+    Datasets,
+    DestructionView,
+    EnclaveView,
+    Ledgers,
+    LogView,
+    Offers,
+    Participants,
+    ServiceView,
+    Tightenings,
+    Uploaded,
+)
 
 CHUNK = 1 << 20
 
@@ -25,7 +39,7 @@ def service(_call: Call[Query, None]) -> Response:
     return reply(
         ServiceView(
             log=LogView(origin=log.name, key=log.public.hex(), vkey=log.vkey),
-            enclave=EnclaveView(kind="simulated", measurement=host().measurement),
+            enclave=EnclaveView(kind=host().enclave_kind, measurement=host().measurement),
             webhook_key=public_text(host().webhook_key.public),
         )
     )
@@ -79,6 +93,14 @@ def upload(call: Call[Query, None]) -> Response:
     return reply(Uploaded(digest=digest, size=size), 201)
 
 
+def download(call: Call[Query, None], digest: str) -> Response:
+    """An encrypted file of the caller's own."""
+    with host().store.reading() as tx:
+        if not tx.has_upload(digest, call.who.id):
+            raise NotFound("no upload of yours has this digest")
+    return send_file(host().blobs.path(digest), mimetype="application/octet-stream")
+
+
 def _chunks() -> Iterator[bytes]:
     received = 0
     while chunk := read_bytes(CHUNK):
@@ -114,6 +136,11 @@ def publish(call: Call[Query, SignedOnly]) -> Response:
     return reply(version_view(datasets.publish_version(host(), call.who, call.body.signed.document())), 201)
 
 
+def destroy(call: Call[Query, SignedOnly]) -> Response:
+    """State that no key of a version exists any more."""
+    return reply(DestructionView(signed=destruction.destroy_keys(host(), call.who, call.body.signed.document())))
+
+
 def offer(call: Call[Query, SignedOnly]) -> Response:
     """Make an offer."""
     return reply(offer_view(datasets.make_offer(host(), call.who, call.body.signed.document())), 201)
@@ -146,6 +173,21 @@ def one_agreement(call: Call[Query, None], digest: str) -> Response:
 def sign(call: Call[Query, SignedOnly]) -> Response:
     """Sign an agreement."""
     return reply(agreement_view(agreements.sign(host(), call.who, call.body.signed.document())))
+
+
+def tighten(call: Call[Query, SignedOnly]) -> Response:
+    """Tighten the terms of the caller's dataset."""
+    return reply(tightening.tighten(host(), call.who, call.body.signed.document()), 201)
+
+
+def list_tightenings(call: Call[Query, None], digest: str) -> Response:
+    """The tightenings of an agreement of the caller's."""
+    return reply(Tightenings(tightenings=tightening.tightenings_of(host(), call.who, digest)))
+
+
+def report_duty(call: Call[Query, SignedOnly]) -> Response:
+    """Say that a duty was done."""
+    return reply(duties.report_duty(host(), call.who, call.body.signed.document()), 201)
 
 
 def ledgers(call: Call[Query, None]) -> Response:

@@ -13,8 +13,8 @@ from policies.finding import refusal
 from policies.request import JobRequest
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
-from sandbox.jobs import handout, keys, submit
-from sandbox.jobs.states import FINAL, Job
+from sandbox.jobs import approve, handout, keys, submit
+from sandbox.jobs.states import FINAL, Job, KeyRequest
 from sandbox.web.answers import job_view, key_request_view, reply
 from sandbox.web.auth import host
 from sandbox.web.models import ChallengeBody, CheckBody, JobsQuery, KeysBody, Paged, Query, SignedOnly, cursor_of
@@ -72,7 +72,16 @@ def list_jobs(call: Call[JobsQuery, None]) -> Response:
 def one_job(call: Call[Query, None], job_id: str) -> Response:
     """One job under an agreement of the caller's."""
     with host().store.reading() as tx:
-        return reply(job_view(_visible(tx, job_id, call.who)))
+        job = _visible(tx, job_id, call.who)
+        requests = tx.key_requests(job_id) if job.state == "running" else []
+    waiting = tuple(request.provider for request in requests if _waits(request, requests))
+    return reply(job_view(job, waiting))
+
+
+def _waits(request: KeyRequest, others: list[KeyRequest]) -> bool:
+    """Whether a run waits for this provider's broker: first for the nonces of all, then for the keys of all."""
+    challenging = any(other.state == "wanted" for other in others)
+    return request.state == ("wanted" if challenging else "attested")
 
 
 def release(call: Call[Query, None], job_id: str) -> Response:
@@ -81,7 +90,7 @@ def release(call: Call[Query, None], job_id: str) -> Response:
         job = _visible(tx, job_id, call.who)
         if job.request.consumer != call.who.id:
             raise NotFound("there is no such release of yours")
-        found, sealed = handout.release(tx, _ended(job))
+        found, sealed = handout.release(tx, _ended(job), host().now())
     return reply(SealedRelease(receipt=cast(Receipt, found), sealed=sealed.hex()))
 
 
@@ -89,6 +98,11 @@ def receipt(call: Call[Query, None], job_id: str) -> Response:
     """The receipt, to every party of the agreement; it tells nothing of the figures."""
     with host().store.reading() as tx:
         return reply(handout.receipt(tx, _ended(_visible(tx, job_id, call.who))))
+
+
+def approve_job(call: Call[Query, SignedOnly]) -> Response:
+    """Approve a job that waits for it."""
+    return reply(job_view(approve.approve(host(), call.who, call.body.signed.document())))
 
 
 def list_key_requests(call: Call[Paged, None]) -> Response:

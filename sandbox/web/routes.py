@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from policies.acts import DutyDone, JobApproval, SignedDuty
 from policies.declaration import Declaration
 from policies.documents import (
     Admission,
     AgreementSignature,
+    KeyDestruction,
     KeyRefusalStatement,
     KeyReleaseStatement,
     KeyRevocation,
@@ -15,6 +17,7 @@ from policies.documents import (
 from policies.lineage import Epoch
 from policies.names import PATTERNS
 from policies.request import JobRequest
+from policies.tightening import SignedTightening, Tightening
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import EpochState, Participant
 from sandbox.web import documentation, events, exchange_api, jobs_api, log_api, notices_api, views
@@ -40,7 +43,7 @@ from sandbox.web.shapes import Document
 API = "/api/v1"
 
 DATASET = PathPart(pattern=f"^{PATTERNS['require_dataset']}$", description="Name of a dataset: provider, dot, name.")
-DIGEST = PathPart(pattern=f"^{PATTERNS['require_digest']}$", description="Digest that names an agreement.")
+DIGEST = PathPart(pattern=f"^{PATTERNS['require_digest']}$", description="Digest that names an agreement or an upload.")
 JOB = PathPart(pattern="^job-[0-9a-f]{20}$", description="Id of a job.")
 TILE = PathPart(
     pattern=r"^([0-9]{1,2}|entries)/(x[0-9]{3}/)*[0-9]{3}(\.p/[0-9]{1,3})?$", description="Path of a tile as in C2SP tlog-tiles."
@@ -116,6 +119,11 @@ EXCHANGE = (
         description="The file is named by its digest; the same file again is the same upload. What is not encrypted is refused.",
     ),
     Operation(
+        method="GET", path=f"{API}/uploads/<digest:digest>", view=exchange_api.download, tag="datasets", parts={"digest": DIGEST},
+        answer=Media(type="application/octet-stream", description="The file as it was uploaded."),
+        summary="An encrypted file of the caller's own, to encrypt it anew.",
+    ),
+    Operation(
         method="POST", path=f"{API}/datasets", view=exchange_api.declare, tag="datasets", status=201, body=SignedOnly,
         document=Document(purpose="declaration", body=Declaration), answer=views.DatasetView, errors=(403, 409),
         summary="Declare a dataset.", description=SAME_AGAIN,
@@ -132,6 +140,12 @@ EXCHANGE = (
         method="POST", path=f"{API}/versions", view=exchange_api.publish, tag="datasets", status=201, body=SignedOnly,
         document=Document(purpose="version", body=VersionManifest), answer=views.VersionView, errors=(403, 404, 409),
         summary="Publish an upload as the next version of a dataset.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="POST", path=f"{API}/versions/destructions", view=exchange_api.destroy, tag="datasets", body=SignedOnly,
+        document=Document(purpose="key-destruction", body=KeyDestruction), answer=views.DestructionView, errors=(403, 404),
+        summary="State that no key of a version exists any more.",
+        description=f"There is no way back: no job reads this version again. {SAME_AGAIN}",
     ),
     Operation(
         method="POST", path=f"{API}/offers", view=exchange_api.offer, tag="offers", status=201, body=SignedOnly,
@@ -159,6 +173,22 @@ EXCHANGE = (
         method="POST", path=f"{API}/agreements/signatures", view=exchange_api.sign, tag="agreements", body=SignedOnly,
         document=Document(purpose="agreement-signature", body=AgreementSignature), answer=views.AgreementView, errors=(403, 404, 409),
         summary="Sign an agreement; the last signature makes it active.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="POST", path=f"{API}/agreements/tightenings", view=exchange_api.tighten, tag="agreements", status=201, body=SignedOnly,
+        document=Document(purpose="tightening", body=Tightening), answer=SignedTightening, errors=(403, 404, 409),
+        summary="Suspend or revoke the terms of one's own dataset, or lower their bounds, at once.",
+        description=f"There is no way back but a new agreement that all sign. {SAME_AGAIN}",
+    ),
+    Operation(
+        method="GET", path=f"{API}/agreements/<digest:digest>/tightenings", view=exchange_api.list_tightenings, tag="agreements",
+        parts={"digest": DIGEST}, answer=views.Tightenings, summary="The tightenings of an agreement of the caller's, in their order.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/agreements/duties", view=exchange_api.report_duty, tag="agreements", status=201, body=SignedOnly,
+        document=Document(purpose="duty-done", body=DutyDone), answer=SignedDuty, errors=(403, 404, 409),
+        summary="Say that a duty was done: as a provider, that a consumer has paid; as a consumer, that a release was deleted.",
+        description=f"A deletion deletes the service's copy, too. {SAME_AGAIN}",
     ),
     Operation(
         method="GET", path=f"{API}/epoch", view=exchange_api.epoch, tag="log", answer=EpochState, errors=(404,),
@@ -207,6 +237,12 @@ JOBS = (
     Operation(
         method="GET", path=f"{API}/jobs/<job_id>/receipt", view=jobs_api.receipt, tag="jobs", parts={"job_id": JOB}, answer=Receipt,
         errors=(409,), summary="The receipt, to every party of the agreement.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/jobs/approvals", view=jobs_api.approve_job, tag="jobs", body=SignedOnly,
+        document=Document(purpose="job-approval", body=JobApproval), answer=views.JobView, errors=(403, 404, 409),
+        summary="Approve a job that waits for approvals.",
+        description=f"The approval that makes enough decides the job and charges it. {SAME_AGAIN}",
     ),
     Operation(
         method="GET", path=f"{API}/key-requests", view=jobs_api.list_key_requests, tag="key requests", query=Paged,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from enclaves.kit.envelope import Signed
 from policies.accuracy import Expected
 from policies.declaration import Declaration
-from policies.documents import AgreementSignature, VersionManifest
+from policies.documents import AgreementSignature, KeyDestruction, VersionManifest
 from policies.entries import Opening
 from policies.finding import Decision
 from policies.grant import AnyGrant, AnyPlan, Grant
@@ -17,6 +17,7 @@ from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.statement import SignedEvidence
+from policies.tightening import SignedTightening
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
 from sandbox.jobs.notices import NoticeKind, NoticeState
@@ -132,6 +133,13 @@ class VersionView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DestructionView:
+    """A provider's statement that nobody can open one version any more."""
+
+    signed: Annotated[Signed, Document(purpose="key-destruction", body=KeyDestruction)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OfferView:
     """An offer with the digest that names it."""
 
@@ -192,6 +200,13 @@ class Ledgers:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Tightenings:
+    """The tightenings of an agreement, in the order of the log."""
+
+    tightenings: tuple[SignedTightening, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
     """A decision that nothing was charged for; `grant` is what a submission would get now.
 
@@ -223,6 +238,7 @@ class JobView:
     Attributes:
         code: why it failed or was withheld; empty otherwise.
         trust: whom one trusts with plaintext under this kind of evidence.
+        waiting_for: providers whose brokers the run waits for; null in lists, which do not tell.
         created_at: milliseconds since 1970.
     """
 
@@ -240,6 +256,7 @@ class JobView:
     evidence: SignedEvidence | None
     trust: str
     positions: Positions
+    waiting_for: tuple[str, ...] | None
     created_at: int
 
 

@@ -64,7 +64,7 @@ def spent(story: Story) -> Loss:
 
 def answer(story: Story, job: Job) -> tuple[Receipt, bytes]:
     with story.host.store.reading() as tx:
-        given, sealed = handout.release(tx, job)
+        given, sealed = handout.release(tx, job, 0)
     return decode(Receipt, encode(given)), sealed
 
 

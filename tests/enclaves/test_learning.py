@@ -255,8 +255,22 @@ def test_linear_regression_finds_the_slope_and_its_metric_says_so() -> None:
     error = predict(model, test.z) - test.y / UNIT
     exact = 1 - (error**2).mean() / (test.y / UNIT).var()
     assert exact > 0.85
-    assert float(metrics[0].low) <= exact + 0.02
-    assert float(metrics[0].high) >= exact - 0.02
+    value, low, high = (float(text) for text in (metrics[0].value, metrics[0].low, metrics[0].high))
+    assert low <= value <= high
+    # Three times the interval: five standard deviations of the noise.
+    assert abs(value - exact) <= 3 * max(high - value, value - low)
+
+
+def test_intervals_of_metrics_cover_their_exact_value_about_as_often_as_they_say() -> None:
+    wanted, rows, held = population("value", 2000)
+    statistics = statistics_of(wanted, 10**8)
+    model, _ = train(rows, held, wanted, statistics)
+    test = rows.only(held)
+    error = np.clip(predict(model, test.z) - test.y / UNIT, -2, 2)
+    exact = float(np.sqrt((error**2).mean()))
+    found = [measure(model, test, wanted, Purse.of(statistics))[1] for _ in range(200)]
+    covered = sum(float(m.low) <= exact <= float(m.high) for m in found)
+    assert covered >= 170
 
 
 def test_trees_learn_what_a_line_cannot() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,18 +14,19 @@ from pathlib import Path
 
 import pytest
 
+from enclaves.confinement import ADDRESS_SPACE_MIB, CPU_SECONDS, OPEN_FILES
 from enclaves.frames import MAX_FRAME, read_frame, write_frame
 from enclaves.kit.appraisal import appraise
 from enclaves.kit.measure import checkout_root, measurement
-from enclaves.main import ADDRESS_SPACE, CPU_SECONDS, OPEN_FILES
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import encode
 from policies.errors import Malformed
 from policies.odrl import agreement_document
-from sandbox.jobs.launch import _START, EnclaveDied, EnclaveProcess
+from sandbox.jobs.isolation import START, default_isolation
+from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
 from tests.support.runs import Bench, bench, gone, replace_grant
 
-COMMAND = [sys.executable, "-I", "-B", "-c", _START.format(root=str(checkout_root()))]
+COMMAND = [sys.executable, "-I", "-B", "-c", START.format(root=str(checkout_root()), call="main(3072)")]
 """What `EnclaveProcess` runs; here with a pipe where it has none, to see what would be said."""
 
 PATIENCE_S = 30.0
@@ -34,8 +36,14 @@ PATIENCE_S = 30.0
 def waiting() -> Iterator[EnclaveProcess]:
     """An enclave that has limited itself and waits for its grant."""
     with EnclaveProcess() as enclave:
-        assert parse_json(enclave._receive(PATIENCE_S)) == {"ready": measurement(checkout_root())}
+        ready = parse_json(enclave._receive(PATIENCE_S))
+        assert ready == {"ready": measurement(checkout_root()), "isolation": own_layers()}
         yield enclave
+
+
+def own_layers() -> list[str]:
+    """What an enclave on this machine finds around itself; of its control group it knows nothing."""
+    return [layer for layer in default_isolation().layers if layer not in ("memory", "pids")]
 
 
 def proc(enclave: EnclaveProcess, name: str) -> Path:
@@ -64,14 +72,17 @@ def test_it_measures_this_checkout(waiting: EnclaveProcess) -> None:
 
 
 def test_it_has_no_environment_and_an_empty_folder_of_its_own(waiting: EnclaveProcess) -> None:
-    assert proc(waiting, "environ").read_bytes() == b""
+    assert proc(waiting, "environ").read_bytes() in (b"", b"PWD=/\0")
     folder = Path(os.readlink(proc(waiting, "cwd")))
-    assert list(folder.iterdir()) == []
+    if default_isolation().jail == "none":
+        assert list(folder.iterdir()) == []
+    else:
+        assert folder == Path("/"), "the root of its own mount namespace"
     assert folder not in (Path.cwd(), checkout_root())
 
 
 def test_it_inherits_no_descriptor(waiting: EnclaveProcess) -> None:
-    """0 is the pipe in; 1 and 2 go nowhere; every other one the process opened itself: its pipe out and what libraries made."""
+    """0 is the socket in; 1 and 2 go nowhere; every other one the process opened itself: socket, pipe out and what libraries made."""
     secret = os.open(os.devnull, os.O_RDONLY)
     os.set_inheritable(secret, True)
     try:
@@ -80,11 +91,12 @@ def test_it_inherits_no_descriptor(waiting: EnclaveProcess) -> None:
             found = {int(fd.name): os.readlink(fd) for fd in proc(enclave, "fd").iterdir()}
     finally:
         os.close(secret)
-    assert found[0].startswith("pipe:")
+    assert found[0].startswith("socket:")
     assert found[1] == found[2] == os.devnull
     rest = {fd: target for fd, target in found.items() if fd > 2}
     assert sum(target.startswith("pipe:") for target in rest.values()) == 1
-    assert all(target.startswith(("pipe:", "anon_inode:")) for target in rest.values())
+    assert [target for target in rest.values() if target.startswith("socket:")] == [found[0]]
+    assert all(target.startswith(("pipe:", "anon_inode:", "socket:")) for target in rest.values())
 
 
 def test_its_limits_are_set(waiting: EnclaveProcess) -> None:
@@ -95,7 +107,7 @@ def test_its_limits_are_set(waiting: EnclaveProcess) -> None:
     expected = {
         "Max core file size": 0,
         "Max file size": 0,
-        "Max address space": ADDRESS_SPACE,
+        "Max address space": (3072 + ADDRESS_SPACE_MIB) << 20,
         "Max cpu time": CPU_SECONDS,
         "Max open files": OPEN_FILES,
     }
@@ -105,14 +117,14 @@ def test_its_limits_are_set(waiting: EnclaveProcess) -> None:
 
 
 def test_it_is_not_dumpable_and_leads_a_session_of_its_own(waiting: EnclaveProcess) -> None:
-    assert os.getsid(waiting.pid) == waiting.pid
+    assert os.getsid(waiting.pid) != os.getsid(0)
     assert Path(f"/proc/{waiting.pid}/status").stat().st_uid == 0, "files in /proc of a process that is not dumpable are root's"
 
 
 def test_limited_code_cannot_write_a_file(tmp_path: Path) -> None:
     script = (
         f"import sys; sys.path.insert(0, {str(checkout_root())!r})\n"
-        "from enclaves.main import limit_self; limit_self()\n"
+        "from enclaves.confinement import limit_self; limit_self(3072)\n"
         "try:\n"
         "    with open('out', 'wb', buffering=0) as file: file.write(b'x')\n"
         "except OSError as error: print(error.errno)\n"
@@ -136,11 +148,17 @@ def test_limited_code_cannot_write_a_file(tmp_path: Path) -> None:
 )
 def test_garbage_ends_it_without_a_word(incoming: bytes) -> None:
     """Standard error is a pipe here, which it is not when the host starts an enclave."""
-    done = subprocess.run(COMMAND, input=incoming, capture_output=True, env={}, timeout=PATIENCE_S, check=False)
-    ready = canonical({"ready": measurement(checkout_root())})
-    assert done.returncode == 1
-    assert done.stdout == len(ready).to_bytes(4, "big") + ready
-    assert done.stderr == b""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, subprocess.Popen(COMMAND, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}) as process:
+        theirs.close()
+        ours.sendall(incoming)
+        ours.shutdown(socket.SHUT_WR)
+        said, complained = process.communicate(timeout=PATIENCE_S)
+    length = int.from_bytes(said[:4], "big")
+    assert process.returncode == 1
+    assert len(said) == 4 + length
+    assert parse_json(said[4:])["ready"] == measurement(checkout_root())
+    assert complained == b""
 
 
 def test_the_host_takes_no_oversized_frame_and_no_frame_cut_short(tmp_path: Path) -> None:
@@ -223,11 +241,11 @@ def test_an_enclave_that_says_nothing_in_time_counts_as_dead(laid: Bench) -> Non
 
 def test_an_enclave_that_speaks_no_frames_counts_as_dead(laid: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the child says first in place of evidence is no evidence."""
-    monkeypatch.setattr("sandbox.jobs.launch._START", "import sys; sys.stdout.write('hello world'); sys.stdout.flush()")
+    monkeypatch.setattr("sandbox.jobs.launch.START", "import sys; sys.stdout.write('hello world'); sys.stdout.flush()")
     with EnclaveProcess() as enclave, pytest.raises(EnclaveDied):
         enclave.start(laid.grant, agreement_document(laid.agreement), list(laid.nonces), PATIENCE_S)
     lies = "import sys; w=sys.stdout.buffer; w.write(b'\\0\\0\\0\\x02{{}}' * 2); w.flush(); sys.stdin.read()"
-    monkeypatch.setattr("sandbox.jobs.launch._START", lies)
+    monkeypatch.setattr("sandbox.jobs.launch.START", lies)
     with EnclaveProcess() as enclave, pytest.raises(EnclaveDied):
         enclave.start(laid.grant, agreement_document(laid.agreement), list(laid.nonces), PATIENCE_S)
 

@@ -131,7 +131,7 @@ def test_releases_of_the_first_law_come_with_receipts_that_verify(host: Host) ->
     assert stored is not None
     for job in released:
         with host.store.reading() as tx:
-            given, sealed = handout.release(tx, job)
+            given, sealed = handout.release(tx, job, 0)
         assert "repeated" not in encode(given)
         verified = verify_receipt(decode(Receipt, encode(given)), stored.agreement, sealed)
         assert verified.job == job.id

@@ -116,6 +116,12 @@ def test_datasets_versions_and_offers(tx: Transaction) -> None:
     tx.add_version(replace(newest, version=3))
     assert tx.newest_version("insurer.plans") == replace(newest, version=3)
     assert tx.newest_version("clinic.other") is None
+    assert tx.version_of_file("insurer.plans", newest.file_digest) in (newest, replace(newest, version=3))
+    assert tx.version_of_file("clinic.care", newest.file_digest) is None
+    assert tx.destruction(newest.file_digest) is None
+    tx.destroy_keys(newest.file_digest, newest.signed)
+    tx.destroy_keys(newest.file_digest, known["clinic.care"].signed)
+    assert tx.destruction(newest.file_digest) == newest.signed, "the first statement counts"
     (offer,) = tx.offers(ALL).items
     assert tx.offer(offer.digest) == offer
     tx.add_offer(offer.digest, "insurer", offer.signed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from policies.codec import encode
 from policies.documents import (
     Admission,
     AgreementSignature,
+    KeyDestruction,
     KeyRefusalStatement,
     KeyReleaseStatement,
     KeyRevocation,
@@ -27,8 +29,9 @@ from policies.documents import (
 )
 from policies.odrl import agreement_document, offer_document
 from sandbox.party.client import Client
+from sandbox.party.publish import publish
 from sandbox.store.schema import key_requests, versions
-from tests.support.market import Market, fresh_home, offer_on, plans_declaration
+from tests.support.market import Market, fresh_home, offer_on, plans_declaration, plans_table
 from tests.support.service import Service
 
 PROBLEM_MEMBERS = {"type", "status", "code", "title", "where", "findings"}
@@ -335,12 +338,30 @@ def refusal(market: Market, job_id: str) -> Door:
     )
 
 
+def destruction(market: Market) -> Door:
+    """The end of the keys of a version that no job reads: of a dataset of its own."""
+    client = market.clients["insurer"]
+    declared = plans_declaration(market.name("insurer"), f"gone_{secrets.token_hex(4)}")
+    published = publish(client, declared, plans_table(2))
+    body = KeyDestruction(dataset=declared.dataset, version=1, file_digest=published["file_digest"])
+    return Door(
+        path="/versions/destructions",
+        market=market,
+        caller=client,
+        signer=client,
+        purpose="key-destruction",
+        document=encode(body),
+        accepted=200,
+    )
+
+
 DOORS: dict[str, Callable[[Market], Door]] = {
     "participants": admission,
     "rotations": rotation,
     "revocations": revocation,
     "datasets": declaration,
     "versions": version,
+    "destructions": destruction,
     "offers": offer,
     "agreements": agreement,
     "signatures": signature,

@@ -190,14 +190,18 @@ class Story:
         asked = terms.request(request_id=f"request-{label}", consumer=consumer, **request)
         job = submit(self.host, self.member(consumer), self.firms[consumer].sign("job-request", asked))
         if job.grant is not None:
-            self.refusing = refuse
-            enclave = EnclaveHere(measurement=self.host.measurement, identities=self.identities, spoil=spoil)
-            assert Worker(host=self.host, launch=lambda: cast(EnclaveProcess, enclave)).step()
+            self.work(spoil=spoil, refuse=refuse)
         with self.host.store.reading() as tx:
             ended = tx.job(job.id)
         assert ended is not None
         self.jobs[label] = ended
         return ended
+
+    def work(self, *, spoil: bool = False, refuse: bool = False) -> None:
+        """Run the oldest charged job to its end."""
+        self.refusing = refuse
+        enclave = EnclaveHere(measurement=self.host.measurement, identities=self.identities, spoil=spoil)
+        assert Worker(host=self.host, launch=lambda: cast(EnclaveProcess, enclave)).step()
 
     def on_step(self, step: str) -> None:
         """Brokers challenge when a job runs and answer when its evidence is there."""

@@ -1,0 +1,144 @@
+"""Values of the terms that an agreement may add: time windows, approvals, payment, onward use. Shapes and what makes them well formed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from policies.errors import Malformed
+from policies.names import require_name, require_slug
+from policies.privacy import decimal_to_units
+
+OutputKind = Literal["number", "table", "discovered"]
+"""What a release is: one row, rows with keys that are public beforehand, or rows with keys that were found in the data."""
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+MINUTES_PER_DAY = 1440
+DAY_S = 86_400
+MAX_USES = 10**9
+MAX_DELETE_DAYS = 36_500
+MAX_EVIDENCE_AGE_S = 86_400
+SMALLEST_OUTPUT = 4096
+"""Bytes of the smallest sealed release: a bound below it would allow nothing."""
+
+_COUNTRY = re.compile(r"[A-Z]{2}\Z")
+_CURRENCY = re.compile(r"[A-Z]{3}\Z")
+_CLOCK = re.compile(r"([01][0-9]|2[0-4]):([0-5][0-9])\Z")
+
+
+def require_country(text: str, where: str) -> str:
+    """Return `text` if it has the form of an ISO 3166-1 alpha-2 code. Raises Malformed."""
+    if not _COUNTRY.match(text):
+        raise Malformed("must be an ISO 3166-1 alpha-2 code like DE", where=where)
+    return text
+
+
+def require_distinct(items: Iterable[object], where: str) -> None:
+    """Raise Malformed unless no item stands twice."""
+    listed = list(items)
+    if len(set(listed)) != len(listed):
+        raise Malformed("lists something twice", where=where)
+
+
+def clock_minutes(text: str, where: str) -> int:
+    """Return minutes since midnight of `HH:MM`, up to 24:00. Raises Malformed."""
+    match = _CLOCK.match(text)
+    minutes = int(match.group(1)) * 60 + int(match.group(2)) if match else MINUTES_PER_DAY + 1
+    if minutes > MINUTES_PER_DAY:
+        raise Malformed("must be a UTC time of day like 08:30, at most 24:00", where=where)
+    return minutes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """Days of the week and the UTC times of day between which requests are decided: `begins` <= time < `ends`, at most 24:00."""
+
+    days: tuple[Day, ...]
+    begins: str
+    ends: str
+
+    def __post_init__(self) -> None:
+        if not self.days or list(self.days) != sorted(set(self.days), key=DAYS.index):
+            raise Malformed("must list distinct days from mon to sun", where="days")
+        if clock_minutes(self.begins, "begins") >= clock_minutes(self.ends, "ends"):
+            raise Malformed("a window begins before it ends", where="ends")
+
+    @property
+    def text(self) -> str:
+        """The window for people."""
+        return f"{','.join(self.days)} {self.begins}-{self.ends} UTC"
+
+    def holds(self, now: int) -> bool:
+        """Whether `now`, seconds since 1970, lies inside."""
+        day, second = divmod(now, DAY_S)
+        begins, ends = clock_minutes(self.begins, "begins") * 60, clock_minutes(self.ends, "ends") * 60
+        return DAYS[(day + 3) % 7] in self.days and begins <= second < ends  # 1970-01-01 was a Thursday
+
+    def next_start(self, now: int) -> int:
+        """The first time at or after `now` that lies inside, seconds since 1970."""
+        if self.holds(now):
+            return now
+        midnight = now - now % DAY_S
+        begins = (midnight + step * DAY_S + clock_minutes(self.begins, "begins") * 60 for step in range(8))
+        return next(start for start in begins if start >= now and self.holds(start))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Approvals:
+    """How many of which parties must approve a job before it is decided. Whoever asked is never the only one who approves."""
+
+    need: int
+    of: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in self.of:
+            require_name(name, "of")
+        require_distinct(self.of, "of")
+        if not 1 <= self.need <= len(self.of):
+            raise Malformed("needs at least one and at most all of the approvers", where="need")
+
+    def missing(self, given: Iterable[str], author: str) -> int:
+        """How many more approvals it takes; at least one where only the author has approved."""
+        counted = set(given) & set(self.of)
+        alone = bool(counted) and counted == {author}
+        return max(self.need - len(counted), 1 if alone else 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Payment:
+    """What the provider must have confirmed as paid before use: once under the agreement, or once for each job."""
+
+    amount: str
+    currency: str
+    per: Literal["agreement", "job"]
+
+    def __post_init__(self) -> None:
+        if decimal_to_units(self.amount, 4, "amount") <= 0:
+            raise Malformed("must be above 0", where="amount")
+        if not _CURRENCY.match(self.currency):
+            raise Malformed("must be an ISO 4217 code like CNY", where="currency")
+
+    @property
+    def text(self) -> str:
+        """The price for people."""
+        return f"{self.amount} {self.currency} per {self.per}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Onward:
+    """To whom, and for which purposes, the recipient of a release may pass it on."""
+
+    recipients: tuple[str, ...]
+    purposes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in self.recipients:
+            require_name(name, "recipients")
+        for purpose in self.purposes:
+            require_slug(purpose, "purposes")
+        require_distinct(self.recipients, "recipients")
+        require_distinct(self.purposes, "purposes")

@@ -1,0 +1,201 @@
+"""Rules for terms that a permission may add: each is applied where its term stands, and then it must hold like all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from policies.agreement import Terms
+from policies.finding import Finding
+from policies.isolation import lacking
+from policies.odrl import timestamp
+from policies.questions import most_rows, output_kind, plan_digest, template_digest
+from policies.rules import Case
+from policies.tightening import standing as standing_of
+
+Rule = Callable[[Case], Iterator[Finding]]
+
+
+def standing(case: Case) -> Iterator[Finding]:
+    """The provider has neither revoked, ended nor suspended the terms."""
+    why = standing_of(case.declaration.dataset, case.facts.tightenings, case.facts.now)
+    words, _, at = why.rpartition(" ")
+    shown = f"{words} {timestamp(int(at))}" if words else why
+    remedy = f"wait until {timestamp(int(at))}" if words == "suspended until" else "sign a new agreement"
+    yield case.finding("standing", not why, f"the terms are {shown or 'in force, tightened'}", remedy=remedy)
+
+
+def isolation(case: Case) -> Iterator[Finding]:
+    """Every layer that the terms require separates the enclave that would run from its machine."""
+    required, present = case.terms.isolation, case.facts.isolation
+    missing = lacking(required, present)
+    yield case.finding(
+        "isolation",
+        not missing,
+        f"runs must be isolated by {', '.join(required)}; " + (f"here they lack {', '.join(missing)}" if missing else "they are"),
+        remedy=f"ask the operator for workers whose enclaves have {', '.join(missing)}",
+    )
+
+
+def uses(case: Case) -> Iterator[Finding]:
+    """Jobs under the agreement that this provider's keys were granted for, and this one, are at most so many."""
+    most, used = case.terms.uses, case.facts.uses_of(case.declaration.provider).jobs
+    if case.facts.repeats is not None:
+        yield case.finding("uses", True, f"repeats {case.facts.repeats}: not counted")
+        return
+    yield case.finding("uses", most is not None and used < most, f"{used} of {most} uses are made", remedy="sign a new agreement")
+
+
+def windows(case: Case) -> Iterator[Finding]:
+    """The decision falls into a window of the week."""
+    windows, now = case.terms.windows or (), case.facts.now
+    shown = "; ".join(window.text for window in windows)
+    opens = min((window.next_start(now) for window in windows), default=None)
+    remedy = None if opens is None else f"wait until {timestamp(opens)}"
+    yield case.finding("windows", opens == now, f"asked at {timestamp(now)}; open: {shown or 'never'}", remedy=remedy)
+
+
+def enclave_jurisdictions(case: Case) -> Iterator[Finding]:
+    """The enclave would run in one of the countries. The operator states it, and the log keeps what it stated."""
+    stated, allowed = case.facts.enclave_jurisdiction, case.terms.enclave_jurisdictions or ()
+    message = f"the enclave runs in {stated or 'an unstated country'}; agreed: {', '.join(allowed)}"
+    yield case.finding("enclave_jurisdictions", stated is not None and stated in allowed, message)
+
+
+def recipient_jurisdictions(case: Case) -> Iterator[Finding]:
+    """The recipient, and whoever it passes the release on to, is under the law of one of the countries, as all parties signed."""
+    allowed = case.terms.recipient_jurisdictions or ()
+    names = dict.fromkeys((case.request.consumer, *(use.recipient for use in case.request.onward)))
+    found = {name: case.agreement.party(name).jurisdiction if case.agreement.has_party(name) else None for name in names}
+    shown = ", ".join(f"`{name}` in {country or 'an unstated country'}" for name, country in found.items())
+    within = all(country is not None and country in allowed for country in found.values())
+    yield case.finding("recipient_jurisdictions", within, f"{shown}; agreed: {', '.join(allowed)}")
+
+
+def no_debug(case: Case) -> Iterator[Finding]:
+    """The enclave cannot be debugged. Evidence of a kind that does not show it is taken for debuggable."""
+    words = {False: "cannot be debugged", True: "can be debugged", None: "is of a kind that does not show whether it can be debugged"}
+    yield case.finding("no_debug", case.facts.enclave_debug is False, f"the enclave {words[case.facts.enclave_debug]}")
+
+
+def evidence_age(case: Case) -> Iterator[Finding]:
+    """The provider's broker releases keys to fresh evidence only, and a replay compares the times in the log."""
+    yield case.finding("evidence_age", True, f"keys are released only to evidence at most {case.terms.evidence_age} s old")
+
+
+def pre_approved(case: Case) -> Iterator[Finding]:
+    """The plan, or the plan without its constants, is one of those that were approved beforehand."""
+    names = (plan_digest(case.plan), template_digest(case.plan))
+    known = case.terms.pre_approved or ()
+    message = f"plan {names[0]}, template {names[1]}; {len(known)} are pre-approved"
+    yield case.finding("pre_approved", any(name in known for name in names), message, remedy="ask a pre-approved query")
+
+
+def output_kinds(case: Case) -> Iterator[Finding]:
+    """A release is of one of the kinds."""
+    kind, allowed = output_kind(case.plan), case.terms.output_kinds or ()
+    remedies = {"number": "drop GROUP BY", "table": "group by keys with a declared domain"}
+    remedy = next((remedies[other] for other in allowed if other in remedies), None)
+    yield case.finding("output_kinds", kind in allowed, f"the release is a {kind}; agreed: {', '.join(allowed)}", remedy=remedy)
+
+
+def output_rows(case: Case) -> Iterator[Finding]:
+    """A release cannot have more rows."""
+    rows, most = most_rows(case.plan, case.agreement.by_dataset), case.terms.output_rows
+    message = f"the release has at most {rows} rows; agreed: {most}"
+    yield case.finding("output_rows", most is not None and rows <= most, message, remedy=f"add LIMIT {most}, or group by fewer keys")
+
+
+def output_bytes(case: Case) -> Iterator[Finding]:
+    """The gate withholds a sealed release that is larger."""
+    yield case.finding("output_bytes", True, f"a sealed release above {case.terms.output_bytes} bytes is withheld at the gate")
+
+
+def approvals(case: Case) -> Iterator[Finding]:
+    """So many of the parties have approved this request; its author alone is not enough."""
+    wanted, given, author = case.terms.approvals, case.facts.approved_by, case.request.consumer
+    if case.facts.repeats is not None:
+        yield case.finding("approvals", True, f"repeats {case.facts.repeats}: approved before")
+        return
+    assert wanted is not None, "the rule is applied where its term stands"
+    missing = wanted.missing(given, author)
+    counted = ", ".join(name for name in given if name in wanted.of) or "nobody"
+    message = f"{wanted.need} of {', '.join(wanted.of)} must approve; {counted} did"
+    yield case.finding("approvals", missing == 0, message, remedy=f"wait for {missing} more")
+
+
+def payment(case: Case) -> Iterator[Finding]:
+    """The provider has confirmed what must be paid before use."""
+    price, known = case.terms.payment, case.facts.uses_of(case.declaration.provider)
+    assert price is not None, "the rule is applied where its term stands"
+    needed = 1 if price.per == "agreement" else known.own + (0 if case.facts.repeats is not None else 1)
+    message = f"{price.text} before use; {known.paid} payments confirmed, {needed} needed"
+    yield case.finding("payment", known.paid >= needed, message, remedy=f"pay {price.amount} {price.currency} to the provider")
+
+
+def delete_after(case: Case) -> Iterator[Finding]:
+    """The consumer has deleted what it had to delete by now."""
+    overdue, days = case.facts.overdue, case.terms.delete_after
+    message = f"releases are deleted after {days} days; overdue: {', '.join(overdue) or 'none'}"
+    yield case.finding("delete_after", not overdue, message, remedy=f"delete {', '.join(overdue)} and report it")
+
+
+def notify(case: Case) -> Iterator[Finding]:
+    """The service gives notice of each release to the parties."""
+    yield case.finding("notify", True, f"{', '.join(case.terms.notify)} learn of each release")
+
+
+def attribution(case: Case) -> Iterator[Finding]:
+    """The client shows the words beside each release."""
+    yield case.finding("attribution", True, f"each release is shown with: {case.terms.attribution}")
+
+
+def onward(case: Case) -> Iterator[Finding]:
+    """Every use onward is one that the agreement allows."""
+    allowed = case.terms.onward
+    recipients, purposes = (allowed.recipients, allowed.purposes) if allowed else ((), ())
+    refused = [use for use in case.request.onward if use.recipient not in recipients or use.purpose not in purposes]
+    told = "to nobody" if allowed is None else f"to {', '.join(allowed.recipients)} for {', '.join(allowed.purposes)}"
+    shown = ", ".join(f"`{use.recipient}` for {use.purpose}" for use in refused) or "none of the stated uses onward is refused"
+    yield case.finding("onward", not refused, f"{shown}; may be passed on {told}", remedy="do not pass the release on to them")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Condition:
+    """A rule, and when it applies: where its term stands, or where a request or what was tightened calls for it (`also`)."""
+
+    rule: Rule
+    applies: Callable[[Terms], bool]
+    also: Callable[[Case], bool] | None = None
+
+
+CONDITIONS: dict[str, Condition] = {
+    "standing": Condition(
+        rule=standing,
+        applies=lambda terms: False,
+        also=lambda case: any(signed.tightening.dataset == case.declaration.dataset for signed in case.facts.tightenings),
+    ),
+    "isolation": Condition(rule=isolation, applies=lambda terms: bool(terms.isolation)),
+    "uses": Condition(rule=uses, applies=lambda terms: terms.uses is not None),
+    "windows": Condition(rule=windows, applies=lambda terms: terms.windows is not None),
+    "enclave_jurisdictions": Condition(rule=enclave_jurisdictions, applies=lambda terms: terms.enclave_jurisdictions is not None),
+    "recipient_jurisdictions": Condition(rule=recipient_jurisdictions, applies=lambda terms: terms.recipient_jurisdictions is not None),
+    "no_debug": Condition(rule=no_debug, applies=lambda terms: terms.no_debug),
+    "evidence_age": Condition(rule=evidence_age, applies=lambda terms: terms.evidence_age is not None),
+    "pre_approved": Condition(rule=pre_approved, applies=lambda terms: terms.pre_approved is not None),
+    "output_kinds": Condition(rule=output_kinds, applies=lambda terms: terms.output_kinds is not None),
+    "output_rows": Condition(rule=output_rows, applies=lambda terms: terms.output_rows is not None),
+    "output_bytes": Condition(rule=output_bytes, applies=lambda terms: terms.output_bytes is not None),
+    "approvals": Condition(rule=approvals, applies=lambda terms: terms.approvals is not None),
+    "payment": Condition(rule=payment, applies=lambda terms: terms.payment is not None),
+    "notify": Condition(rule=notify, applies=lambda terms: bool(terms.notify)),
+    "attribution": Condition(rule=attribution, applies=lambda terms: terms.attribution is not None),
+    "delete_after": Condition(rule=delete_after, applies=lambda terms: terms.delete_after is not None),
+    "onward": Condition(rule=onward, applies=lambda terms: terms.onward is not None, also=lambda case: bool(case.request.onward)),
+}
+"""By field of `Terms` (`standing`: by tightenings), in the order in which they are applied after the rules of every permission."""
+
+OF_DOCUMENTS = frozenset(
+    {"columns", "minimum_group", "evidence_age", "pre_approved", "output_kinds", "output_rows", "output_bytes", "notify", "attribution"}
+)
+"""Rules that read nothing but plan, terms and who the recipient is: they hold for every request on the same documents."""

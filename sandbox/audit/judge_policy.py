@@ -1,0 +1,199 @@
+"""Judging what parties sign under agreements in force: tightenings, approvals, duties done; and what decisions state of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from enclaves.kit.acts import verify_approval, verify_duty, verify_tightening
+from enclaves.kit.envelope import Signed, document_digest
+from policies.acts import SignedApproval, SignedDuty, deletion_days
+from policies.agreement import Agreement
+from policies.codec import decode
+from policies.conditions import DAY_S
+from policies.errors import Malformed, Tampered
+from policies.grant import AnyPlan
+from policies.granted import job_id
+from policies.request import Facts, JobRequest
+from policies.rules_conditions import CONDITIONS
+from policies.tightening import SignedTightening, require_applicable, standing
+from sandbox.audit.state import Entry, JobFold, State
+
+SENDING_S = 60
+"""Most seconds between a broker's own clock and the entry of what it sent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AwaitingBody:
+    """The body of `awaiting`."""
+
+    signed: Signed
+
+
+def tightened(state: State, entry: Entry) -> None:
+    """The next tightening of a dataset, by its provider, of an agreed agreement. The header says all of it."""
+    signed = SignedTightening.from_ids(entry.ids)
+    name, item = entry.ids["agreement"], signed.tightening
+    fold = state.agreements.get(name)
+    state.require(entry, fold is not None and fold.agreed, "order", "an agreement is tightened that was not agreed before")
+    before = tuple(state.acts.tightenings[name])
+    agreement = state.agreement(name)
+    if agreement is not None:
+        require_applicable(item, agreement, before)
+    else:
+        last = max((s.tightening.sequence for s in before if s.tightening.dataset == item.dataset), default=0)
+        state.require(entry, item.sequence == last + 1, "order", "the tightening is not the next one of its dataset")
+    if _signed(state, entry, item.provider, agreement, lambda key: verify_tightening(signed, key)):
+        state.acts.tightenings[name].append(signed)
+
+
+def awaiting(state: State, entry: Entry) -> None:
+    """A request that waits for approvals, once, before it is decided."""
+    job, request = entry.ids["job"], entry.ids["request"]
+    state.require(entry, job == job_id(request), "order", "the job id is not that of the request")
+    state.require(
+        entry, job not in state.acts.awaiting and request not in state.requests, "order", "the request waits or is decided already"
+    )
+    fold = state.agreements.get(entry.ids["agreement"])
+    state.require(entry, fold is not None and fold.agreed, "order", "waits under an agreement that was not agreed before")
+    state.acts.awaiting[job] = request
+    if entry.body is None:
+        return
+    signed = decode(AwaitingBody, entry.body).signed
+    same = document_digest(signed) == request and decode(JobRequest, signed.body).agreement == entry.ids["agreement"]
+    state.require(entry, same, "signatures", "the header names another request or agreement than was signed")
+    agreement = state.agreement(entry.ids["agreement"])
+    if agreement is not None and agreement.has_party(signed.by):
+        state.verify(entry, signed, "job-request", signed.by, agreement.party(signed.by).signing_key)
+
+
+def approved(state: State, entry: Entry) -> None:
+    """A party's approval of a request that waits, once. The header says all of it."""
+    signed = SignedApproval.from_ids(entry.ids)
+    item = signed.approval
+    waits = state.acts.awaiting.get(item.job) == item.request and item.request not in state.requests
+    state.require(entry, waits, "order", f"{item.job} is approved and does not wait for it")
+    state.require(entry, signed.by not in state.acts.approvals[item.job], "order", f"`{signed.by}` approves {item.job} twice")
+    if _signed(state, entry, signed.by, state.agreement(item.agreement), lambda key: verify_approval(signed, key)):
+        state.acts.approvals[item.job].add(signed.by)
+
+
+def expired(state: State, entry: Entry) -> None:
+    """The end of a request that waited; nothing was charged for it."""
+    job = entry.ids["job"]
+    request = state.acts.awaiting.get(job, "")
+    state.require(entry, bool(request) and request not in state.requests, "order", f"{job} ends as expired and does not wait")
+    state.requests.add(request)
+
+
+def duty_done(state: State, entry: Entry) -> None:
+    """A payment that its provider confirms, or a deletion that the consumer reports, each once. The header says all of it."""
+    signed = SignedDuty.from_ids(entry.ids)
+    done, acts = signed.done, state.acts
+    agreement = state.agreement(done.agreement)
+    if not _signed(state, entry, signed.by, agreement, lambda key: verify_duty(signed, key)):
+        return
+    if done.duty == "payment":
+        paid = (done.agreement, signed.by, done.about)
+        state.require(entry, done.number == acts.paid[paid] + 1, "order", "the payment is not the next one")
+        acts.paid[paid] += 1
+        return
+    job = state.jobs.get(done.about)
+    state.require(entry, job is not None and job.stage == "released", "order", f"{done.about} was not released, and is deleted")
+    state.require(entry, done.about not in acts.deleted, "order", f"{done.about} is deleted twice")
+    acts.deleted.add(done.about)
+
+
+def _signed(state: State, entry: Entry, by: str, agreement: Agreement | None, verify: Callable[[str], object]) -> bool:
+    """Whether `by` is a party and signed, with the key in force that follows from the agreement's."""
+    if agreement is None:
+        state.cannot("signatures")
+        return True  # what cannot be verified is obeyed: it only tightens or counts
+    if not state.require(entry, agreement.has_party(by), "signatures", f"`{by}` is no party of the agreement"):
+        return False
+    key = state.keyring.signing_key(agreement.party(by).signing_key)
+    if not state.require(entry, key is not None, "signatures", f"the keys of `{by}` were revoked before"):
+        return False
+    try:
+        verify(str(key))
+    except Tampered as error:
+        state.report(entry, "signatures", error.message)
+        return False
+    return True
+
+
+def check_facts(state: State, entry: Entry, agreement: Agreement, request: JobRequest, plan: AnyPlan, facts: Facts) -> None:
+    """What a decision states of tightenings, approvals, uses, payments and deletions is what the headers before it say."""
+    name, acts = request.agreement, state.acts
+    told = tuple(acts.tightenings[name])
+    state.require(entry, facts.tightenings == told, "decisions", "the stated tightenings are not those of the log")
+    given = tuple(sorted(acts.approvals[entry.ids["job"]]))
+    state.require(entry, facts.approved_by == given, "decisions", "the stated approvals are not those of the log")
+    for fact in facts.uses:
+        used = acts.uses[name, fact.provider]
+        counted = (sum(used.values()), used[request.consumer], acts.paid[name, fact.provider, request.consumer])
+        what = f"{(fact.jobs, fact.own, fact.paid)} stated as uses, own uses and payments of `{fact.provider}`; the log has {counted}"
+        state.require(entry, (fact.jobs, fact.own, fact.paid) == counted, "decisions", what)
+    stated = {fact.provider for fact in facts.uses}
+    for dataset in plan.sources:
+        terms, provider = agreement.terms_of(dataset), agreement.by_dataset[dataset].provider
+        lowered = any(s.tightening.dataset == dataset and s.tightening.uses is not None for s in told)
+        if (terms.uses is not None or terms.payment is not None or lowered) and provider not in stated:
+            state.report(entry, "decisions", f"does not state the uses of `{provider}`")
+    late = acts.late(name, request.consumer, facts.now * 1000)
+    state.require(entry, set(late) <= set(facts.overdue), "decisions", f"does not state as overdue: {', '.join(late)}")
+
+
+def note_charge(state: State, entry: Entry) -> None:
+    """Count a charge as a use of every provider whose keys it is for."""
+    names = {loss.provider for loss in entry.header.losses} | {n for n in entry.ids.get("public", "").split(",") if n}
+    for name in names:
+        state.acts.uses[entry.ids["agreement"], name][entry.ids.get("consumer", "")] += 1
+
+
+def note_release(state: State, entry: Entry, job: JobFold) -> None:
+    """Remember until when a release may be kept."""
+    own, agreement = job.derived, state.agreement(job.agreement)
+    if own is None or agreement is None or own.grant is None:
+        return
+    days = deletion_days(agreement, own.grant.plan.sources)
+    if days is not None:
+        deadline = entry.header.at + days * DAY_S * 1000
+        state.acts.deadlines[job.agreement, own.request.consumer][entry.ids["job"]] = deadline
+
+
+def require_standing(state: State, entry: Entry, job: JobFold) -> None:
+    """Report a key release or a release under terms that were revoked, ended or suspended before."""
+    told = state.acts.tightenings.get(job.agreement, ())
+    if not told:
+        return
+    if job.grant is None:
+        state.cannot("releases")
+        return
+    for read in job.grant.reads:
+        why = standing(read.dataset, told, entry.header.at // 1000)
+        state.require(entry, not why, "releases", f"`{entry.header.kind}` although the terms of `{read.dataset}` are {why}")
+
+
+def require_fresh(state: State, entry: Entry, job: JobFold) -> None:
+    """Report a key release to evidence that is older than the provider's terms say, with room for what sending takes."""
+    agreement = state.agreement(job.agreement)
+    if agreement is None or job.grant is None:
+        return
+    own = (agreement.terms_of(read.dataset) for read in job.grant.reads if read.provider == entry.ids["provider"])
+    ages = [terms.evidence_age for terms in own if terms.evidence_age is not None]
+    age_ms = entry.header.at - job.attested_at
+    late = bool(ages) and age_ms > (min(ages) + SENDING_S) * 1000
+    state.require(
+        entry, not late, "evidence", f"keys were released to evidence {age_ms // 1000} s old; the terms say {min(ages, default=0)} s"
+    )
+
+
+def require_known_terms(agreement: Agreement, current: bool) -> None:
+    """Raise Malformed where a decision of an earlier law is under terms that it does not know."""
+    if current:
+        return
+    for terms in agreement.terms:
+        later = [name for name in CONDITIONS if name != "standing" and getattr(terms, name) not in (None, False, ())]
+        if later or any(column.recipients for column in terms.columns):
+            raise Malformed(f"decided under a law that does not know the terms of `{terms.dataset}`")
