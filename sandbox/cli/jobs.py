@@ -15,7 +15,7 @@ from policies.errors import Malformed, Refused
 from policies.privacy import SCALE_UNIT, Loss, parse_loss, units_to_decimal
 from policies.request import JobRequest
 from policies.schedule import Statistic
-from policies.statement import AnyRelease
+from policies.statement import AnyRelease, Release
 from sandbox.cli.acting import job_approve, job_delete
 from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, progress_bar, table
 
@@ -325,6 +325,9 @@ def _show_release(client: Client, release: AnyRelease, receipt: Receipt, *, as_j
         print_json({"release": encode(release), "job": receipt.grant.job, "index": receipt.index, "repeated": again} | duties)
         return
     show_release(release)
+    if isinstance(release, Release) and release.model is not None:
+        found, name = release.model, receipt.grant.job
+        click.echo(f"model {found.onnx_digest}, {found.model.size} parameters; `sandbox model card {name} --onnx FILE` keeps it")
     note = f"{receipt.grant.job}; entry {receipt.index}; {release.loss.text}; enclave {release.enclave_kind}"
     if receipt.repeated is not None:
         note += f"; handed out again by entry {receipt.repeated.index} without a charge"

@@ -14,7 +14,7 @@ import pyarrow as pa
 from policies.agreement import Agreement, ColumnTerm, Offer, Terms
 from policies.codec import decode
 from policies.declaration import Column, Declaration
-from policies.privacy import parse_epsilon
+from policies.privacy import Measure, parse_epsilon, parse_loss
 from policies.request import JobRequest
 from sandbox.party.agreeing import compose
 from sandbox.party.client import Client
@@ -163,8 +163,17 @@ def care_declaration(provider: str) -> Declaration:
     )
 
 
-def offer_on(declaration: Declaration, consumer: str, measurement: str, *, total: str, per_job: str, uid: str = "research") -> Offer:
-    """Terms that allow aggregates of everything but the remark."""
+def offer_on(
+    declaration: Declaration,
+    consumer: str,
+    measurement: str,
+    *,
+    total: str,
+    per_job: str,
+    uid: str = "research",
+    measure: Measure = "pure",
+) -> Offer:
+    """Terms that allow aggregates of everything but the remark, and in rho to train on it."""
     operations = {
         "person_id": ("join_key",),
         "year": ("join_key", "filter", "group_by", "output"),
@@ -172,7 +181,9 @@ def offer_on(declaration: Declaration, consumer: str, measurement: str, *, total
         "medical_spend": ("avg", "sum"),
         "doctor_visits": ("avg", "sum", "count", "filter"),
     }
-    columns = [{"column": c.name, "operations": list(operations[c.name])} for c in declaration.columns if c.name in operations]
+    taught = {"coinsurance": ("feature",), "doctor_visits": ("feature",), "medical_spend": ("label",)} if measure == "zcdp" else {}
+    listed = {name: [*allowed, *taught.get(name, ())] for name, allowed in operations.items()}
+    columns = [{"column": c.name, "operations": listed[c.name]} for c in declaration.columns if c.name in listed]
     return Offer(
         uid=uid,
         title="Aggregate statistics",
@@ -185,8 +196,8 @@ def offer_on(declaration: Declaration, consumer: str, measurement: str, *, total
             not_after=4_000_000_000,
             columns=decode(tuple[ColumnTerm, ...], columns),
             minimum_group=5,
-            job_loss=parse_epsilon(per_job),
-            total_loss=parse_epsilon(total),
+            job_loss=parse_loss(measure, per_job),
+            total_loss=parse_loss(measure, total),
             recipients=(consumer,),
             enclave_kinds=("simulated",),
             measurements=(measurement,),

@@ -37,7 +37,7 @@ from policies.grant import Grant, grant_digest
 from policies.granted import Read, Recipient
 from policies.odrl import agreement_digest
 from policies.plan import parse_plan
-from policies.privacy import Loss, parse_epsilon
+from policies.privacy import Loss, Measure, parse_epsilon
 from policies.query import Plan, columns_read
 from policies.request import JobRequest
 from policies.schedule import schedule
@@ -355,7 +355,7 @@ JOIN_SQL = (
 COUNT_SQL = "SELECT COUNT(*) AS person_years FROM insurer.plans"
 
 
-def found_town(folder: Path, *, persons: int = 30, total: str = "3", per_job: str = "1", **config: Any) -> Town:
+def found_town(folder: Path, *, persons: int = 30, total: str = "3", per_job: str = "1", measure: Measure = "pure", **config: Any) -> Town:
     """Admit everybody, publish both tables and sign the agreement."""
     town = open_town(folder, homes=(), **config)
     for name in market.ROLES:
@@ -367,7 +367,7 @@ def found_town(folder: Path, *, persons: int = 30, total: str = "3", per_job: st
     offers = []
     for name, declaration in declarations.items():
         publish(town.clients[name], declaration, tables[name])
-        offer = market.offer_on(declaration, "institute", measurement(checkout_root()), total=total, per_job=per_job)
+        offer = market.offer_on(declaration, "institute", measurement(checkout_root()), total=total, per_job=per_job, measure=measure)
         offers.append(town.clients[name].offer(offer)["digest"])
     composed = compose(town.clients["institute"], "study", "Coinsurance and use of care", offers, ["auditor"])
     town.agreement = town.clients["institute"].propose(composed)["digest"]
