@@ -1,14 +1,13 @@
-"""A trained model as integers: what a release carries, what an ONNX file is made from, and what people are told of it."""
+"""A trained model as integers: what a release carries, and what an ONNX file is made from."""
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.canonical import digest_bytes
-from policies.errors import Malformed, Tampered
-from policies.names import require_digest
+from policies.canonical import digest
+from policies.codec import encode
+from policies.errors import Malformed
 from policies.training import MAX_DEPTH, Encoded
 
 WEIGHT_BITS = 20
@@ -17,9 +16,6 @@ WEIGHT_BITS = 20
 MAX_WEIGHT = 2**40
 MAX_PARAMETERS = 100_000
 """Most numbers in a model."""
-
-MAX_TEXT = 99_000
-"""Longest part of an artefact's text, characters."""
 
 Link = Literal["identity", "logistic", "softmax", "nearest"]
 
@@ -98,24 +94,12 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRelease:
-    """What a training run releases besides the number of persons.
-
-    Attributes:
-        onnx: the ONNX file in base64, in parts; its SHA-256 digest is `onnx_digest`.
-    """
+    """What a training run releases besides the number of persons. An ONNX file follows from the model (`enclaves.kit.artefact`)."""
 
     model: Model
     metrics: tuple[Metric, ...]
-    onnx: tuple[str, ...]
-    onnx_digest: str
-
-    def __post_init__(self) -> None:
-        require_digest(self.onnx_digest, "onnx_digest")
 
     @property
-    def file(self) -> bytes:
-        """The ONNX file. Raises Tampered (code `onnx-digest`) if it is not the one that the digest names."""
-        data = base64.b64decode("".join(self.onnx))
-        if digest_bytes(data) != self.onnx_digest:
-            raise Tampered("the ONNX file is not the one that its digest names", code="onnx-digest")
-        return data
+    def digest(self) -> str:
+        """The digest that names the model."""
+        return digest(encode(self.model))

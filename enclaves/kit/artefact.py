@@ -7,11 +7,14 @@ to a size, to the operators that files of ours use, and to no external data; not
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from policies.errors import Malformed
+from policies.errors import Malformed, Tampered
 from policies.model import WEIGHT_BITS, Model, Tree
+from policies.scoring import Value, predicted
 from policies.training import UNIT, Encoded
 
 OPSET, ML_OPSET, IR_VERSION = 19, 3, 9
@@ -23,6 +26,12 @@ OPERATORS = frozenset({
     "TreeEnsembleRegressor", "Where",
 })  # fmt: skip
 """All operators that a file may use."""
+
+PROBES = 256
+AGREED = 0.98
+"""Part of the probes on which both must agree: a value on the border of two fixed-point steps may fall either way."""
+
+TOLERANCE = 1e-5
 
 OUTPUTS = {"identity": "prediction", "logistic": "probability", "softmax": "probabilities", "nearest": "cluster"}
 
@@ -46,6 +55,55 @@ def onnx_bytes(model: Model) -> bytes:
     )
     onnx.checker.check_model(made)
     return bytes(made.SerializeToString(deterministic=True))
+
+
+def checked_onnx(model: Model) -> bytes:
+    """Return the ONNX file of a model, after onnxruntime predicted with it what the model means (`policies.scoring`).
+
+    Both are asked for the bounds, the centre, missing values and random points within the bounds of every feature.
+
+    Raises:
+        Tampered: code `onnx-disagrees`.
+    """
+    data = onnx_bytes(model)
+    require_agreement(model, data)
+    return data
+
+
+def require_agreement(model: Model, data: bytes) -> None:
+    """Raise Tampered unless an ONNX file predicts what a model means."""
+    import numpy as np
+
+    rows = _probes(model)
+    given = {f.column: [_missing(f) if row[f.column] is None else row[f.column] for row in rows] for f in model.features}
+    found = np.asarray(score_onnx(data, given), np.float64).reshape(len(rows), -1)
+    close = np.isclose(found, np.array([predicted(model, row) for row in rows]), rtol=TOLERANCE, atol=TOLERANCE).all(axis=1)
+    if close.mean() < AGREED:
+        raise Tampered("the ONNX file predicts something else than the model", code="onnx-disagrees")
+
+
+def _probes(model: Model) -> list[dict[str, Value]]:
+    chance = random.Random(0)
+    rows: list[dict[str, Value]] = []
+    for number in range(PROBES):
+        row: dict[str, Value] = {}
+        for feature in model.features:
+            if feature.encoding == "categories":
+                row[feature.column] = chance.choice((*feature.categories, None))
+                continue
+            fixed = [feature.lower, feature.upper, feature.centre, None]
+            units = fixed[number] if number < len(fixed) else chance.randint(feature.lower, feature.upper)
+            row[feature.column] = None if units is None else units / 10.0**feature.decimals
+        rows.append(row)
+    return rows
+
+
+def _missing(feature: Encoded) -> float | int | str:
+    """How a file is told that a value is missing."""
+    if feature.encoding != "categories":
+        return math.nan
+    known = [category for category in feature.categories if isinstance(category, int)]
+    return min(known) - 1 if known else "".join(map(str, feature.categories)) + "?"
 
 
 def require_modest(data: bytes) -> None:

@@ -327,7 +327,7 @@ def _show_release(client: Client, release: AnyRelease, receipt: Receipt, *, as_j
     show_release(release)
     if isinstance(release, Release) and release.model is not None:
         found, name = release.model, receipt.grant.job
-        click.echo(f"model {found.onnx_digest}, {found.model.size} parameters; `sandbox model card {name} --onnx FILE` keeps it")
+        click.echo(f"model {found.digest}, {found.model.size} parameters; `sandbox model card {name} --onnx FILE` keeps it")
     note = f"{receipt.grant.job}; entry {receipt.index}; {release.loss.text}; enclave {release.enclave_kind}"
     if receipt.repeated is not None:
         note += f"; handed out again by entry {receipt.repeated.index} without a charge"

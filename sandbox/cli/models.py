@@ -94,10 +94,12 @@ def card(home_folder: Path, job_id: str, onnx_file: Path | None, as_json: bool) 
     \b
     Example: sandbox model card --home ~/institute job-0123456789abcdef0123 --onnx admitted.onnx
     """
+    from enclaves.kit.artefact import checked_onnx
+
     client = client_of(home_folder)
     release, receipt = _release(client, job_id)
     if onnx_file is not None and release.model is not None:
-        onnx_file.write_bytes(release.model.file)
+        onnx_file.write_bytes(checked_onnx(release.model.model))
     _show_card(client, release, receipt, as_json=as_json)
 
 
@@ -116,7 +118,7 @@ def score(home_folder: Path, job_id: str, rows: Path) -> None:
     release, _ = _release(client_of(home_folder), job_id)
     assert release.model is not None
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    for line in score_file(release.model.model, release.model.file, rows):
+    for line in score_file(release.model.model, rows):
         writer.writerow([f"{value:.6g}" for value in line])
 
 
@@ -139,7 +141,19 @@ def _show_card(client: Client, release: Release, receipt: Receipt, *, as_json: b
     if as_json:
         print_json(found)
         return
-    plain = ("job", "learner", "parameters", "onnx_digest", "loss", "epsilon", "delta", "enclave_kind", "measurement", "log_entry")
+    plain = (
+        "job",
+        "learner",
+        "parameters",
+        "model_digest",
+        "onnx_digest",
+        "loss",
+        "epsilon",
+        "delta",
+        "enclave_kind",
+        "measurement",
+        "log_entry",
+    )
     table(("", ""), [(name, found[name]) for name in plain])
     metrics = [{"name": "persons", **found["persons"]}, *found["metrics"]]
     table(("figure", "value", "95 % of the noise"), [(m["name"], m["value"], f"[{m['low']}, {m['high']}]") for m in metrics])

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from enclaves.kit.artefact import score_onnx
+from enclaves.kit.artefact import checked_onnx, score_onnx
 from policies.agreement import Agreement
+from policies.canonical import digest_bytes
 from policies.codec import decode
 from policies.conversion import DISPLAY_DELTA, epsilon_at
 from policies.errors import Malformed, NotFound
@@ -56,7 +57,8 @@ def card_of(release: Release, receipt: Receipt, agreement: Agreement) -> dict[st
         "agreement": grant.agreement,
         "title": agreement.title,
         "log_entry": receipt.index,
-        "onnx_digest": found.onnx_digest,
+        "model_digest": found.digest,
+        "onnx_digest": digest_bytes(checked_onnx(found.model)),
         "parameters": found.model.size,
         "learner": training.learner.kind,
         "predicts": None if found.model.label is None else _described(found.model.label),
@@ -83,8 +85,8 @@ def _described(item: Encoded) -> dict[str, Any]:
     return {"column": item.column, "encoding": item.encoding, **bounds}
 
 
-def score_file(model: Model, onnx: bytes, path: Path) -> Iterator[list[float]]:
-    """Yield what an ONNX file predicts for every row of a CSV file whose columns are the model's features, empty where missing.
+def score_file(model: Model, path: Path) -> Iterator[list[float]]:
+    """Yield what a model's ONNX file predicts for every row of a CSV file whose columns are its features, empty where missing.
 
     Raises:
         Malformed: a missing column, a cell that is no number, too many rows, or a file that is not acceptable.
@@ -98,7 +100,7 @@ def score_file(model: Model, onnx: bytes, path: Path) -> Iterator[list[float]]:
     columns = {feature.column: [_cell(row, feature, number) for number, row in enumerate(rows, 2)] for feature in model.features}
     if not rows:
         return
-    for scored in score_onnx(onnx, columns):
+    for scored in score_onnx(checked_onnx(model), columns):
         yield [float(value) for value in scored.reshape(-1)]
 
 

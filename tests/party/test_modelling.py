@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from enclaves.kit.artefact import checked_onnx
 from policies.errors import Malformed, NotFound, PolicyRefused
 from policies.privacy import parse_loss
 from policies.request import JobRequest
@@ -83,9 +84,9 @@ def test_the_file_runs_in_plain_onnxruntime_and_scores_rows_alike(trained: tuple
     path = tmp_path / "rows.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["visits", "plan"], [3, 25], ["", ""], [20, 0]])
-    session = onnxruntime.InferenceSession(found.file, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(checked_onnx(found.model), providers=["CPUExecutionProvider"])
     plain = session.run(None, {"visits": np.array([[3.0], [np.nan], [20.0]]), "plan": np.array([[25], [-1], [0]])})[0]
-    scored = np.array(list(score_file(found.model, found.file, path)))
+    scored = np.array(list(score_file(found.model, path)))
     assert np.allclose(scored, plain)
     assert (scored > -1).all()
 
@@ -99,7 +100,7 @@ def test_rows_that_the_model_cannot_read_are_refused_by_line(
         csv.writer(file).writerows(cells)
     found = model_of(trained[0])
     with pytest.raises(Malformed, match="line 2"):
-        list(score_file(found.model, found.file, path))
+        list(score_file(found.model, path))
 
 
 def test_a_column_that_is_not_to_be_learned_from_is_refused_with_its_name(town: Town, tmp_path: Path) -> None:
