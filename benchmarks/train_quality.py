@@ -123,9 +123,10 @@ def main() -> None:
     for name, key in (("auc_nonprivate", "auc"), ("r2_nonprivate", "r2"), ("auc_diffprivlib",) * 2, ("r2_diffprivlib",) * 2):
         found[name] = round(median(beside[key]), 4) if key in beside else None
     if arguments.figure is not None:
-        curves = {
-            name: [median(ours(name, *asked[name], rows[name.removesuffix("_trees")], held, epsilon)) for epsilon in CURVE] for name in LEARNERS
-        }
+        curves = {}
+        for name, (plan, task) in asked.items():
+            read = rows[name.removesuffix("_trees")]
+            curves[name] = [median(ours(name, plan, task, read, held, epsilon)) for epsilon in CURVE]
         found["curves"] = {"epsilon": list(CURVE), **{name: [round(value, 4) for value in values] for name, values in curves.items()}}
         arguments.figure.write_text(figure(curves, {"auc": found["auc_nonprivate"], "r2": found["r2_nonprivate"]}), encoding="utf-8")
     print(json.dumps(found))

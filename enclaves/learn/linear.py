@@ -73,22 +73,29 @@ def fit_logistic(rows: Rows, task: Task, purse: Purse) -> Coefficients:
 
 def probabilities(rows_z: Array, weights: Array) -> Array:
     """Return the class probabilities of encoded rows, (rows, classes); of two classes only the second's."""
-    scores = (rows_z.astype(np.float64) / UNIT) @ weights
-    if weights.shape[1] == 1:
-        return 1.0 / (1.0 + np.exp(-np.clip(scores, -60, 60)))
+    return _linked((rows_z.astype(np.float64) / UNIT) @ weights)
+
+
+def _linked(scores: Array) -> Array:
+    """Chances from scores, (rows, outputs)."""
+    if scores.shape[1] == 1:
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(scores, -60, 60))))
     raised = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 def _gradient(rows: Rows, lengths: Array, weights: Array, task: Task) -> Array:
     """Sum of bounded row gradients z (p - y), (width, outputs), in 2^-20."""
-    residuals = np.empty((len(rows), task.outputs), np.int16)
-    for block in rows.blocks():
-        wanted = rows.y[block][:, None] == (np.arange(task.outputs) if task.outputs > 1 else 1)
-        residuals[block] = np.trunc((probabilities(rows.z[block], weights) - wanted) * UNIT)
-    sizes = np.ceil(np.sqrt((residuals.astype(np.float64) ** 2).sum(axis=1))).astype(np.int64) * lengths
-    held = shrunk(residuals.astype(np.int64), factors(rows, sizes, task.clip)[:, None])
-    return sum_of_products(rows.z, held)
+    total = np.zeros((task.width, task.outputs), np.int64)
+    for at, part in rows.parts():
+        wide = part.z.astype(np.float64)
+        wanted = part.y[:, None] == (np.arange(task.outputs) if task.outputs > 1 else 1)
+        residuals = np.trunc((_linked(wide @ (weights / UNIT)) - wanted) * UNIT)
+        sizes = np.ceil(np.sqrt((residuals**2).sum(axis=1))).astype(np.int64) * lengths[at]
+        held = shrunk(residuals.astype(np.int64), factors(part, sizes, task.clip)[:, None])
+        # At most 2^20 in absolute value for each of few rows: exact.
+        total += (wide.T @ held.astype(np.float64)).astype(np.int64)
+    return total
 
 
 def _upper(matrix: Array) -> Array:
