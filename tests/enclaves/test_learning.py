@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -346,7 +347,7 @@ def permitted(rho: float, runs: int) -> float:
     return float(np.sqrt(rho / 2) + 3 * np.sqrt(2 * 0.25 / (runs / 2)))
 
 
-RUNS = 300
+RUNS = 1000 if os.environ.get("SANDBOX_FULL") else 150
 RHO = 0.02
 
 

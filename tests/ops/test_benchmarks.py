@@ -21,3 +21,20 @@ def test_the_benchmark_of_private_sql_answers_and_names_its_figures() -> None:
     clustered = found["parts"]["clustered"]
     # Bounding alone loses little of clustered data: a wrong bound or clamp would show.
     assert all(error < 0.1 for error in clustered["errors_of_bounding"])
+
+
+def test_the_benchmarks_of_training_answer_and_name_their_figures() -> None:
+    """Figures of peers are null where their environment is not installed."""
+    for name, options, names in (
+        ("train_quality", ["--quick"], {"auc", "auc_nonprivate", "r2", "r2_nonprivate", "auc_diffprivlib"}),
+        ("train_speed", ["--quick", "--repeats", "1"], {"ratio_to_sklearn", "peak_mib"}),
+    ):
+        command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert set(found) >= names
+        if name == "train_quality":
+            assert found["auc"] > 0.65
+            assert found["r2"] > 0.5
+        else:
+            assert found["peak_mib"] > 0
