@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from enclaves.kit.tables import load_table, open_database
+from enclaves.kit.tables import load_table, open_database, readable
 from enclaves.learn.release import read_rows
 from enclaves.learn.rows import Rows
 from policies.conversion import epsilon_at
@@ -104,7 +104,7 @@ def rows_of_question(plan: Plan, task: Task, *, memory_mib: int = 1024) -> Rows:
     read = columns_read(plan, DECLARATIONS)
     with open_database(memory_mib=memory_mib, threads=1) as connection:
         for dataset, name in names.items():
-            table = pq.read_table(FOLDER / f"{dataset.partition('.')[0]}.parquet")
+            table = readable(pq.read_table(FOLDER / f"{dataset.partition('.')[0]}.parquet"))
             load_table(connection, name, table, DECLARATIONS[dataset], read[dataset], bounded=True, unique=True)
         rows, _ = read_rows(plan, task, DECLARATIONS, connection, names)
     return rows

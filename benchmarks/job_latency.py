@@ -30,9 +30,10 @@ from policies.request import JobRequest
 from sandbox.demo.stage import Stage
 from sandbox.party.agreeing import compose
 from sandbox.party.client import Client
-from sandbox.party.forms import declaration_of, offer_of
+from sandbox.party.forms import declaration_of
 from sandbox.party.home import Home
 from sandbox.party.publish import publish
+from sandbox.party.term_forms import offer_of
 
 ROWS = 1000
 QUERY = """SELECT n.region, COUNT(*) AS people, AVG(spending) AS spending, AVG(visits) AS visits

@@ -39,9 +39,10 @@ from sandbox.config import Config, read_config
 from sandbox.exchange.participants import issue_code
 from sandbox.party.agreeing import compose
 from sandbox.party.client import Client
-from sandbox.party.forms import declaration_of, offer_of
+from sandbox.party.forms import declaration_of
 from sandbox.party.home import Home
 from sandbox.party.publish import publish
+from sandbox.party.term_forms import offer_of
 
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432")
 GUNICORN = ["--workers", "2", "--threads", "8", "--no-control-socket", "--timeout", "120", "--graceful-timeout", "30"]

@@ -8,20 +8,26 @@ like its average one. No row of anybody else takes part in either, and no order 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import pyarrow as pa
 
+from enclaves.bounded import Sums
 from enclaves.cells import Key, Layout, bin_query, cell_query, distinct_query, layout, pair_query
+from enclaves.kit.columns import StoredColumns
 from enclaves.kit.expressions import Fragment
-from enclaves.kit.relations import rows_of
-from enclaves.kit.tables import Connection, keep_at_most, load_table, open_database, rows
+from enclaves.kit.relations import Rows, rows_of
+from enclaves.kit.tables import Connection, keep_at_most, load_table, open_database, readable, rows
+from enclaves.lines import OutOfOrder, blocks_of, counted_lines, fits, is_stored, stored_blocks, whole_units
+from enclaves.pairs import MOST_ROWS, Lines, pairs_of, sorted_pairs
 from policies.declaration import Declaration
 from policies.grant import Grant
 from policies.query import MAX_CELLS, Join, Plan, Table, relations, tables
 from policies.schedule import Statistic
-from policies.shape import contribution, domain_of, shape
+from policies.shape import Contribution, contribution, domain_of, shape
 
 MAX_SUM = 2**62
 """Exact values are cut here before noise, which leaves room for noise in 64 bits. Cutting moves two values no further apart."""
@@ -45,45 +51,105 @@ class Exact:
     vectors: dict[str, tuple[int, ...]]
 
 
+Stored: TypeAlias = "pa.Table | StoredColumns"
+"""A dataset's columns: in memory, or encrypted and decrypted as they are needed."""
+
+
 def aggregate(
-    grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, pa.Table], *, memory_mib: int, threads: int = 2
+    grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, Stored], *, memory_mib: int, threads: int = 2
 ) -> Exact:
-    """Return the exact value of every statistic of the grant for every cell.
+    """Return the exact value of every statistic of the grant for every cell. Raises as `aggregate_plan`."""
+    columns = {read.dataset: read.columns for read in grant.reads}
+    return aggregate_plan(grant.plan, grant.aggregated, columns, declarations, files, memory_mib=memory_mib, threads=threads)
+
+
+def aggregate_plan(
+    plan: Plan,
+    statistics: Sequence[Statistic],
+    columns: Mapping[str, tuple[str, ...]],
+    declarations: Mapping[str, Declaration],
+    files: Mapping[str, Stored],
+    *,
+    memory_mib: int,
+    threads: int = 2,
+) -> Exact:
+    """Return the exact value of every statistic for every cell.
+
+    Args:
+        columns: that are read, by dataset.
 
     Raises:
         OutOfMemory: the tables need more than `memory_mib`.
         TooManyCells: more combinations of keys than a release may have.
+        Tampered: stored columns cannot be decrypted.
     """
-    plan, bound = grant.plan, contribution(grant.plan, declarations)
+    bound = contribution(plan, declarations)
     loaded = {dataset: f"d{index}" for index, dataset in enumerate(plan.sources)}
+    source = rows_of(plan.source, declarations, loaded, (f"r{index}" for index in itertools.count()))
+    if isinstance(plan.source, Table) and not bound.bounded_by_rows:
+        found = _from_file(plan, statistics, declarations[plan.source.dataset], files[plan.source.dataset], source, bound)
+        if found is not None:
+            return found
+    whole = {dataset: readable(stored if isinstance(stored, pa.Table) else stored.table()) for dataset, stored in files.items()}
     with open_database(memory_mib=memory_mib, threads=threads) as connection:
-        load_tables(grant, declarations, files, connection, loaded, bounded=bound.bounded_by_rows or not isinstance(plan.source, Table))
-        names = (f"r{index}" for index in itertools.count())
-        source = rows_of(plan.source, declarations, loaded, names)
+        for dataset, names in columns.items():
+            load_table(
+                connection,
+                loaded[dataset],
+                whole[dataset],
+                declarations[dataset],
+                names,
+                bounded=bound.bounded_by_rows or not isinstance(plan.source, Table),
+                unique=joined_by_key(plan, dataset, declarations[dataset]),
+            )
         domains = [_domain(connection, plan, index, declarations, loaded) for index in range(len(plan.group_by))]
-        widest = files[plan.source.dataset].num_rows if isinstance(plan.source, Table) else shape(plan.source, declarations).rows
-        found = layout(plan, grant.aggregated, source, bound, domains, max(1, widest))
-        return _vectors(grant.aggregated, found, domains, _computed(connection, found, grant.aggregated))
+        widest = whole[plan.source.dataset].num_rows if isinstance(plan.source, Table) else shape(plan.source, declarations).rows
+        laid = layout(plan, statistics, source, bound, domains, max(1, widest))
+        if laid.by_unit and fits(laid, statistics):
+            totals = _by_pairs(laid, statistics, partial(blocks_of, counted_lines(connection, laid)), every=not plan.discovers)
+        else:
+            totals = _computed(connection, laid, statistics)
+        return _vectors(statistics, domains, totals)
 
 
-def load_tables(
-    grant: Grant,
-    declarations: Mapping[str, Declaration],
-    files: Mapping[str, pa.Table],
-    connection: Connection,
-    loaded: Mapping[str, str],
+def aggregate_in_order(grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, Stored]) -> Exact | None:
+    """As `aggregate`, holding a part of one table at a time; None where the plan, or the order of the table's units, needs more."""
+    plan, bound = grant.plan, contribution(grant.plan, declarations)
+    if not isinstance(plan.source, Table) or bound.bounded_by_rows:
+        return None
+    dataset = plan.source.dataset
+    source = rows_of(plan.source, declarations, {dataset: "d0"}, iter(("r0",)))
+    try:
+        return _from_file(plan, grant.aggregated, declarations[dataset], files[dataset], source, bound, sort=False)
+    except OutOfOrder:
+        return None
+
+
+def _from_file(
+    plan: Plan,
+    statistics: Sequence[Statistic],
+    declaration: Declaration,
+    stored: Stored,
+    source: Rows,
+    bound: Contribution,
     *,
-    bounded: bool,
-) -> None:
-    """Make every table that a grant reads a table of the database, named by `loaded`. Raises OutOfMemory."""
-    for read in grant.reads:
-        declaration = declarations[read.dataset]
-        unique = _joined_by_key(grant.plan, read.dataset, declaration)
-        table = files[read.dataset]
-        load_table(connection, loaded[read.dataset], table, declaration, read.columns, bounded=bounded, unique=unique)
+    sort: bool = True,
+) -> Exact | None:
+    """What the plan counts of one table, straight from its columns; None where the database has to compute something.
+
+    Rows that are not in the order of units are all held and sorted, or else OutOfOrder is raised.
+    """
+    domains = [domain_of(key, source.columns.scope) for key in plan.group_by]
+    laid = layout(plan, statistics, source, bound, domains, MOST_ROWS)
+    if not laid.by_unit or not fits(laid, statistics) or not is_stored(plan, laid):
+        return None
+    blocks = stored_blocks(plan, laid, declaration, stored, domains)
+    if blocks is None:
+        return None
+    return _vectors(statistics, domains, _by_pairs(laid, statistics, blocks, every=not plan.discovers, sort=sort))
 
 
-def _joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:
+def joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:
     """Whether joins may rely on the unique key of a dataset: its columns are all equated. Otherwise no bound of `shape` rests on it.
 
     Homes publish no table that repeats a key; a table that does, breaks its provider's word and adds rows of its own units only.
@@ -96,6 +162,29 @@ def _joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:
 
 Found = dict[str, dict[Key, tuple[int, ...]]]
 """By statistic, what the data hold per key; for bins, one number per bin."""
+
+
+def _by_pairs(
+    found: Layout, statistics: Sequence[Statistic], blocks: Callable[[], Iterator[Lines]], *, every: bool, sort: bool = True
+) -> Found:
+    """What `_computed` finds, from rows as arrays. Raises OutOfOrder unless it may `sort`."""
+    largest = {name: amount for name, (_, amount) in found.totals.items()}
+    sums = Sums(statistics=statistics, bound=found.bound, every=every)
+    try:
+        for lines in whole_units(blocks()):
+            sums.add(lines, pairs_of(lines))
+    except OutOfOrder:
+        if not sort:
+            raise
+        sums = Sums(statistics=statistics, bound=found.bound, every=every)
+        kept = list(blocks())
+        for pairs in sorted_pairs(kept, largest):
+            sums.add(kept[0], pairs)
+    by_key = sums.by_key()
+    if len(by_key) > MAX_FOUND:
+        raise TooManyCells
+    totals: Found = {s.name: {key: (values[index],) for key, values in by_key.items()} for index, s in enumerate(statistics)}
+    return totals | {"": dict.fromkeys(by_key, ())}
 
 
 def _computed(connection: Connection, found: Layout, statistics: Sequence[Statistic]) -> Found:
@@ -169,9 +258,7 @@ def in_order(value: int | str | None) -> tuple[bool, bool, int | str]:
     return value is None, isinstance(value, str), 0 if value is None else value
 
 
-def _vectors(
-    statistics: Sequence[Statistic], found: Layout, domains: Sequence[tuple[int | str | None, ...] | None], totals: Found
-) -> Exact:
+def _vectors(statistics: Sequence[Statistic], domains: Sequence[tuple[int | str | None, ...] | None], totals: Found) -> Exact:
     keys = tuple(_public(domains)) if None not in domains else tuple(sorted(totals[""], key=lambda key: [in_order(v) for v in key]))
     vectors = {}
     for statistic in statistics:

@@ -30,6 +30,7 @@ class Layout:
         by_unit: whether rows are first added up per unit and cell.
         values: names and types of the expressions that statistics read.
         widest: most rows of one unit in one cell before it is bounded.
+        unit: what is known of the privacy unit.
     """
 
     base: Fragment
@@ -39,6 +40,7 @@ class Layout:
     values: dict[Expression, tuple[str, Typed]]
     bound: Contribution
     widest: int
+    unit: Typed
 
 
 def layout(
@@ -81,6 +83,7 @@ def layout(
         values=values,
         bound=bound,
         widest=widest,
+        unit=next(scope[name] for name, raw in source.raw.items() if raw == source.unit),
     )
 
 
@@ -150,6 +153,23 @@ def _total(measured: Measured, found: Layout) -> str:
     if measured.quantity in ("rows", "units"):
         return f"count(*){only}"
     return f"coalesce(sum({_amount(measured, found)}){only}, 0)"
+
+
+def added(found: Layout) -> tuple[str, ...]:
+    """The statistics of `totals` to which rows add different amounts: not those that count every row or unit."""
+    plain = ("rows", "units")
+    return tuple(name for name, (measured, _) in found.totals.items() if measured.quantity not in plain or _condition(measured, found))
+
+
+def row_query(found: Layout) -> Fragment:
+    """SELECT of unit `u`, key and what the row adds to each statistic of `added`: `a0`..., in 64 bits."""
+    amounts = []
+    for index, name in enumerate(added(found)):
+        measured = found.totals[name][0]
+        condition = _condition(measured, found)
+        value = "1" if measured.quantity in ("rows", "units") else f"coalesce({_amount(measured, found)}, 0)"
+        amounts.append(f", ({f'CASE WHEN {condition} THEN {value} ELSE 0 END' if condition else value})::BIGINT AS a{index}")
+    return joined(f"SELECT {', '.join(('u', *found.keys))}{''.join(amounts)} FROM ({{}}) AS rows_", found.base)  # noqa: S608
 
 
 def pair_query(found: Layout) -> Fragment:

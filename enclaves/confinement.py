@@ -11,9 +11,12 @@ import os
 import resource
 import signal
 import socket
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from policies.isolation import Layer
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from policies.isolation import Layer
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 ADDRESS_SPACE_MIB = 6144
@@ -58,7 +61,7 @@ def _limits(memory_mib: int) -> list[tuple[int, int]]:
 
 def layers_around(memory_mib: int) -> list[Layer]:
     """Return the layers that this process finds in force around itself; `syscalls` is for `confine_system_calls` to say. Never raises."""
-    checks: dict[Layer, object] = {
+    checks: dict[Layer, Callable[[], bool]] = {
         "network": _no_network,
         "processes": _alone,
         "filesystem": _read_only,
@@ -68,7 +71,6 @@ def layers_around(memory_mib: int) -> list[Layer]:
     found: list[Layer] = []
     for layer, check in checks.items():
         try:
-            assert callable(check)
             if check():
                 found.append(layer)
         except (OSError, ValueError, KeyError):
@@ -80,20 +82,20 @@ def layers_around(memory_mib: int) -> list[Layer]:
 
 def _no_network() -> bool:
     """No interface but loopback, and no route."""
-    routes = Path("/proc/net/route").read_text(encoding="ascii").splitlines()[1:]
+    routes = _lines("/proc/net/route")[1:]
     return {name for _, name in socket.if_nameindex()} <= {"lo"} and not routes
 
 
 def _alone() -> bool:
     """No process but the first of the namespace and this one; a host name of its own; the root of a cgroup namespace."""
     seen = {int(name) for name in os.listdir("/proc") if name.isdigit()}
-    groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    return seen <= {1, os.getpid()} and socket.gethostname() == HOST_NAME and all(line.endswith(":/") for line in groups)
+    at_root = all(line.endswith(":/") for line in _lines("/proc/self/cgroup"))
+    return seen <= {1, os.getpid()} and socket.gethostname() == HOST_NAME and at_root
 
 
 def _read_only() -> bool:
     """Every mount is read-only, except the kernel's own and an in-memory /tmp."""
-    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+    for line in _lines("/proc/self/mounts"):
         _, place, kind, options, *_ = line.split(" ")
         private = place == "/tmp" and kind == "tmpfs"  # noqa: S108 - the name of a mount
         kernels = any(place == root or place.startswith(root + "/") for root in _KERNELS)
@@ -104,8 +106,7 @@ def _read_only() -> bool:
 
 def _own_uid() -> bool:
     """Not root, and not a mere other name for the uid of whoever made the user namespace: such a one maps a single uid."""
-    lines = [line.split() for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()]
-    mapped = sum(int(count) for _, _, count in lines)
+    mapped = sum(int(line.split()[2]) for line in _lines("/proc/self/uid_map"))
     return os.getuid() == os.geteuid() != 0 and os.getgroups() == [] and mapped > 1 and os.getuid() != _launcher_uid()
 
 
@@ -115,5 +116,10 @@ def _launcher_uid() -> int:
 
 
 def _no_capabilities() -> bool:
-    fields = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if ":\t" in line)
+    fields = dict(line.split(":\t", 1) for line in _lines("/proc/self/status") if ":\t" in line)
     return fields["NoNewPrivs"].strip() == "1" and all(int(fields[name], 16) == 0 for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"))
+
+
+def _lines(path: str) -> list[str]:
+    with open(path, encoding="utf-8") as file:
+        return file.read().splitlines()

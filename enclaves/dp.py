@@ -41,12 +41,24 @@ def add_noise(values: Sequence[int], statistic: Statistic, *, threads: int = 2) 
     mechanism = _mechanism(statistic)
     if Fraction(mechanism.map(_distance(statistic))) > Fraction(statistic.amount, NANO):
         raise LossExceeded(statistic.name)
-    exact = np.asarray(values, dtype=np.int64)
+    return _drawn(mechanism, np.asarray(values, dtype=np.int64), threads)
+
+
+def _drawn(mechanism: Any, exact: Any, threads: int) -> list[int]:
     if len(exact) <= CHUNK:
         return [int(value) for value in mechanism(exact)] if len(exact) else []
     with ThreadPoolExecutor(threads) as pool:
         parts = pool.map(mechanism, [exact[start : start + CHUNK] for start in range(0, len(exact), CHUNK)])
         return [int(value) for part in parts for value in part]
+
+
+def draw_share(count: int, scale: int, *, threads: int = 2) -> list[int]:
+    """Return one contributor's share of distributed noise: discrete Gaussians of sigma `scale`, in units of 2^-20.
+
+    What all shares together cost is `policies.joint.distributed_loss`; OpenDP knows of no sum of shares, so its map has no say here.
+    """
+    mechanism = (_DOMAIN, dp.l2_distance(T="f64")) >> dp.m.then_gaussian(scale=scale / SCALE_UNIT)
+    return _drawn(mechanism, np.zeros(count, dtype=np.int64), threads)
 
 
 def discover(units: Sequence[int], statistic: Statistic, delta0: int) -> list[int | None]:

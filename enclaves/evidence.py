@@ -35,19 +35,22 @@ class Identity:
         return next((nonce.value for nonce in self.evidence.evidence.nonces if nonce.provider == provider), "")
 
 
-def attest(grant: Grant, nonces: tuple[Nonce, ...], measurement: str, isolation: tuple[Layer, ...] = ()) -> Identity:
+def attest(
+    grant: Grant, nonces: tuple[Nonce, ...], measurement: str, isolation: tuple[Layer, ...] = (), attester: Attester | None = None
+) -> Identity:
     """Return fresh keys and evidence of the kind that the grant names, from this machine's own attester.
 
     Args:
         measurement: of this code; evidence of a TEE states the grant's, which the TEE then vouches for or not.
         isolation: the layers around the process.
+        attester: where the TEE's word comes from; None for this machine's devices.
 
     Raises:
         OSError: this machine is no TEE of that kind.
     """
     if grant.enclave_kind == "simulated":
         return attest_simulated(grant, nonces, measurement, isolation)
-    return attest_with(find_attester(grant.enclave_kind), grant, nonces, isolation)
+    return attest_with(attester or find_attester(grant.enclave_kind), grant, nonces, isolation)
 
 
 def attest_simulated(grant: Grant, nonces: tuple[Nonce, ...], measurement: str, isolation: tuple[Layer, ...] = ()) -> Identity:

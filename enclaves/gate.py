@@ -20,7 +20,9 @@ from policies.canonical import canonical
 from policies.codec import encode
 from policies.declaration import Declaration
 from policies.grant import Grant, grant_digest
+from policies.joint_documents import JointRelease
 from policies.query import Having, KeyOutput, Order, Plan
+from policies.schedule import Statistic
 from policies.shape import shape
 from policies.statement import Cell, Figure, Release
 
@@ -34,25 +36,46 @@ def pass_gate(exact: Exact, grant: Grant, declarations: Mapping[str, Declaration
         LossExceeded: a mechanism would cost more than its statistic is granted.
     """
     keys, noised = _noised(exact, grant)
-    plan, found = grant.plan, shape(grant.plan.source, declarations)
-    computed = [figures_of(output, plan, found, grant.statistics, noised) for output in plan.aggregates]
-    cells = []
-    for index, key in enumerate(keys):
-        suppressed = grant.minimum_group > 1 and noised["units"][index] < grant.minimum_group
-        figures = () if suppressed else tuple(figure(index) for figure in computed)
-        cells.append(Cell(keys=_labels(key, plan), suppressed=suppressed, figures=figures))
     return Release(
         grant=grant_digest(grant),
         enclave_kind=grant.enclave_kind,
-        key_names=tuple(output.name for output in plan.outputs if isinstance(output, KeyOutput)),
-        cells=tuple(_arranged(cells, plan)),
+        key_names=key_names(grant.plan),
+        cells=released_cells(grant.plan, declarations, grant.statistics, grant.minimum_group, keys, noised),
         minimum_group=grant.minimum_group,
         statistics=grant.statistics,
         loss=grant.loss,
     )
 
 
-def pad(release: Release) -> bytes:
+def key_names(plan: Plan) -> tuple[str, ...]:
+    """Names of the outputs that hold group keys, as the query selects them."""
+    return tuple(output.name for output in plan.outputs if isinstance(output, KeyOutput))
+
+
+def released_cells(
+    plan: Plan,
+    declarations: Mapping[str, Declaration],
+    statistics: Sequence[Statistic],
+    minimum_group: int,
+    keys: Sequence[Key],
+    noised: Mapping[str, Sequence[int]],
+) -> tuple[Cell, ...]:
+    """Return what may be shown of noised vectors over `keys`: figures with intervals, cells below the minimum group suppressed.
+
+    Args:
+        statistics: with the scale of the noise that the vectors have.
+    """
+    found = shape(plan.source, declarations)
+    computed = [figures_of(output, plan, found, statistics, noised) for output in plan.aggregates]
+    cells = []
+    for index, key in enumerate(keys):
+        suppressed = minimum_group > 1 and noised["units"][index] < minimum_group
+        figures = () if suppressed else tuple(figure(index) for figure in computed)
+        cells.append(Cell(keys=_labels(key, plan), suppressed=suppressed, figures=figures))
+    return tuple(_arranged(cells, plan))
+
+
+def pad(release: Release | JointRelease) -> bytes:
     """Return the release as 4-byte big-endian length, canonical JSON and zeros up to a multiple of `PADDING` bytes."""
     data = canonical(encode(release))
     framed = len(data).to_bytes(4, "big") + data

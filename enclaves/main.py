@@ -1,8 +1,9 @@
 """The enclave process: it confines itself, then frames in on one socket and out on one pipe, then the end.
 
 Frames in: grant, agreement, nonces and what the launcher states about the process's cgroup; later the sealed keys, and with them the
-encrypted files as open descriptors. Frames out: that it is ready, and between which layers; evidence; the statement and the sealed
-release. Nothing else is written anywhere: the process may not grow a file, and standard error is not connected.
+encrypted files as open descriptors. Frames out: that it is ready, and between which layers; for evidence of a TEE, what the launcher is
+to have signed; evidence; the statement and the sealed release. Nothing else is written anywhere: the process may not grow a file, and
+standard error is not connected.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import mmap
 import os
 import socket
 import sys
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from enclaves.confinement import layers_around, limit_self, limit_threads
 from enclaves.seccomp import confine_system_calls
-from policies.isolation import Layer
+
+if TYPE_CHECKING:
+    from policies.isolation import Layer
+    from policies.statement import Endorsed
 
 BASE_MIB = 256
 """What an enclave uses before it reads anything, and beside its tables; the rest of its memory is for them."""
@@ -47,6 +51,29 @@ def confine(memory_mib: int) -> list[Layer]:
     return found
 
 
+class AttesterOutside:
+    """The launcher's machine as a source of evidence: between its layers an enclave reaches no device.
+
+    The launcher runs inside the same TEE. One that gives the TEE other bytes to sign gets evidence that nobody accepts.
+    """
+
+    def __init__(self, incoming: socket.socket, outgoing: IO[bytes], kind: str) -> None:
+        self._incoming, self._outgoing, self._kind = incoming, outgoing, kind
+
+    def endorse(self, bound: bytes) -> Endorsed:
+        """Return what the TEE says of `bound`. Raises OSError if there is no such TEE."""
+        from enclaves.frames import receive_frame, write_frame
+        from policies.canonical import canonical, parse_json
+        from policies.codec import decode
+        from policies.statement import Endorsed
+
+        write_frame(self._outgoing, canonical({"endorse": self._kind, "bound": bound.hex()}))
+        answer = parse_json(receive_frame(self._incoming)[0], limit=16 << 20)
+        if answer.get("endorsed") is None:
+            raise OSError("no such TEE")
+        return decode(Endorsed, answer["endorsed"])
+
+
 def serve(incoming: socket.socket, outgoing: IO[bytes], memory_mib: int) -> None:
     """Speak the protocol of this module for one run."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # it would start a thread per core when it is loaded
@@ -59,7 +86,7 @@ def serve(incoming: socket.socket, outgoing: IO[bytes], memory_mib: int) -> None
     from policies.canonical import canonical, parse_json
     from policies.codec import decode, encode
     from policies.grant import Grant
-    from policies.isolation import in_order
+    from policies.isolation import Layer, in_order
     from policies.odrl import parse_agreement
     from policies.statement import Nonce
 
@@ -72,7 +99,8 @@ def serve(incoming: socket.socket, outgoing: IO[bytes], memory_mib: int) -> None
     grant, agreement = decode(Grant, start["grant"]), parse_agreement(start["agreement"])
     stated = set(decode(tuple[Layer, ...], start["cgroup"])) & {"memory", "pids"}
     isolation = in_order({*found, *stated})
-    identity = attest(grant, decode(tuple[Nonce, ...], start["nonces"]), measured, isolation)
+    launcher = AttesterOutside(incoming, outgoing, grant.enclave_kind)
+    identity = attest(grant, decode(tuple[Nonce, ...], start["nonces"]), measured, isolation, launcher)
     write_frame(outgoing, canonical(encode(identity.evidence)))
     text, files = receive_frame(incoming)
     given = parse_json(text, limit=16 << 20)

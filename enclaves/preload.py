@@ -11,11 +11,14 @@ import os
 
 import pyarrow as pa
 
-from enclaves.kit.columns import FOOTER, KEY_BYTES, decrypt_columns, encrypt_table
+from enclaves.bounded import first_cells
+from enclaves.kit.columns import FOOTER, KEY_BYTES, StoredColumns, decrypt_columns, encrypt_table
 from enclaves.kit.expressions import Fragment
 from enclaves.kit.sealing import SealingKey, seal
 from enclaves.kit.signatures import SigningKey
 from enclaves.kit.tables import open_database, rows
+from enclaves.lines import listed_text, numbered
+from enclaves.pairs import Lines, pairs_of
 
 
 def preload() -> None:
@@ -28,6 +31,16 @@ def preload() -> None:
     file = io.BytesIO()
     encrypt_table(table, file, dataset="preload", version=0, keys=keys)
     read = decrypt_columns(memoryview(file.getvalue()), dataset="preload", version=0, keys=keys, columns=table.column_names)
+    stored = StoredColumns(file.getvalue(), dataset="preload", version=0, keys=keys, columns=table.column_names)
+    _arrays(next(stored.parts(10)))
     with open_database(memory_mib=64, threads=2) as connection:
         connection.register("t", read)
         rows(connection, Fragment(sql="SELECT t, count(DISTINCT c), sum(c) FROM t GROUP BY t ORDER BY hash(t)"))
+
+
+def _arrays(part: pa.Table) -> None:
+    """What adds rows up without a database."""
+    codes = numbered(part.column("t"))
+    pairs = pairs_of(Lines(units=codes.values, keys=(codes,), amounts={"": codes.values}))
+    first_cells(pairs, (codes,), 1)
+    listed_text(part.column("t"), ("a", None))

@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from enclaves.aggregate import TooManyCells, aggregate, load_tables
+from enclaves.aggregate import Exact, TooManyCells
 from enclaves.evidence import Identity
 from enclaves.gate import pad, pass_gate
 from enclaves.kit.appraisal import STATEMENT_PURPOSE, key_release_info, release_info
-from enclaves.kit.columns import FOOTER, decrypt_columns
+from enclaves.kit.columns import FOOTER, StoredColumns
 from enclaves.kit.rotation import keys_in_force
 from enclaves.kit.sealing import seal
-from enclaves.kit.tables import OutOfMemory, open_database
+from enclaves.kit.tables import OutOfMemory
+from enclaves.parts import aggregate_files
 from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
-from policies.errors import SandboxError
+from policies.errors import SandboxError, Tampered
 from policies.grant import Grant, grant_digest, isolation_required
 from policies.granted import MAX_RELEASE, WithheldCode
 from policies.isolation import lacking
@@ -52,7 +53,7 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
             raise Withhold("grant-mismatch")
         keys = unseal_keys(grant, identity, inputs.sealed_keys)
         tables = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
-        exact = aggregate(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
+        exact = _exact(grant, agreement, tables, memory_mib)
         passed = pass_gate(exact, grant, agreement.by_dataset)
         release = pad(_with_model(passed, grant, agreement, tables, memory_mib=memory_mib))
         if len(release) > most_bytes(grant, agreement) - PADDING_FOR_SEAL:
@@ -117,31 +118,31 @@ def unseal_keys(grant: Grant, identity: Identity, sealed_keys: Mapping[str, byte
     return keys
 
 
-def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes | memoryview]) -> pa.Table:
+def _exact(grant: Grant, agreement: Agreement, tables: Mapping[str, StoredColumns], memory_mib: int) -> Exact:
+    try:
+        return aggregate_files(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
+    except Tampered as error:
+        raise Withhold("input-unreadable") from error
+
+
+def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes | memoryview]) -> StoredColumns:
     read = next(read for read in grant.reads if read.dataset == dataset)
     if dataset not in files or digest_bytes(files[dataset]) != read.file_digest:
         raise Withhold("input-tampered")
     held = keys.get(dataset, {})
     if not {FOOTER, *read.columns} <= set(held):
         raise Withhold("keys-missing")
-    try:
-        return decrypt_columns(files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
-    except SandboxError as error:
-        raise Withhold("input-unreadable") from error
+    return StoredColumns(files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
 
 
-def _with_model(release: Release, grant: Grant, agreement: Agreement, tables: Mapping[str, pa.Table], *, memory_mib: int) -> Release:
+def _with_model(release: Release, grant: Grant, agreement: Agreement, files: Mapping[str, StoredColumns], *, memory_mib: int) -> Release:
     """The release with what its plan trains. Below the minimum group, by the noised number of units, nothing is trained."""
     if grant.plan.training is None or release.cells[0].suppressed:
         return release
-    # Only a run that trains loads the libraries for it.
+    # Only a run that trains reads the code for it.
     from enclaves.learn.release import learn
 
-    declarations = agreement.by_dataset
-    loaded = {dataset: f"d{index}" for index, dataset in enumerate(grant.plan.sources)}
-    with open_database(memory_mib=memory_mib, threads=2) as connection:
-        load_tables(grant, declarations, tables, connection, loaded, bounded=True)
-        return replace(release, model=learn(grant, declarations, connection, loaded))
+    return replace(release, model=learn(grant, agreement.by_dataset, files, memory_mib=memory_mib))
 
 
 def _sign(grant: Grant, identity: Identity, sealed: str | None, withheld: WithheldCode | None) -> SignedStatement:

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import platform
+import os
 import struct
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 LD_ABS, JEQ, JGE, JSET, AND, RET = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 RET_KILL_PROCESS, RET_ERRNO, RET_ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
@@ -38,8 +37,7 @@ Instruction: TypeAlias = tuple[int, int, int, int]
 """Code, jump if true, jump if false, constant (struct sock_filter)."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arch:
+class Arch(NamedTuple):
     """One architecture: its audit number, the number of seccomp(2), and the numbers of the calls that are allowed or looked into."""
 
     audit: int
@@ -79,8 +77,7 @@ AARCH64 = Arch(audit=0xC00000B7, seccomp=277, numbers={
 ARCHES = {"x86_64": X86_64, "aarch64": AARCH64}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """What the low half of an argument must have: none of the bits `without`, all of `with_`, one of the values `one_of`.
 
     Flags and commands have 32 bits; the kernel ignores the high half of such arguments, except where `whole`, which then is 0.
@@ -152,7 +149,7 @@ def assemble(code: list[Instruction]) -> bytes:
 
 def confine_system_calls() -> bool:
     """Install the filter on all threads of this process, for good. False where the kernel or the architecture has no such filter."""
-    arch = ARCHES.get(platform.machine())
+    arch = ARCHES.get(os.uname().machine)
     if arch is None:
         return False
     code = program(arch)

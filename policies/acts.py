@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from policies.agreement import Agreement
+from policies.agreement import Agreement, Terms
 from policies.errors import Malformed
 from policies.names import require_digest, require_name, require_slug
 
@@ -129,23 +129,29 @@ def _same(found: S, ids: Mapping[str, str]) -> S:
     return found
 
 
+def _terms_on(agreement: Agreement, sources: tuple[str, ...]) -> list[Terms]:
+    """The terms on these datasets, and on the members of pools among them."""
+    read = agreement.members(sources)
+    return [terms for terms in agreement.terms if terms.dataset in read]
+
+
 def deletion_days(agreement: Agreement, sources: tuple[str, ...]) -> int | None:
     """Return the fewest days after which a release on these datasets is to be deleted; None where no terms ask for it."""
-    days = [terms.delete_after for terms in agreement.terms if terms.dataset in sources and terms.delete_after is not None]
+    days = [terms.delete_after for terms in _terms_on(agreement, sources) if terms.delete_after is not None]
     return min(days) if days else None
 
 
 def informed_of(agreement: Agreement, sources: tuple[str, ...]) -> tuple[str, ...]:
     """Return the parties that learn of each release on these datasets, sorted."""
-    return tuple(sorted({name for terms in agreement.terms if terms.dataset in sources for name in terms.notify}))
+    return tuple(sorted({name for terms in _terms_on(agreement, sources) for name in terms.notify}))
 
 
 def attributions_of(agreement: Agreement, sources: tuple[str, ...]) -> tuple[str, ...]:
     """Return the words that stand by each release on these datasets."""
-    found = (terms.attribution for terms in agreement.terms if terms.dataset in sources and terms.attribution is not None)
+    found = (terms.attribution for terms in _terms_on(agreement, sources) if terms.attribution is not None)
     return tuple(dict.fromkeys(found))
 
 
 def approvers_of(agreement: Agreement, sources: tuple[str, ...]) -> frozenset[str]:
     """Return the parties whose approval of a job on these datasets counts."""
-    return frozenset(n for terms in agreement.terms if terms.dataset in sources and terms.approvals for n in terms.approvals.of)
+    return frozenset(n for terms in _terms_on(agreement, sources) if terms.approvals for n in terms.approvals.of)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from policies import attestation
@@ -25,10 +26,11 @@ from policies.declaration import Declaration
 from policies.derive import Operation
 from policies.errors import Malformed
 from policies.isolation import Layer, require_in_order
+from policies.joint import Pool
 from policies.names import require_digest, require_key, require_name, require_slug
 from policies.privacy import Loss
 
-Role = Literal["provider", "consumer", "auditor"]
+Role = Literal["provider", "consumer", "auditor", "key_holder"]
 EnclaveKind = attestation.EnclaveKind
 MAX_TIME = 253_402_300_799
 """9999-12-31T23:59:59Z in seconds since 1970."""
@@ -241,7 +243,12 @@ class Offer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """Terms that all parties signed; immutable, named by digest."""
+    """Terms that all parties signed; immutable, named by digest.
+
+    Attributes:
+        pools: datasets of several contributors that queries name as one, added up under encryption. By signing, a contributor allows that
+            its terms are applied to them; no enclave sees their data.
+    """
 
     uid: str
     title: str
@@ -249,6 +256,7 @@ class Agreement:
     parties: tuple[Party, ...]
     declarations: tuple[Declaration, ...]
     terms: tuple[Terms, ...]
+    pools: tuple[Pool, ...] = omitted(())
 
     def __post_init__(self) -> None:
         require_slug(self.uid, "uid")
@@ -265,6 +273,22 @@ class Agreement:
         for declaration, terms in zip(self.declarations, self.terms, strict=True):
             terms.strictly_within(declaration)
             self._require_roles(declaration.provider, terms)
+        if len({pool.dataset for pool in self.pools}) != len(self.pools):
+            raise Malformed("declares a pool twice", where="pools")
+        for pool in self.pools:
+            self._require_pool(pool)
+
+    def _require_pool(self, pool: Pool) -> None:
+        declared = {declaration.dataset: declaration for declaration in self.declarations}
+        if pool.dataset in declared or any(member not in declared for member in pool.members):
+            raise Malformed(f"`{pool.dataset}` must name declared datasets and be none itself", where="pools")
+        if "key_holder" not in self.party(pool.key_holder).roles:
+            raise Malformed(f"`{pool.key_holder}` holds a key but is no key holder here", where="parties")
+        members = [declared[member] for member in pool.members]
+        if any(_shared_part(member) != _shared_part(members[0]) or member.public for member in members):
+            raise Malformed(f"the members of `{pool.dataset}` must be declared alike, but for name, title and id space", where="pools")
+        if len({member.id_space for member in members}) != len(members):
+            raise Malformed(f"the members of `{pool.dataset}` share an id space: a unit's rows lie with one contributor", where="pools")
 
     def _require_roles(self, provider: str, terms: Terms) -> None:
         if "provider" not in self.party(provider).roles:
@@ -290,8 +314,25 @@ class Agreement:
 
     @property
     def by_dataset(self) -> dict[str, Declaration]:
-        """Declarations by dataset name."""
-        return {declaration.dataset: declaration for declaration in self.declarations}
+        """Declarations by dataset name; a pool is declared as its members are."""
+        found = {declaration.dataset: declaration for declaration in self.declarations}
+        return found | {pool.dataset: replace(found[pool.members[0]], dataset=pool.dataset) for pool in self.pools}
+
+    def pool_of(self, sources: Iterable[str]) -> Pool | None:
+        """The first pool that is among these datasets."""
+        named = set(sources)
+        return next((pool for pool in self.pools if pool.dataset in named), None)
+
+    def members(self, sources: Iterable[str]) -> tuple[str, ...]:
+        """These datasets, with the members of a pool in its place."""
+        pools = {pool.dataset: pool.members for pool in self.pools}
+        return tuple(member for dataset in sources for member in pools.get(dataset, (dataset,)))
+
+    def needed(self, sources: Iterable[str]) -> tuple[str, ...]:
+        """The parties without whose keys nothing can be read of these datasets: providers, and key holders of pools; sorted."""
+        named = tuple(sources)
+        holders = {pool.key_holder for pool in self.pools if pool.dataset in named}
+        return tuple(sorted({member.partition(".")[0] for member in self.members(named)} | holders))
 
     def terms_of(self, dataset: str) -> Terms:
         """Return the terms of a dataset. Raises Malformed (code `unknown-dataset`)."""
@@ -299,3 +340,9 @@ class Agreement:
             if terms.dataset == dataset:
                 return terms
         raise Malformed(f"no dataset `{dataset[:80]}` in agreement `{self.uid}`", code="unknown-dataset")
+
+
+def _shared_part(declaration: Declaration) -> Declaration:
+    """What members of a pool have in common."""
+    columns = tuple(replace(column, description="") for column in declaration.columns)
+    return replace(declaration, dataset="pool.member", title="", id_space="pool", columns=columns)

@@ -19,7 +19,9 @@ MAX_INTEGER = 2**53 - 1
 
 MAX_DEPTH = 32
 
+_INTEGER = frozenset({int})
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_LEAVES = frozenset({str, bool, type(None)})
 
 
 def canonical(value: Any) -> bytes:
@@ -28,7 +30,12 @@ def canonical(value: Any) -> bytes:
     Raises:
         Malformed: for a float, an integer out of range, a lone surrogate, a non-string key or nesting deeper than `MAX_DEPTH`.
     """
-    return _render(value, 0).encode("utf-8")
+    if not _is_plain(value, 0):
+        return _render(value, 0).encode("utf-8")
+    try:
+        return _ENCODER.encode(value).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Malformed("a string holds a lone surrogate") from error
 
 
 def digest(value: Any) -> str:
@@ -47,15 +54,86 @@ def parse_json(data: bytes, *, limit: int = 1 << 20) -> Any:
     Raises:
         Malformed: not UTF-8, not JSON, larger than `limit` bytes, a duplicate key, a float, NaN or a value `canonical` refuses.
     """
-    if len(data) > limit:
-        raise Malformed(f"the document is larger than {limit} bytes", code="too-large")
+    return parse_spelled(data, limit=limit)[0]
+
+
+def parse_canonical(data: bytes, *, limit: int = 1 << 20) -> Any:
+    """Parse bytes that `canonical` would have written.
+
+    Raises:
+        Malformed: as `parse_json`, and for every other spelling of the value.
+    """
+    value, own = parse_spelled(data, limit=limit)
+    if not own:
+        raise Malformed("the document is not canonical JSON")
+    return value
+
+
+def parse_spelled(data: bytes, *, limit: int = 1 << 20) -> tuple[Any, bool]:
+    """The value of untrusted JSON bytes, and whether they are its canonical spelling. Raises Malformed as `parse_json`."""
+    value, own = _parse_own(data, limit)
+    if own:
+        return value, True
     try:
         text = data.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float, parse_int=_bounded_int)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise Malformed("the document is not valid UTF-8 JSON") from error
     _render(value, 0)
-    return value
+    return value, False
+
+
+def _parse_own(data: bytes, limit: int) -> tuple[Any, bool]:
+    """The value of `data` and whether `data` is its canonical spelling: only then is the value to be used.
+
+    What is written back byte for byte held no duplicate key, no float and nothing else that `canonical` refuses. ASCII keys sort alike by
+    code points and by UTF-16 code units, so there the interpreter's encoder may write; integers are bounded as they are read.
+    """
+    if len(data) > limit:
+        raise Malformed(f"the document is larger than {limit} bytes", code="too-large")
+    try:
+        value = _DECODER.decode(data.decode("utf-8"))
+        if data.isascii() and _depth_within(value):
+            return value, _ENCODER.encode(value).encode() == data
+        return value, canonical(value) == data
+    except (ValueError, RecursionError, Malformed):
+        return None, False
+
+
+def _depth_within(value: Any) -> bool:
+    """Whether a parsed value is nested no deeper than `_render` would go."""
+    level: list[Any] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
+        level = [item for one in level for item in (one.values() if type(one) is dict else one) if type(item) in _CONTAINERS]
+        if not level:
+            return True
+    return not any(level)
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether the interpreter's encoder writes `value` as RFC 8785 does: known types only, ASCII keys, nothing out of range.
+
+    Keys beyond ASCII are left to `_render`: code points and UTF-16 code units sort them differently.
+    """
+    kind = type(value)
+    if kind is dict:
+        try:
+            if not "".join(value).isascii():
+                return False
+        except TypeError:
+            return False
+        value = value.values()
+    elif kind is int:
+        return bool(-MAX_INTEGER <= value <= MAX_INTEGER)
+    elif kind is not list and kind is not tuple:
+        return kind in _LEAVES
+    if depth >= MAX_DEPTH and value:
+        return False
+    for item in value:
+        kind = type(item)
+        if kind is not str and not _is_plain(item, depth + 1):
+            return False
+    return True
 
 
 def _render(value: Any, depth: int) -> str:
@@ -74,9 +152,13 @@ def _render(value: Any, depth: int) -> str:
     if isinstance(value, str):
         return _string(value)
     if isinstance(value, (list, tuple)):
+        # Domains are long lists of integers, and most of a large document.
+        whole = value and depth < MAX_DEPTH and _INTEGER.issuperset(map(type, value))
+        if whole and min(value) >= -MAX_INTEGER and max(value) <= MAX_INTEGER:
+            return "[" + ",".join(map(int.__repr__, value)) + "]"
         return "[" + ",".join(_render(item, depth + 1) for item in value) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{_string(k)}:{_render(value[k], depth + 1)}" for k in sorted(value, key=_utf16)) + "}"
+        return "{" + ",".join(f"{_string(k)}:{_render(value[k], depth + 1)}" for k in _in_order(value)) + "}"
     raise Malformed(f"{type(value).__name__} has no canonical form; numbers are integers, fractions are decimal strings")
 
 
@@ -86,6 +168,16 @@ def _string(text: str) -> str:
     if _SURROGATE.search(text):
         raise Malformed("a string holds a lone surrogate")
     return encode_basestring(text)
+
+
+def _in_order(value: dict[Any, Any]) -> list[Any]:
+    try:
+        # ASCII sorts the same way in every encoding.
+        if all(map(str.isascii, value)):
+            return sorted(value)
+    except TypeError:
+        pass
+    return sorted(value, key=_utf16)
 
 
 def _utf16(key: Any) -> bytes:
@@ -107,6 +199,11 @@ def _no_float(text: str) -> NoReturn:
 
 
 def _bounded_int(text: str) -> int:
-    if len(text) > 17:
-        raise Malformed("an integer is outside +-(2^53 - 1)")
-    return int(text)
+    if len(text) <= 17 and -MAX_INTEGER <= (found := int(text)) <= MAX_INTEGER:
+        return found
+    raise Malformed("an integer is outside +-(2^53 - 1)")
+
+
+_CONTAINERS = frozenset({dict, list})
+_DECODER = json.JSONDecoder(parse_int=_bounded_int, parse_float=_no_float, parse_constant=_no_float)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":"))

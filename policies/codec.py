@@ -15,6 +15,7 @@ import functools
 import re
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from policies.errors import Malformed
@@ -25,6 +26,7 @@ MAX_STRING = 100_000
 MAX_ITEMS = 10_000
 
 _OMITTED = "omitted"
+_PLAIN = frozenset({str, int, bool, type(None)})
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -39,17 +41,28 @@ def decode(cls: type[T], value: Any, where: str = "") -> T:
     Raises:
         Malformed: with `where` naming the field.
     """
-    return cast(T, _decode(cls, value, where))
+    try:
+        return cast(T, _decoder(cls)(value))
+    except Malformed as error:
+        _place(error, where)
+        raise
 
 
 def encode(value: Any) -> Any:
     """Return the plain JSON value of a decoded document."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: encode(item) for name, item in members(value).items()}
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is tuple or kind is list:
+        return [item if type(item) in _PLAIN else encode(item) for item in value]
+    if kind is dict:
+        return {key: encode(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return {name: item if type(item) in _PLAIN else encode(item) for name, item in members(value).items()}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (tuple, list)):
-        return [encode(item) for item in value]
+        return list(value) if _PLAIN.issuperset(map(type, value)) else [encode(item) for item in value]
     if isinstance(value, dict):
         return {key: encode(item) for key, item in value.items()}
     return value
@@ -71,110 +84,202 @@ def _members_of(kind: Any) -> tuple[tuple[str, tuple[Any] | None], ...]:
     return tuple((field.name, (field.default,) if _OMITTED in field.metadata else None) for field in dataclasses.fields(kind))
 
 
-def _decode(hint: Any, value: Any, where: str) -> Any:
+def _place(error: Malformed, where: str) -> None:
+    """Put the path of what contains a malformed value before the path that the error names."""
+    if where:
+        inner = error.where or ""
+        error.where = where + inner if inner.startswith("[") else f"{where}.{inner}" if inner else where
+
+
+def _decoder(hint: Any) -> Decoder:
+    """The function that reads values of one type. Only dataclasses are built once and kept: they contain the others, and themselves."""
     origin = typing.get_origin(hint)
     if hint is Any:
-        return value
-    if hint is str:
-        return _text(value, where)
-    if hint is int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise Malformed("must be an integer", where=where)
-        return value
-    if hint is bool:
-        if not isinstance(value, bool):
-            raise Malformed("must be true or false", where=where)
-        return value
+        return _anything
+    if hint in _SCALARS:
+        return _SCALARS[hint]
     if origin is typing.Literal:
-        if not any(type(value) is type(option) and value == option for option in typing.get_args(hint)):
-            raise Malformed(f"must be one of {', '.join(map(str, typing.get_args(hint)))}", where=where)
-        return value
+        return _literal(typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
-        return _decode_union(typing.get_args(hint), value, where)
+        return _union(typing.get_args(hint))
     if origin is tuple:
-        return _decode_tuple(typing.get_args(hint)[0], value, where)
+        return _tuple(_decoder(typing.get_args(hint)[0]))
     if origin is dict:
-        return _decode_mapping(typing.get_args(hint)[1], value, where)
+        return _mapping(_decoder(typing.get_args(hint)[1]))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return _decode_enum(hint, value, where)
+        return _enum(hint)
     if dataclasses.is_dataclass(hint):
-        return _decode_dataclass(hint, value, where)
+        return _dataclass(cast(Any, hint))
     raise TypeError(f"the codec does not know {hint!r}")
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise Malformed("must be a string", where=where)
-    if len(value) > MAX_STRING:
-        raise Malformed(f"is longer than {MAX_STRING} characters", where=where)
-    if _UNPRINTABLE.search(value):
-        raise Malformed("holds a control character or a lone surrogate", where=where)
+def _anything(value: Any) -> Any:
     return value
 
 
-def _decode_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None:
-        if type(None) in options:
-            return None
-        raise Malformed("must not be null", where=where)
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Malformed("must be a string")
+    if len(value) > MAX_STRING:
+        raise Malformed(f"is longer than {MAX_STRING} characters")
+    if _UNPRINTABLE.search(value):
+        raise Malformed("holds a control character or a lone surrogate")
+    return value
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Malformed("must be an integer")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Malformed("must be true or false")
+    return value
+
+
+def _literal(options: tuple[Any, ...]) -> Decoder:
+    def read(value: Any) -> Any:
+        for option in options:
+            if value == option and type(value) is type(option):
+                return value
+        raise Malformed(f"must be one of {', '.join(map(str, options))}")
+
+    return read
+
+
+def _union(options: tuple[Any, ...]) -> Decoder:
+    """One alternative beside None, or dataclasses told apart by `kind`, or scalars told apart by their type."""
+    nullable = type(None) in options
     options = tuple(option for option in options if option is not type(None))
     if len(options) == 1:
-        return _decode(options[0], value, where)
+        only = _decoder(options[0])
+
+        def read(value: Any) -> Any:
+            if value is None:
+                return _null(nullable)
+            return only(value)
+
+        return read
+    return functools.partial(_read_union, nullable, options)
+
+
+def _null(nullable: bool) -> None:
+    if not nullable:
+        raise Malformed("must not be null")
+
+
+def _read_union(nullable: bool, options: tuple[Any, ...], value: Any) -> Any:
+    if value is None:
+        return _null(nullable)
     if isinstance(value, dict):
         for option in options:
-            if dataclasses.is_dataclass(option) and value.get("kind") in typing.get_args(_hints(cast(Any, option))["kind"]):
-                return _decode(option, value, where)
+            if dataclasses.is_dataclass(option) and value.get("kind") in _kinds(cast(Any, option)):
+                return _decoder(option)(value)
     else:
         for option in options:
-            if option in (str, int, bool) and type(value) is option:
-                return _decode(option, value, where)
-    raise Malformed("is none of the accepted forms", where=where)
+            if type(value) is option and option in _SCALARS:
+                return _SCALARS[option](value)
+    raise Malformed("is none of the accepted forms")
 
 
-def _decode_tuple(item: Any, value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise Malformed("must be a list", where=where)
-    if len(value) > MAX_ITEMS:
-        raise Malformed(f"has more than {MAX_ITEMS} items", where=where)
-    return tuple(_decode(item, entry, f"{where}[{index}]") for index, entry in enumerate(value))
+def _tuple(item: Decoder) -> Decoder:
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise Malformed("must be a list")
+        if len(value) > MAX_ITEMS:
+            raise Malformed(f"has more than {MAX_ITEMS} items")
+        found: list[Any] = []
+        try:
+            for entry in value:
+                found.append(item(entry))
+        except Malformed as error:
+            _place(error, f"[{len(found)}]")
+            raise
+        return tuple(found)
+
+    return read
 
 
-def _decode_mapping(item: Any, value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise Malformed("must be an object", where=where)
-    return {_text(key, where): _decode(item, entry, f"{where}.{key}") for key, entry in value.items()}
+def _mapping(item: Decoder) -> Decoder:
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise Malformed("must be an object")
+        found = {}
+        for key, entry in value.items():
+            name = _text(key)
+            try:
+                found[name] = item(entry)
+            except Malformed as error:
+                _place(error, name)
+                raise
+        return found
+
+    return read
 
 
-def _decode_enum(hint: type[enum.Enum], value: Any, where: str) -> enum.Enum:
-    try:
-        return hint(value)
-    except (ValueError, TypeError) as error:
-        raise Malformed(f"must be one of {', '.join(str(m.value) for m in hint)}", where=where) from error
+def _enum(hint: type[enum.Enum]) -> Decoder:
+    def read(value: Any) -> enum.Enum:
+        try:
+            return hint(value)
+        except (ValueError, TypeError) as error:
+            raise Malformed(f"must be one of {', '.join(str(m.value) for m in hint)}") from error
+
+    return read
 
 
-def _decode_dataclass(hint: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise Malformed("must be an object", where=where)
-    hints = _hints(hint)
-    unknown = sorted({_text(key, where) for key in value} - set(hints))
-    if unknown:
-        raise Malformed(f"unknown field `{unknown[0][:60]}`", where=where or None, code="unknown-field")
-    arguments = {}
-    for field in dataclasses.fields(hint):
-        path = f"{where}.{field.name}" if where else field.name
-        if field.name in value:
-            found = arguments[field.name] = _decode(hints[field.name], value[field.name], path)
-            if _OMITTED in field.metadata and found == field.default:
-                raise Malformed("must be left out where it says nothing", where=path)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise Malformed("is missing", where=path)
-    try:
+@functools.cache
+def _dataclass(hint: Any) -> Decoder:
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise Malformed("must be an object")
+        fields, names = _fields_of(hint)
+        if not value.keys() <= names:
+            unknown = sorted({_text(key) for key in value} - names)
+            raise Malformed(f"unknown field `{unknown[0][:60]}`", code="unknown-field")
+        arguments = {}
+        for name, decoder, left_out, required in fields:
+            if name in value:
+                try:
+                    found = arguments[name] = decoder(value[name])
+                except Malformed as error:
+                    _place(error, name)
+                    raise
+                if left_out is not None and found == left_out[0]:
+                    raise Malformed("must be left out where it says nothing", where=name)
+            elif required:
+                raise Malformed("is missing", where=name)
         return hint(**arguments)
-    except Malformed as error:
-        error.where = ".".join(part for part in (where, error.where) if part) or None
-        raise
+
+    return read
+
+
+@functools.cache
+def _fields_of(hint: Any) -> tuple[tuple[tuple[str, Decoder, tuple[Any] | None, bool], ...], frozenset[str]]:
+    """Of every field: name, reader, the value at which it is left out if there is one, whether it must be there; and all names.
+
+    Asked for at the first value and not when the reader is made: types may contain themselves.
+    """
+    hints, found = _hints(hint), []
+    for field in dataclasses.fields(hint):
+        left_out = (field.default,) if _OMITTED in field.metadata else None
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        found.append((field.name, _decoder(hints[field.name]), left_out, required))
+    return tuple(found), frozenset(hints)
+
+
+@functools.cache
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The values of the field by which a union tells this dataclass from its others."""
+    return typing.get_args(_hints(hint)["kind"])
 
 
 @functools.cache
 def _hints(hint: Any) -> dict[str, Any]:
     return typing.get_type_hints(hint)
+
+
+Decoder = Callable[[Any], Any]
+
+_SCALARS: dict[Any, Decoder] = {str: _text, int: _integer, bool: _boolean}

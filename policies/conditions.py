@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from policies.errors import Malformed
@@ -37,6 +38,11 @@ def require_country(text: str, where: str) -> str:
     return text
 
 
+def shown_debug(kind: str) -> bool | None:
+    """Return what evidence of a kind shows of debugging: that it is off, as appraisal refuses all other; None for `simulated`."""
+    return None if kind == "simulated" else False
+
+
 def require_distinct(items: Iterable[object], where: str) -> None:
     """Raise Malformed unless no item stands twice."""
     listed = list(items)
@@ -44,6 +50,7 @@ def require_distinct(items: Iterable[object], where: str) -> None:
         raise Malformed("lists something twice", where=where)
 
 
+@lru_cache(maxsize=4096)
 def clock_minutes(text: str, where: str) -> int:
     """Return minutes since midnight of `HH:MM`, up to 24:00. Raises Malformed."""
     match = _CLOCK.match(text)

@@ -10,17 +10,22 @@ from policies.agreement import Agreement, Terms
 from policies.declaration import Declaration
 from policies.errors import Malformed
 from policies.finding import Decision, Finding
+from policies.joint import Pool
+from policies.joint_grant import as_read_by, require_summable
 from policies.privacy import PARAMETERS
 from policies.query import Plan
 from policies.recent import Recent
 from policies.request import Facts, JobRequest
 from policies.rules import RULES, Case
 from policies.rules_conditions import CONDITIONS, OF_DOCUMENTS, Rule
-from policies.schedule import Outline, allot, outline
+from policies.schedule import Outline, allot, outline, schedule
 from policies.tightening import tightened
 
 LAW_VERSION = "law/2"
 """Version of everything in this package that a decision depends on. Logged with every decision; old versions stay callable."""
+
+OF_ENCLAVES = frozenset({"enclave", "version", "isolation", "enclave_jurisdictions", "no_debug", "evidence_age"})
+"""Rules about the enclave and what it reads. A joint total has none: contributors read their own tables at home."""
 
 
 def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) -> Decision:
@@ -40,7 +45,7 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
         case = Case(
             request=request,
             agreement=agreement,
-            plan=plan,
+            plan=source.plan,
             facts=facts,
             declaration=source.declaration,
             terms=source.terms,
@@ -52,7 +57,10 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
                 findings += _apply(step.name, step.rule, case)
     findings += derived.measures
     findings.append(_affordable(request, plan, derived))
-    allowed = bool(findings) and all(finding.allowed for finding in findings)
+    pool = agreement.pool_of(plan.sources)
+    if pool is not None:
+        findings.append(_summable(request, agreement, plan, pool, derived.minimum_group))
+    allowed = bool(findings) and False not in [finding.allowed for finding in findings]
     return Decision(allowed=allowed, minimum_group=derived.minimum_group, findings=tuple(findings))
 
 
@@ -72,8 +80,13 @@ class _Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Source:
-    """One dataset of a plan; without declaration and terms where nobody offers it."""
+    """One dataset of a plan, or one member of its pool; without declaration and terms where nobody offers it.
 
+    Attributes:
+        plan: as it reads this dataset: of a pool, as if it were this member alone.
+    """
+
+    plan: Plan
     declaration: Declaration | None
     terms: Terms | None
     steps: tuple[_Step, ...]
@@ -99,21 +112,24 @@ class _Asker:
 def _derive(plan: Plan, agreement: Agreement, consumer: str) -> _Derived:
     declarations = agreement.by_dataset
     sources = []
-    for dataset in plan.sources:
+    pool = agreement.pool_of(plan.sources)
+    for dataset in agreement.members(plan.sources):
         if dataset not in declarations:
             denied = _denied("dataset", dataset, f"no provider of this agreement offers `{dataset}`")
-            sources.append(_Source(declaration=None, terms=None, steps=(_Step(name="dataset", findings=(denied,)),)))
+            sources.append(_Source(plan=plan, declaration=None, terms=None, steps=(_Step(name="dataset", findings=(denied,)),)))
             continue
         terms, nothing = agreement.terms_of(dataset), cast(Any, None)
+        read = plan if pool is None else as_read_by(plan, pool, dataset)
         case = Case(
             request=cast(Any, _Asker(consumer)),
             agreement=agreement,
-            plan=plan,
+            plan=read,
             facts=nothing,
             declaration=declarations[dataset],
             terms=terms,
         )
-        sources.append(_Source(declaration=declarations[dataset], terms=terms, steps=tuple(_steps(case))))
+        steps = tuple(step for step in _steps(case) if pool is None or step.name not in OF_ENCLAVES)
+        sources.append(_Source(plan=read, declaration=declarations[dataset], terms=terms, steps=steps))
     offered = [source.terms.minimum_group for source in sources if source.terms is not None]
     try:
         found: Outline | Malformed = outline(plan, declarations)
@@ -150,7 +166,7 @@ def _stands(applies: Callable[[Any], bool], value: Any) -> bool:
 
 def _apply(name: str, rule: Rule, case: Case) -> list[Finding]:
     try:
-        findings = list(rule(case))
+        findings = [*rule(case)]
     except Exception:  # noqa: BLE001 - whatever a rule raises, the answer is no
         findings = []
     return findings or [_denied(name, case.declaration.dataset, "the rule could not be established")]
@@ -158,7 +174,7 @@ def _apply(name: str, rule: Rule, case: Case) -> list[Finding]:
 
 def _one_measure(agreement: Agreement, plan: Plan) -> list[Finding]:
     """What denies a join of providers whose ledgers pay in different measures: one loss cannot be charged to both."""
-    known = [name for name in plan.sources if name in agreement.by_dataset and not agreement.by_dataset[name].public]
+    known = [name for name in agreement.members(plan.sources) if name in agreement.by_dataset and not agreement.by_dataset[name].public]
     measures = {agreement.terms_of(name).total_loss.measure for name in known}
     if len(measures) <= 1:
         return []
@@ -175,6 +191,17 @@ def _affordable(request: JobRequest, plan: Plan, derived: _Derived) -> Finding:
     except Malformed as error:
         return _denied("schedule", "", error.message)
     return Finding(rule="schedule", dataset="", allowed=True, message=f"{len(statistics)} noised statistics")
+
+
+def _summable(request: JobRequest, agreement: Agreement, plan: Plan, pool: Pool, minimum_group: int) -> Finding:
+    """Contributors can compute their parts alone, and the parameters hold the total."""
+    try:
+        statistics = schedule(plan, agreement.by_dataset, request.loss, minimum_group)
+        parameters = require_summable(plan, agreement.by_dataset, statistics, pool)
+    except Malformed as error:
+        return _denied("joint", pool.dataset, error.message)
+    message = f"{len(pool.members)} contributors, {pool.noise} noise, key of `{pool.key_holder}`, {parameters.name}"
+    return Finding(rule="joint", dataset=pool.dataset, allowed=True, message=message)
 
 
 def _denied(rule: str, dataset: str, message: str) -> Finding:

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from policies.canonical import canonical, parse_json
+from policies.canonical import canonical, parse_canonical
 from policies.codec import decode, encode, omitted
 from policies.errors import Malformed, Tampered
 from policies.names import require_digest, require_key, require_name, require_slug
@@ -21,6 +21,7 @@ EntryKind = Literal[
     "attested", "key_released", "key_refused", "running", "released", "withheld", "failed", "cancelled", "expired",
     "rotated", "revoked", "readmitted", "log_rotated", "epoch_opened", "epoch_signed", "repeated",
     "tightened", "awaiting", "approved", "duty_done", "measured", "destroyed",
+    "joint_keyed", "joint_contributed", "joint_dropped", "joint_summed", "joint_released", "joint_withheld",
 ]  # fmt: skip
 """Every kind of entry of version 1. Kinds are only ever added."""
 
@@ -81,15 +82,21 @@ class Opening:
 
 def commit(salt: bytes, body: dict[str, Any]) -> str:
     """Return the commitment to `body` under a 32-byte random `salt`: hiding by the salt, binding by SHA-256."""
+    return commit_text(salt, canonical(body))
+
+
+def commit_text(salt: bytes, text: bytes) -> str:
+    """Return the commitment to a body whose canonical bytes are `text`, under a 32-byte salt."""
     if len(salt) != SALT_BYTES:
         raise Malformed(f"a salt has {SALT_BYTES} bytes")
-    return "sha256:" + hashlib.sha256(b"sandbox/v1/commitment\n" + salt + canonical(body)).hexdigest()
+    return "sha256:" + hashlib.sha256(b"sandbox/v1/commitment\n" + salt + text).hexdigest()
 
 
 def parse_header(data: bytes) -> Header:
     """Return the header that an entry's bytes spell. Raises Malformed, also where the bytes are not its one canonical spelling."""
-    header = decode(Header, parse_json(data, limit=MAX_ENTRY))
-    if canonical(encode(header)) != data:
+    value = parse_canonical(data, limit=MAX_ENTRY)
+    header = decode(Header, value)
+    if encode(header) != value:
         raise Malformed("the entry is not canonical JSON with every field")
     return header
 

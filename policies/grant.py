@@ -13,6 +13,7 @@ from policies.errors import Malformed
 from policies.finding import Decision
 from policies.granted import Read, Recipient, job_id
 from policies.isolation import Layer, in_order, require_in_order
+from policies.joint_grant import JointGrant, make_joint_grant
 from policies.law1 import grant as law1
 from policies.law1.query import Plan as Plan1
 from policies.names import require_digest, require_slug
@@ -101,11 +102,27 @@ def make_grant(
 
 def isolation_required(agreement: Agreement, plan: Plan) -> tuple[Layer, ...]:
     """Return the layers that the terms of any dataset of a plan require."""
-    return in_order(layer for dataset in plan.sources for layer in agreement.terms_of(dataset).isolation)
+    return in_order(layer for dataset in agreement.members(plan.sources) for layer in agreement.terms_of(dataset).isolation)
 
 
-AnyGrant: TypeAlias = Grant | law1.Grant
+CurrentGrant: TypeAlias = Grant | JointGrant
+"""A grant of today's law: of an enclave's run, or of a joint total."""
+
+EnclaveGrant: TypeAlias = Grant | law1.Grant
+"""A grant of an enclave's run, of whatever law."""
+
+AnyGrant: TypeAlias = Grant | JointGrant | law1.Grant
 """A grant of whatever law. Only grants of today's law are run."""
+
+
+def entail(
+    agreement_digest: str, request_digest: str, request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts, decision: Decision
+) -> CurrentGrant:
+    """Return the grant that an allowed decision entails, of whatever kind. Raises Malformed as `make_grant`."""
+    joint = agreement.pool_of(plan.sources) is not None
+    make = make_joint_grant if joint else make_grant
+    return make(agreement_digest, request_digest, request, agreement, plan, facts, decision)
+
 
 AnyPlan: TypeAlias = Plan | Plan1
 """A plan of whatever law."""
@@ -124,13 +141,12 @@ def grant_digest(grant: AnyGrant) -> str:
 
 def public_providers(agreement: Agreement, plan: AnyPlan) -> tuple[str, ...]:
     """Return the providers of public tables of a plan, sorted: their keys are needed though nothing is charged to them."""
-    return tuple(
-        sorted({declaration.provider for declaration in map(agreement.by_dataset.__getitem__, plan.sources) if declaration.public})
-    )
+    read = (agreement.by_dataset[dataset] for dataset in agreement.members(plan.sources))
+    return tuple(sorted({declaration.provider for declaration in read if declaration.public}))
 
 
 def ledgers_charged(agreement: Agreement, plan: AnyPlan) -> tuple[tuple[str, str], ...]:
     """Return the (provider, id space) ledgers that a job on `plan` charges, each once, sorted."""
     declarations = agreement.by_dataset
-    protected = [declarations[dataset] for dataset in plan.sources if not declarations[dataset].public]
+    protected = [declarations[dataset] for dataset in agreement.members(plan.sources) if not declarations[dataset].public]
     return tuple(sorted({(declaration.provider, declaration.id_space) for declaration in protected}))

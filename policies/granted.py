@@ -14,7 +14,7 @@ WithheldCode = Literal["grant-mismatch", "keys-missing", "input-tampered", "inpu
 
 FailureCode = Literal[
     "enclave-died", "out-of-memory", "worker-died", "evidence-rejected", "keys-refused", "keys-timeout", "release-mismatch", "law-retired",
-    "tightened",
+    "tightened", "key-holder-timeout", "contributor-dropped", "sum-failed",
 ]  # fmt: skip
 """Why a host ended a run without a release."""
 

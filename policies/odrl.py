@@ -17,6 +17,7 @@ from policies.canonical import canonical, digest
 from policies.codec import decode, encode
 from policies.declaration import Declaration
 from policies.errors import Malformed
+from policies.joint import Pool
 from policies.odrl_duties import duty_documents, duty_fields
 from policies.privacy import PARAMETERS, Loss, Measure, parse_loss, units_to_decimal
 
@@ -85,8 +86,9 @@ def offer_document(offer: Offer) -> dict[str, Any]:
 
 
 def agreement_document(agreement: Agreement) -> dict[str, Any]:
-    """Return the ODRL document of an agreement."""
-    return {
+    """Return the ODRL document of an agreement. Pools stand beside the permissions, under `sb:pool`, where there are any."""
+    pools = {"sb:pool": [encode(pool) for pool in agreement.pools]} if agreement.pools else {}
+    return pools | {
         "@context": CONTEXT,
         "@type": "Agreement",
         "profile": PROFILE,
@@ -125,7 +127,9 @@ def parse_offer(document: Any) -> Offer:
 
 def parse_agreement(document: Any) -> Agreement:
     """Return the agreement that an ODRL document spells. Raises Malformed."""
-    body = _object(document, "Agreement", {"conflict", "sb:title", "sb:log", "sb:party", "sb:declaration", "permission"})
+    fields = {"conflict", "sb:title", "sb:log", "sb:party", "sb:declaration", "permission"}
+    pooled = isinstance(document, dict) and "sb:pool" in document
+    body = _object(document, "Agreement", fields | ({"sb:pool"} if pooled else set()))
     agreement = Agreement(
         uid=_uid(body["uid"], "agreement"),
         title=decode(str, body["sb:title"], "sb:title"),
@@ -133,6 +137,7 @@ def parse_agreement(document: Any) -> Agreement:
         parties=decode(tuple[Party, ...], body["sb:party"], "sb:party"),
         declarations=decode(tuple[Declaration, ...], body["sb:declaration"], "sb:declaration"),
         terms=tuple(_terms(permission, f"permission[{index}]") for index, permission in enumerate(_list(body["permission"], "permission"))),
+        pools=decode(tuple[Pool, ...], body["sb:pool"], "sb:pool") if pooled else (),
     )
     _require_same(document, agreement_document(agreement))
     return agreement

@@ -135,9 +135,10 @@ def _plain_decimal(text: str, where: str) -> tuple[int, int]:
 
 def units_to_decimal(units: int, decimals: int) -> str:
     """Return `units` counts of 10^-decimals as a plain decimal string without trailing zeros."""
+    if not decimals:
+        return str(units)
     sign, whole = ("-" if units < 0 else ""), abs(units)
-    text = f"{whole // 10**decimals}.{whole % 10**decimals:0{decimals}d}" if decimals else str(whole)
-    return sign + (text.rstrip("0").rstrip(".") if decimals else text)
+    return sign + f"{whole // 10**decimals}.{whole % 10**decimals:0{decimals}d}".rstrip("0").rstrip(".")
 
 
 def scale_for(sensitivity: int, amount: int) -> int:

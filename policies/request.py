@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from policies.agreement import EnclaveKind
@@ -157,7 +158,10 @@ class Facts:
 
     def uses_of(self, provider: str) -> UsesFact:
         """How often a provider's keys were granted under the agreement; never, if nothing is stated."""
-        return next((fact for fact in self.uses if fact.provider == provider), UsesFact(provider=provider, jobs=0, own=0))
+        for fact in self.uses:
+            if fact.provider == provider:
+                return fact
+        return _unused(provider)
 
     def version_of(self, dataset: str) -> VersionFact | None:
         """The newest version of a dataset, or None if none is published."""
@@ -173,5 +177,15 @@ class Facts:
 
 
 def _spent_on(facts: tuple[SpentFact, ...], provider: str, id_space: str) -> Loss:
-    found = (fact.spent for fact in facts if (fact.provider, fact.id_space) == (provider, id_space))
-    return next(found, Loss(amount=0))
+    for fact in facts:
+        if fact.provider == provider and fact.id_space == id_space:
+            return fact.spent
+    return _NOTHING
+
+
+_NOTHING = Loss(amount=0)
+
+
+@lru_cache(maxsize=1024)
+def _unused(provider: str) -> UsesFact:
+    return UsesFact(provider=provider, jobs=0, own=0)

@@ -150,23 +150,22 @@ def _repeated(case: Case) -> bool:
 def _within(case: Case, rule: str, spent: Loss, most: Loss, whose: str) -> Finding:
     """Whether what is spent and what is asked stay within a bound together, in one measure."""
     asked = case.request.loss
-    if not spent.amount:
+    if not spent.amount and spent.measure != most.measure:
         spent = Loss(measure=most.measure, amount=0, delta0=spent.delta0)
     one_measure = asked.measure == most.measure == spent.measure
     left = max(0, most.amount - spent.amount)
     left_delta0 = max(0, most.delta0 - spent.delta0)
-    if not one_measure:
+    allowed = one_measure and asked.amount <= left and asked.delta0 <= left_delta0
+    remedy: str | None
+    if allowed:
+        remedy = None
+    elif not one_measure:
         remedy = f"this ledger pays in {PARAMETERS[spent.measure]}"
     elif left:
         remedy = f"ask for {Loss(measure=asked.measure, amount=min(left, most.amount), delta0=left_delta0).text} or less"
     else:
         remedy = "no budget is left; agree on a new one"
-    return case.finding(
-        rule,
-        one_measure and asked.amount <= left and asked.delta0 <= left_delta0,
-        f"{whose}: {spent.text} of {most.text} spent, {asked.text} asked",
-        remedy=remedy,
-    )
+    return case.finding(rule, allowed, f"{whose}: {spent.text} of {most.text} spent, {asked.text} asked", remedy=remedy)
 
 
 def enclave(case: Case) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """What each organisation contributed to a model: exact Shapley values over coalitions, leave-one-out, and integer shares. Pure.
 
 Utilities are rational numbers or integers that follow from figures which are already released and paid for, so valuing costs no further
-privacy loss. `moment_utility` values features on one noised matrix of second moments.
+privacy loss. `moment_worth` values features on one noised matrix of second moments.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class Moments:
             raise Malformed("must be symmetric", where="matrix")
 
 
-def moment_utility(moments: Moments) -> Utility:
-    """Return the utility of coalitions by the coordinates that they bring: what ridge regression explains of the label's variation.
+def moment_worth(moments: Moments) -> Utility:
+    """Return the worth of coalitions by the coordinates that they bring: what ridge regression explains of the label's variation.
 
     u(S) = b' (A + ridge I)^-1 b / c for the centred moments A, b, c of S's coordinates and the label, within [0, 1]. A coordinate that
     only repeats another's adds next to nothing to those who have it, so duplicates are not paid twice.
@@ -118,7 +118,7 @@ def moment_utility(moments: Moments) -> Utility:
 
     spread = centred(width - 1, width - 1) if count > 0 else Fraction(0)
 
-    def utility(coalition: Coalition) -> Fraction:
+    def worth(coalition: Coalition) -> Fraction:
         chosen = [index + 1 for index, owner in enumerate(moments.owners) if owner in coalition]
         if not chosen or spread <= 0:
             return Fraction(0)
@@ -130,7 +130,7 @@ def moment_utility(moments: Moments) -> Utility:
         explained = sum((w * b for w, b in zip(weights, target, strict=True)), Fraction(0)) / spread
         return min(Fraction(1), max(Fraction(0), explained))
 
-    return utility
+    return worth
 
 
 def _solved(gram: list[list[Fraction]], target: list[Fraction]) -> list[Fraction] | None:

@@ -58,7 +58,13 @@ class Config:
         low=0,
         high=1 << 31,
     )
-    enclave_cgroup: str = _setting("", "delegated folder of cgroup version 2 for enclaves; empty: one is looked for")
+    enclave_address: str = _setting("", "host:port of the enclave server that runs this host's jobs; empty: the worker's machine does")
+    enclave_ca: Path = _setting(Path("enclave-ca.pem"), "certificates by which the worker knows that enclave server")
+    enclave_cert: Path = _setting(Path("worker.pem"), "certificate by which that enclave server knows the worker")
+    enclave_key: Path = _setting(Path("worker.key"), "private key of the worker's certificate")
+    enclave_cgroup: str = _setting(
+        "", "folder of cgroup version 2 for enclaves; `delegated`: below the worker's own group; empty: one is looked for"
+    )
     queue: str = _setting(
         "sqlite", "where hints that wake workers go: `sqlite` (a file inside `data`), `redis://...`, `postgresql://...` or `off`"
     )

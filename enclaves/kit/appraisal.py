@@ -16,7 +16,7 @@ from policies.attestation import AttestationResult, EnclaveKind, PlatformFloor, 
 from policies.canonical import canonical, digest
 from policies.codec import encode
 from policies.errors import EvidenceRejected, Tampered
-from policies.grant import AnyGrant, Grant, grant_digest
+from policies.grant import EnclaveGrant, Grant, grant_digest
 from policies.isolation import lacking
 from policies.statement import AnyStatement, Evidence, Nonce, SignedEvidence, SignedStatement
 
@@ -76,12 +76,13 @@ def evidence_digest(signed: SignedEvidence) -> str:
 def appraise(
     signed: SignedEvidence,
     *,
-    grant: AnyGrant,
+    grant: EnclaveGrant,
     kinds: Collection[str],
     measurements: Collection[str],
     nonce: Nonce | Collection[Nonce] | None,
     platforms: Collection[PlatformFloor] = (),
     at: float | None = None,
+    named: str | None = None,
 ) -> Attested:
     """Judge evidence for one grant against reference values.
 
@@ -91,6 +92,7 @@ def appraise(
         nonce: the caller's own fresh challenge, or several of which one must be answered; None where freshness was judged by the brokers
             and only the binding matters.
         at: seconds since 1970 at which certificates and collateral have to be valid; evidence of a TEE needs it.
+        named: the digest of `grant`, where the caller has computed it already.
 
     Raises:
         EvidenceRejected: code `kind`, `measurement`, `grant`, `isolation`, `nonce`, `signature`, `endorsement` or `key-binding`, or one of
@@ -101,7 +103,7 @@ def appraise(
         raise EvidenceRejected(f"evidence kind `{evidence.kind}` is not accepted", code="kind")
     if evidence.measurement not in measurements or evidence.measurement != grant.measurement:
         raise EvidenceRejected("the measurement is not among the reference values", code="measurement")
-    if evidence.kind != grant.enclave_kind or evidence.grant != grant_digest(grant):
+    if evidence.kind != grant.enclave_kind or evidence.grant != (named or grant_digest(grant)):
         raise EvidenceRejected("the evidence is for another grant", code="grant")
     missing = lacking(grant.isolation, evidence.isolation) if isinstance(grant, Grant) else ()
     if missing:
@@ -149,8 +151,11 @@ def _appraise_platform(
     return result
 
 
-def verify_statement(signed: SignedStatement, attested: Attested, grant: AnyGrant) -> AnyStatement:
+def verify_statement(signed: SignedStatement, attested: Attested, grant: EnclaveGrant, named: str | None = None) -> AnyStatement:
     """Return the statement if the attested enclave signed it and it keeps to the grant in mechanism, scale and loss.
+
+    Args:
+        named: the digest of `grant`, where the caller has computed it already.
 
     Raises:
         Tampered: code `statement-signature` or `statement-mismatch`.
@@ -163,7 +168,7 @@ def verify_statement(signed: SignedStatement, attested: Attested, grant: AnyGran
     except (Tampered, ValueError) as error:
         raise Tampered("the statement is not signed by the attested enclave", code="statement-signature") from error
     kept = (
-        statement.grant == grant_digest(grant)
+        statement.grant == (named or grant_digest(grant))
         and statement.evidence == attested.digest
         and statement.statistics == grant.statistics
         and statement.loss == grant.loss

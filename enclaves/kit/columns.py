@@ -25,11 +25,13 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 
@@ -157,6 +159,50 @@ def decrypt_columns(
     return table
 
 
+class StoredColumns:
+    """Columns of an encrypted file held in memory, decrypted as a whole or a part at a time, each as `decrypt_columns` would.
+
+    Parts are decrypted when they are asked for, so that memory need not hold all of them.
+    """
+
+    def __init__(
+        self, file: bytes | memoryview | pa.Buffer, *, dataset: str, version: int, keys: Mapping[str, bytes], columns: Sequence[str]
+    ) -> None:
+        self._file, self._dataset, self._version = pa.py_buffer(file), dataset, version
+        self._keys, self._columns = keys, tuple(columns)
+
+    def table(self) -> pa.Table:
+        """All of it. Raises Tampered (code ``unreadable-columns``)."""
+        return decrypt_columns(self._file, dataset=self._dataset, version=self._version, keys=self._keys, columns=self._columns)
+
+    def decoded_bytes(self) -> int:
+        """About what all of it takes in memory, by the footer alone. Raises Tampered (code ``unreadable-columns``)."""
+        found = None
+        try:
+            with _opened(self._file, self._dataset, self._version, self._keys, list(self._columns)) as (parquet, _):
+                found = _decoded_bytes(parquet, self._columns)
+        except Exception:  # noqa: BLE001 - whatever went wrong, the answer is the same
+            found = None
+        if found is None:
+            raise Tampered("The columns cannot be read from this file with these keys.", code="unreadable-columns")
+        return found
+
+    def parts(self, rows: int) -> Iterator[pa.Table]:
+        """Parts of at most so many rows, in their order. Raises Tampered (code ``unreadable-columns``), which may be after some parts."""
+        found = _parts(self._file, self._dataset, self._version, self._keys, list(self._columns), rows)
+        while True:
+            part, failed = None, False
+            try:
+                part = next(found, None)
+            except Exception:  # noqa: BLE001 - whatever went wrong, the answer is the same
+                failed = True
+            if failed:
+                raise Tampered("The columns cannot be read from this file with these keys.", code="unreadable-columns")
+            if part is None:
+                return
+            yield part
+
+
 def inspect_envelope(head: bytes, tail: bytes, size: int) -> None:
     """Check the ends of an upload: both magics of an encrypted footer, and a footer length that fits.
 
@@ -213,6 +259,7 @@ class _Custodian(pe.KmsClient):  # type: ignore[misc]
         super().__init__()
         self._contexts = {name: key_context(dataset, version, name) for name in keys}
         self._keys = dict(keys)
+        self._opened: dict[tuple[str, str], bytes] = {}
         self.unwrapped: set[str] = set()
 
     def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
@@ -220,35 +267,80 @@ class _Custodian(pe.KmsClient):  # type: ignore[misc]
         return base64.b64encode(sealing.wrap_key(self._keys[master_key_identifier], key_bytes, context))
 
     def unwrap_key(self, wrapped_key: str, master_key_identifier: str) -> bytes:
+        # The reader asks again for every column of every row group.
+        known = self._opened.get((wrapped_key, master_key_identifier))
+        if known is not None:
+            return known
         context = self._contexts[master_key_identifier]
         wrapped = base64.b64decode(wrapped_key, validate=True)
         key = sealing.unwrap_key(self._keys[master_key_identifier], wrapped, context)
         self.unwrapped.add(master_key_identifier)
+        self._opened[wrapped_key, master_key_identifier] = key
         return key
 
     def forget(self) -> None:
         self._keys.clear()
+        self._opened.clear()
 
 
-def _read(file: pa.Buffer, dataset: str, version: int, keys: Mapping[str, bytes], columns: list[str]) -> pa.Table | None:
+@contextmanager
+def _opened(
+    file: pa.Buffer, dataset: str, version: int, keys: Mapping[str, bytes], columns: list[str]
+) -> Iterator[tuple[pq.ParquetFile, _Custodian]]:
     _check_envelope(memoryview(file))
     if len(set(columns)) != len(columns) or not all(map(_COLUMN.fullmatch, columns)):
-        return None
+        raise ValueError("a column is named twice, or by no name")
     custodian = _Custodian(dataset, version, {name: keys[name] for name in (FOOTER, *columns)})
     try:
         factory = pe.CryptoFactory(lambda _: custodian)
         configuration = pe.DecryptionConfiguration(cache_lifetime=timedelta(0), read_kms_url=False)
         properties = factory.file_decryption_properties(pe.KmsConnectionConfig(), configuration)
         with pq.ParquetFile(pa.BufferReader(file), decryption_properties=properties, arrow_extensions_enabled=False) as parquet:
-            table = parquet.read(columns=columns)
-        # A column in the clear, or encrypted with the footer's key, reads well without a key of its own.
-        if custodian.unwrapped != {FOOTER, *columns} or set(table.column_names) != set(columns):
-            return None
+            yield parquet, custodian
     finally:
         custodian.forget()
+
+
+_TEXT_BYTES = 32
+"""Least that a text is taken to need: a column of few distinct ones is far smaller in its file."""
+
+
+def _decoded_bytes(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:
+    metadata, schema = parquet.metadata, parquet.schema_arrow
+    kinds = [schema.field(name).type for name in columns]
+    fixed = sum(_TEXT_BYTES if not _has_width(kind) else -(-kind.bit_width // 8) for kind in kinds)
+    encoded = 0 if all(map(_has_width, kinds)) else sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    return max(int(metadata.num_rows) * fixed, int(encoded))
+
+
+def _has_width(kind: pa.DataType) -> bool:
+    try:
+        return int(kind.bit_width) > 0
+    except ValueError:
+        return False
+
+
+def _require_own_keys(table: pa.Table, custodian: _Custodian, columns: list[str]) -> pa.Table:
+    # A column in the clear, or encrypted with the footer's key, reads well without a key of its own.
+    if custodian.unwrapped != {FOOTER, *columns} or set(table.column_names) != set(columns):
+        raise ValueError("a column was read without a key of its own")
     # Selecting no column would lose the row count.
     table = _without_metadata(table.select(columns) if columns else table)
-    return table if all(map(_is_flat, table.schema.types)) else None
+    if not all(map(_is_flat, table.schema.types)):
+        raise ValueError("a column is not flat")
+    return table
+
+
+def _read(file: pa.Buffer, dataset: str, version: int, keys: Mapping[str, bytes], columns: list[str]) -> pa.Table:
+    with _opened(file, dataset, version, keys, columns) as (parquet, custodian):
+        table = parquet.read(columns=columns)
+        return _require_own_keys(table, custodian, columns)
+
+
+def _parts(file: pa.Buffer, dataset: str, version: int, keys: Mapping[str, bytes], columns: list[str], rows: int) -> Iterator[pa.Table]:
+    with _opened(file, dataset, version, keys, columns) as (parquet, custodian):
+        for batch in parquet.iter_batches(rows, columns=columns, use_threads=False):
+            yield _require_own_keys(pa.Table.from_batches([batch]), custodian, columns)
 
 
 def _check_envelope(file: memoryview) -> None:
@@ -258,15 +350,29 @@ def _check_envelope(file: memoryview) -> None:
         raise Malformed("The file is not encrypted with AES_GCM_V1 in the expected form.", code="not-parquet")
 
 
+SAMPLE, MANY = 1 << 16, 1 << 12
+"""Where the first rows of a column of whole numbers hold more than so many different ones, a dictionary costs more than it saves."""
+
+
 def _write(table: pa.Table, sink: Any, properties: Any) -> None:
+    varied = [name for name in table.column_names if _is_varied(table.column(name).slice(0, SAMPLE))]
     pq.write_table(
         table,
         sink,
         compression="zstd",
+        store_decimal_as_integer=True,
+        use_dictionary=[name for name in table.column_names if name not in varied],
+        column_encoding=dict.fromkeys(varied, "DELTA_BINARY_PACKED"),
         write_statistics=False,
         write_page_index=False,
         encryption_properties=properties,
     )
+
+
+def _is_varied(cells: pa.ChunkedArray) -> bool:
+    kind = cells.type
+    whole = (pa.types.is_integer(kind) and kind.bit_width >= 32) or (pa.types.is_decimal128(kind) and kind.precision <= 18)
+    return whole and int(pc.count_distinct(cells).as_py()) > MANY
 
 
 def _check_table(table: pa.Table) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import duckdb
 import pyarrow as pa
 
+from enclaves.kit.arrays import is_whole, most_repeated, whole_numbers
 from enclaves.kit.expressions import Fragment, days_of, empty
 from policies.declaration import Column, Declaration
 from policies.shape import column_type
@@ -48,7 +49,6 @@ def open_database(*, memory_mib: int, threads: int) -> Connection:
             "memory_limit": f"{memory_mib}MiB",
             "threads": str(min(threads, len(os.sched_getaffinity(0)))),
             "temp_directory": "",
-            "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "allow_community_extensions": "false",
@@ -61,6 +61,16 @@ def open_database(*, memory_mib: int, threads: int) -> Connection:
     return connection
 
 
+def rows_of_units(connection: Connection, table: pa.Table, declaration: Declaration, part: int, parts: int) -> pa.Table:
+    """Return the rows whose privacy unit, as `load_table` normalises it, falls into this part. Rows without one fall into none."""
+    cells, value = _normal_cells(readable(table.select([declaration.unit])), declaration, declaration.unit)
+    connection.register("_batch", pa.table({declaration.unit: cells, "_place": pa.array(range(table.num_rows), pa.int64())}))
+    query = f"SELECT _place FROM _batch WHERE {value} IS NOT NULL AND hash({value}) % {int(parts)} = {int(part)}"  # noqa: S608 - quoted names
+    kept = connection.execute(query).fetchnumpy()["_place"]
+    connection.unregister("_batch")
+    return table.take(pa.array(kept, pa.int64()))
+
+
 def load_table(
     connection: Connection, name: str, table: pa.Table, declaration: Declaration, columns: Sequence[str], *, bounded: bool, unique: bool
 ) -> None:
@@ -71,9 +81,11 @@ def load_table(
     never on other units or on the order of rows, so one unit's presence changes no other unit's rows.
     """
     raw = f"{name}_raw"
-    connection.register(raw, _readable(table.select(columns), declaration))
-    normal = ", ".join(f"{_normalised(declaration, table.schema.field(column))} AS {quote(column)}" for column in columns)
-    owned = "" if declaration.public else f" WHERE {quote(declaration.unit)} IS NOT NULL"
+    cells = {column: _normal_cells(table, declaration, column) for column in columns}
+    connection.register(raw, pa.table({column: found[0] for column, found in cells.items()}))
+    normal = ", ".join(f"{cells[column][1]} AS {quote(column)}" for column in columns)
+    known = declaration.public or (is_whole(table.schema.field(declaration.unit).type) and not table.column(declaration.unit).null_count)
+    owned = "" if known else f" WHERE {quote(declaration.unit)} IS NOT NULL"
     select = f"SELECT * FROM (SELECT {normal} FROM {quote(raw)}){owned}"  # noqa: S608 - quoted names
     connection.execute(f"CREATE VIEW {quote(name)} AS {select}")
     bounds: list[tuple[Sequence[str], int]] = []
@@ -83,13 +95,18 @@ def load_table(
     if bounded and not declaration.public and not alone:
         bounds.append(((declaration.unit,), declaration.rows_per_unit))
     # Most tables keep to their bounds and need no copy.
-    if not any(_in_excess(connection, name, by, most) for by, most in bounds):
+    if not any(_exceeds(connection, name, table, declaration, by, most) for by, most in bounds):
         return
     connection.execute(f"DROP VIEW {quote(name)}")
     connection.execute(f"CREATE TABLE {quote(name)} AS {select}")
     connection.unregister(raw)
     for by, most in bounds:
         keep_at_most(connection, name, by=by, most=most, order=columns)
+
+
+def _exceeds(connection: Connection, name: str, table: pa.Table, declaration: Declaration, by: Sequence[str], most: int) -> bool:
+    repeated = most_repeated(table, declaration, by)
+    return _in_excess(connection, name, by, most) if repeated is None else repeated > most
 
 
 def keep_at_most(connection: Connection, name: str, *, by: Sequence[str], most: int, order: Sequence[str]) -> None:
@@ -152,6 +169,11 @@ def columns_of(connection: Connection, query: Fragment) -> dict[str, Any]:
     return found
 
 
+def arrow(connection: Connection, query: Fragment) -> pa.Table:
+    """All rows of a query, in the order in which its tables hold them as far as the query keeps it."""
+    return connection.sql(query.sql, params=list(query.parameters)).to_arrow_table()
+
+
 def row(connection: Connection, query: Fragment) -> tuple[int, ...]:
     """The one row of a query."""
     # All of it: a result that is not read to its end keeps the connection from registering tables.
@@ -159,20 +181,30 @@ def row(connection: Connection, query: Fragment) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _readable(table: pa.Table, declaration: Declaration) -> pa.Table:
-    """`table` with NULL for text that is not UTF-8, at which the database would end the whole query, and dates as plain numbers."""
+def readable(table: pa.Table) -> pa.Table:
+    """`table` with NULL for text that is not UTF-8, at which the database would end the whole query."""
     for index, field in enumerate(table.schema):
-        column = table.column(index)
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            column = table.column(index)
             try:
                 column.validate(full=True)
             except pa.ArrowInvalid:
                 cells = column.cast(pa.large_binary()).to_pylist()
                 table = table.set_column(index, field.name, pa.array([_text(cell) for cell in cells], pa.large_string()))
-        elif declaration.column(field.name).type == "date" and pa.types.is_temporal(field.type):
-            whole = pa.int32() if pa.types.is_date32(field.type) else pa.int64()
-            table = table.set_column(index, field.name, column.cast(whole))
     return table
+
+
+def _normal_cells(table: pa.Table, declaration: Declaration, name: str) -> tuple[pa.ChunkedArray | pa.Array, str]:
+    """A column for the database, and the SQL that reads it. Dates are plain numbers, and decimals are in fixed point where they can be."""
+    cells, field = table.column(name), table.schema.field(name)
+    is_key = name in declaration.unique_key
+    column = declaration.column(name)
+    read = None if is_key else whole_numbers(table, declaration, name, clamp=True, widen=False)
+    if read is not None:
+        return pa.array(read[0], mask=read[1]), f"{quote(name)}::BIGINT"
+    if column.type == "date" and pa.types.is_temporal(field.type):
+        cells = cells.cast(pa.int32() if pa.types.is_date32(field.type) else pa.int64())
+    return cells, _normalised(declaration, field)
 
 
 def _text(cell: bytes | None) -> str | None:

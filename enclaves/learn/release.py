@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Mapping
 
 import numpy as np
+import pyarrow as pa
 
+from enclaves.aggregate import Stored, joined_by_key
 from enclaves.kit.expressions import Fragment, expression_sql, joined, listed
 from enclaves.kit.relations import rows_of
-from enclaves.kit.tables import Connection, columns_of
+from enclaves.kit.tables import Connection, columns_of, load_table, open_database, readable
 from enclaves.learn.fit import train
 from enclaves.learn.rows import MISSING, Array, Rows, encode_rows
 from policies.declaration import Declaration
@@ -21,17 +23,24 @@ from policies.shape import shape
 from policies.training import Encoded, Task
 
 
-def learn(grant: Grant, declarations: Mapping[str, Declaration], connection: Connection, loaded: Mapping[str, str]) -> ModelRelease:
+def learn(grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, Stored], *, memory_mib: int) -> ModelRelease:
     """Return the model that a grant's training asks for.
-
-    Args:
-        connection: a database whose tables, named by `loaded`, hold at most the declared rows of every unit.
 
     Raises:
         LossExceeded: training costs more than granted.
+        OutOfMemory, MemoryError: the tables need more than `memory_mib`; a training holds them as a whole.
+        Tampered: stored columns cannot be decrypted.
     """
-    task = task_of(grant.plan, shape(grant.plan.source, declarations))
-    rows, held = read_rows(grant.plan, task, declarations, connection, loaded)
+    plan = grant.plan
+    task = task_of(plan, shape(plan.source, declarations))
+    loaded = {dataset: f"d{index}" for index, dataset in enumerate(plan.sources)}
+    with open_database(memory_mib=memory_mib, threads=2) as connection:
+        for read in grant.reads:
+            stored, declaration = files[read.dataset], declarations[read.dataset]
+            table = readable(stored if isinstance(stored, pa.Table) else stored.table())
+            unique = joined_by_key(plan, read.dataset, declaration)
+            load_table(connection, loaded[read.dataset], table, declaration, read.columns, bounded=True, unique=unique)
+        rows, held = read_rows(plan, task, declarations, connection, loaded)
     model, metrics = train(rows, held, task, grant.statistics)
     return ModelRelease(model=model, metrics=metrics)
 

@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from enclaves.kit.signatures import SigningKey, verify_raw
 from policies.errors import Malformed, Tampered
@@ -32,16 +33,19 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogKey:
-    """The Ed25519 key under which a log signs.
+class NoteKey:
+    """An Ed25519 key under which notes are signed in one way.
 
     Args:
-        name: key name, equal to the log's origin; not empty, without spaces, control characters and ``+``.
+        name: key name; not empty, without spaces, control characters and ``+``.
         public: Ed25519 public key, 32 bytes.
 
     Raises:
         Malformed: code "log-key".
     """
+
+    TYPE: ClassVar[bytes] = b""
+    """Signature type (C2SP signed-note, Signature types)."""
 
     name: str
     public: bytes
@@ -53,17 +57,17 @@ class LogKey:
 
     @property
     def key_id(self) -> bytes:
-        """SHA-256(name || 0x0A || 0x01 || public)[:4] (C2SP signed-note, Ed25519 signatures)."""
-        material = self.name.encode() + b"\n" + _ED25519 + self.public
+        """SHA-256(name || 0x0A || type || public)[:4] (C2SP signed-note, Signatures)."""
+        material = self.name.encode() + b"\n" + self.TYPE + self.public
         return hashlib.sha256(material).digest()[:_KEY_ID_BYTES]
 
     @property
     def vkey(self) -> str:
-        """The verifier key as text: ``name+hex(key id)+base64(0x01 || public)``."""
-        return f"{self.name}+{self.key_id.hex()}+{_encode(_ED25519 + self.public)}"
+        """The verifier key as text: ``name+hex(key id)+base64(type || public)``."""
+        return f"{self.name}+{self.key_id.hex()}+{encode_base64(self.TYPE + self.public)}"
 
     @classmethod
-    def parse(cls, vkey: str) -> LogKey:
+    def parse(cls, vkey: str) -> Self:
         """Parse a verifier key and check that its key id belongs to its name and key.
 
         Raises:
@@ -74,13 +78,20 @@ class LogKey:
         if len(parts) != 3:
             raise Malformed("a verifier key is name+hex(key id)+base64(key)", code="log-key")
         name, key_id, encoded = parts
-        material = _decode(encoded, "log-key")
-        if material[:1] != _ED25519:
-            raise Malformed("only Ed25519 verifier keys (type 0x01) are accepted", code="log-key")
+        material = decode_base64(encoded, "log-key")
+        if material[:1] != cls.TYPE:
+            raise Malformed(f"only Ed25519 verifier keys of type 0x{cls.TYPE.hex()} are accepted", code="log-key")
         key = cls(name=name, public=material[1:])
         if key.key_id.hex() != key_id:
             raise Malformed("the key id does not belong to this name and key", code="log-key")
         return key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogKey(NoteKey):
+    """The Ed25519 key under which a log signs; its name is the log's origin."""
+
+    TYPE: ClassVar[bytes] = _ED25519
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +122,13 @@ class Checkpoint:
 
     def text(self) -> str:
         """Return the note text, three lines without extensions (C2SP tlog-checkpoint, Note text)."""
-        return f"{self.origin}\n{self.size}\n{_encode(self.root)}\n"
+        return f"{self.origin}\n{self.size}\n{encode_base64(self.root)}\n"
 
 
 def sign(checkpoint: Checkpoint, key: SigningKey) -> str:
     """Return the signed note of `checkpoint`, signed with `key` under the checkpoint's origin as key name."""
     text = checkpoint.text()
-    key_id = LogKey(name=checkpoint.origin, public=key.public).key_id
-    signature = _encode(key_id + key.sign_raw(text.encode()))
-    return f"{text}\n{_SIGNATURE_PREFIX}{checkpoint.origin} {signature}\n"
+    return f"{text}\n{signature_line(LogKey(name=checkpoint.origin, public=key.public), key.sign_raw(text.encode()))}"
 
 
 def open_checkpoint(note: str, key: LogKey) -> Checkpoint:
@@ -134,15 +143,7 @@ def open_checkpoint(note: str, key: LogKey) -> Checkpoint:
         Tampered: code "checkpoint-signature", or code "checkpoint-origin" when the text names another log
             than `key`.
     """
-    lines = open_note(note, key).removesuffix("\n").split("\n")
-    if len(lines) < 3 or not all(lines):
-        raise Malformed("a checkpoint has at least three lines and none is empty", code="checkpoint")
-    origin, size, root = lines[:3]
-    if origin != key.name:
-        raise Tampered("the checkpoint is of another log", code="checkpoint-origin")
-    if not _SIZE.fullmatch(size):
-        raise Malformed("a tree's size is decimal without leading zeros", code="checkpoint", where="size")
-    return Checkpoint(origin=origin, size=int(size), root=_decode(root, "checkpoint"))
+    return parse_text(open_note(note, key), key.name)
 
 
 def open_note(note: str, key: LogKey) -> str:
@@ -172,6 +173,38 @@ def open_note(note: str, key: LogKey) -> str:
     return text
 
 
+def signature_lines(note: str) -> tuple[str, list[tuple[str, bytes, bytes]]]:
+    """The text of a note, with its final newline, and of every signature line the key's name and id and the signature; none is verified.
+
+    Raises:
+        Malformed: code "note".
+    """
+    text, lines = _split_note(note)
+    return text, list(_signatures(lines))
+
+
+def signature_line(key: NoteKey, signature: bytes) -> str:
+    """A signature line of a note, with its newline (C2SP signed-note, Format)."""
+    return f"{_SIGNATURE_PREFIX}{key.name} {encode_base64(key.key_id + signature)}\n"
+
+
+def parse_text(text: str, origin: str) -> Checkpoint:
+    """Return the checkpoint that a note's text tells of the log `origin`.
+
+    Raises:
+        Malformed: code "checkpoint". Tampered: code "checkpoint-origin".
+    """
+    lines = text.removesuffix("\n").split("\n")
+    if len(lines) < 3 or not all(lines):
+        raise Malformed("a checkpoint has at least three lines and none is empty", code="checkpoint")
+    found, size, root = lines[:3]
+    if found != origin:
+        raise Tampered("the checkpoint is of another log", code="checkpoint-origin")
+    if not _SIZE.fullmatch(size):
+        raise Malformed("a tree's size is decimal without leading zeros", code="checkpoint", where="size")
+    return Checkpoint(origin=found, size=int(size), root=decode_base64(root, "checkpoint"))
+
+
 def _split_note(note: str) -> tuple[str, list[str]]:
     """Split at the last empty line into the text, with its final newline, and the signature lines."""
     if len(note) > MAX_NOTE_BYTES or len(_utf8(note, "note")) > MAX_NOTE_BYTES:
@@ -196,7 +229,7 @@ def _signatures(lines: list[str]) -> Iterator[tuple[str, bytes, bytes]]:
             raise Malformed("a signature line starts with an em dash and a space", code="note")
         name, _, encoded = line.removeprefix(_SIGNATURE_PREFIX).partition(" ")
         _require_name(name, "note")
-        blob = _decode(encoded, "note")
+        blob = decode_base64(encoded, "note")
         if len(blob) <= _KEY_ID_BYTES:
             raise Malformed("a signature is a 4-byte key id and at least one byte", code="note")
         yield name, blob[:_KEY_ID_BYTES], blob[_KEY_ID_BYTES:]
@@ -216,16 +249,17 @@ def _utf8(text: str, code: str) -> bytes:
         raise Malformed("the text is not valid Unicode", code=code) from error
 
 
-def _encode(data: bytes) -> str:
+def encode_base64(data: bytes) -> str:
+    """Standard base64 (RFC 4648 section 4)."""
     return base64.b64encode(data).decode("ascii")
 
 
-def _decode(text: str, code: str) -> bytes:
+def decode_base64(text: str, code: str) -> bytes:
     """Decode standard base64 (RFC 4648 section 4), accepting only the canonical spelling of the bytes."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise Malformed("the text is not base64", code=code) from error
-    if _encode(data) != text:
+    if encode_base64(data) != text:
         raise Malformed("the base64 is not canonical", code=code)
     return data

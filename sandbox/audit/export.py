@@ -7,18 +7,20 @@ of the log as the exporting participant knows it, one line); `lineage.json` only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from enclaves.kit.lineage import verify_log_rotation
-from policies.canonical import canonical, parse_json
+from policies.canonical import canonical, parse_json, parse_spelled
 from policies.codec import decode, encode
-from policies.entries import Opening
+from policies.entries import Opening, commit, commit_text
 from policies.errors import Malformed, NotFound, Tampered
 from policies.lineage import LogRotation, SignedLogRotation
+from policies.names import require_key
 from sandbox.audit.checkpoint import LogKey
-from sandbox.audit.tiles import TILE_WIDTH, LogFile, layout, unpack_entries
+from sandbox.audit.tiles import TILE_WIDTH, LogFile, read_bundle
 
 CHECKPOINT_PATH = "checkpoint"
 KEY_PATH = "log.vkey"
@@ -30,6 +32,11 @@ Read = Callable[[str], bytes]
 """Path -> contents; raises NotFound, FileNotFoundError or LookupError for a file that is not there."""
 
 MISSING = (NotFound, FileNotFoundError, LookupError)
+
+
+def bundle_count(size: int) -> int:
+    """Number of bundles of a log of `size` entries."""
+    return -(-size // TILE_WIDTH)
 
 
 def openings_path(bundle: int) -> str:
@@ -48,15 +55,39 @@ def render_openings(openings: Iterable[Opening]) -> bytes:
 
 def parse_openings(data: bytes) -> list[Opening]:
     """Return the openings that `render_openings` wrote. Raises Malformed naming the line."""
+    return [opening for opening, _ in _openings_of(data)]
+
+
+def _openings_of(data: bytes) -> list[tuple[Opening, str]]:
+    """Every opening with the commitment that it opens; empty where its salt is none."""
     found = []
     for number, line in enumerate(data.split(b"\n"), start=1):
         if line:
             try:
-                found.append(decode(Opening, parse_json(line, limit=MAX_OPENING)))
+                value, own = parse_spelled(line, limit=MAX_OPENING)
+                opening = decode(Opening, value)
             except Malformed as error:
                 raise Malformed(f"an opening is malformed: {error.message}", where=f"line {number}") from error
-    _require_ascending(found)
+            found.append((opening, _commitment_of(opening, line if own else b"")))
+    _require_ascending([opening for opening, _ in found])
     return found
+
+
+def _commitment_of(opening: Opening, line: bytes) -> str:
+    """The commitment that an opening opens, from its canonical `line` if that is what was read: the body stands there as it is hashed."""
+    try:
+        salt = bytes.fromhex(require_key(opening.salt, "salt"))
+    except Malformed:
+        return ""
+    return commit_text(salt, line[len(b'{"body":') : line.rindex(b',"index":')]) if line else commit(salt, opening.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The body that an opening reveals, and the commitment that it opens; empty where its salt is none."""
+
+    body: dict[str, Any]
+    commitment: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,14 +96,19 @@ class Bundle:
 
     Attributes:
         first: index of the first entry.
-        openings: by entry index.
+        openings: by entry index; `commitments`: the ones that they open.
         problem: why the openings file could not be read; empty if it could, or if there is none.
     """
 
     first: int
     entries: tuple[bytes, ...]
     openings: Mapping[int, Opening]
+    commitments: Mapping[int, str]
     problem: str
+
+    def opened(self, index: int) -> Opened | None:
+        """What is opened of an entry; None if nothing."""
+        return Opened(self.openings[index].body, self.commitments[index]) if index in self.openings else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,15 +155,17 @@ class Export:
         Raises:
             Tampered: code `log-file-missing`. Malformed: code `entry-bundle`, with `where`.
         """
-        for file in layout(size):
-            if file.kind != "entries":
-                return
-            try:
-                entries = unpack_entries(self._required(file.path), file.width)
-            except Malformed as error:
-                raise Malformed(error.message, code=error.code, where=file.path) from error
-            openings, problem = self._openings(file)
-            yield Bundle(first=file.index * TILE_WIDTH, entries=entries, openings=openings, problem=problem)
+        for number in range(bundle_count(size)):
+            yield self.bundle(number, size)
+
+    def bundle(self, number: int, size: int, *, wanted: Callable[[Sequence[bytes]], bool] = lambda entries: True) -> Bundle:
+        """One bundle of a log of `size` entries; its openings are read where its entries are `wanted` opened. Raises as `bundles`."""
+        file = LogFile(kind="entries", level=0, index=number, width=min(TILE_WIDTH, size - number * TILE_WIDTH))
+        entries = tuple(read_bundle(self.read, number, file.width))
+        opened, problem = self._openings(file) if wanted(entries) else ([], "")
+        openings = {opening.index: opening for opening, _ in opened}
+        commitments = {opening.index: commitment for opening, commitment in opened}
+        return Bundle(first=number * TILE_WIDTH, entries=entries, openings=openings, commitments=commitments, problem=problem)
 
     def entries(self, size: int) -> Iterator[tuple[int, bytes, Opening | None]]:
         """Yield (index, entry, its opening) in order. Raises as `bundles`, and Malformed for an openings file that cannot be read."""
@@ -137,17 +175,18 @@ class Export:
             for index, entry in enumerate(bundle.entries, start=bundle.first):
                 yield index, entry, bundle.openings.get(index)
 
-    def _openings(self, file: LogFile) -> tuple[dict[int, Opening], str]:
+    def _openings(self, file: LogFile) -> tuple[list[tuple[Opening, str]], str]:
         path, first = openings_path(file.index), file.index * TILE_WIDTH
         try:
-            found = parse_openings(self.read(path))
+            found = _openings_of(self.read(path))
         except MISSING:
-            return {}, ""
+            return [], ""
         except Malformed as error:
-            return {}, f"{path}: {error}"
-        strays = [o.index for o in found if not first <= o.index < first + file.width]
+            return [], f"{path}: {error}"
+        own = [item for item in found if first <= item[0].index < first + file.width]
+        strays = [opening.index for opening, _ in found if not first <= opening.index < first + file.width]
         problem = f"{path}: holds an opening of entry {strays[0]}, which is not of this bundle" if strays else ""
-        return {opening.index: opening for opening in found if opening.index not in strays}, problem
+        return own, problem
 
     def _text(self, path: str) -> str:
         try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from policies.entries import EntryKind, Opening, open_body, parse_header
-from policies.errors import Malformed, SandboxError, Tampered
-from sandbox.audit import judge_decision, judge_exchange, judge_keys, judge_lineage, judge_policy, judge_run
+from policies.entries import EntryKind, parse_header
+from policies.errors import Malformed, SandboxError
+from sandbox.audit import judge_decision, judge_exchange, judge_joint, judge_keys, judge_lineage, judge_policy, judge_run
+from sandbox.audit.export import Opened
 from sandbox.audit.state import Entry, State
 from sandbox.audit.verdict import Promise
 
@@ -63,13 +64,19 @@ RULES: dict[EntryKind, Rule] = {
     "approved": _rule("agreement job request participant signature", judge_policy.approved, "signatures"),
     "expired": _rule("job agreement", judge_policy.expired, "order"),
     "duty_done": _rule("agreement duty about number participant signature", judge_policy.duty_done, "signatures"),
+    "joint_keyed": _rule("job manifest", judge_joint.keyed, "evidence", "signatures", "evidence"),
+    "joint_contributed": _rule("job participant manifest ciphertexts", judge_joint.contributed, "signatures", "signatures"),
+    "joint_dropped": _rule("job participant attempt reason rerun", judge_joint.dropped, "order"),
+    "joint_summed": _rule("job manifest total", judge_joint.summed, "releases"),
+    "joint_released": _rule("job agreement grant manifest total statement sealed", judge_joint.ended, "releases", "releases"),
+    "joint_withheld": _rule("job agreement grant manifest total statement code", judge_joint.ended, "releases", "releases"),
     "failed": _rule("job agreement code", judge_run.failed, "releases"),
     "measured": _rule("kind measurement", judge_keys.measured, "evidence", "evidence"),
     "destroyed": _rule("dataset version file", judge_keys.destroyed, "signatures", "signatures"),
 }
 
 
-def judge_entry(state: State, index: int, data: bytes, opening: Opening | None) -> None:
+def judge_entry(state: State, index: int, data: bytes, opened: Opened | None) -> None:
     """Fold one entry into the state. Never raises: whatever an entry holds, the rest can still be judged."""
     try:
         header = parse_header(data)
@@ -86,13 +93,12 @@ def judge_entry(state: State, index: int, data: bytes, opening: Opening | None) 
         return
     if header.losses and header.kind not in ("charged", "epoch_opened"):
         state.report(entry, "budgets", "only a charge has losses")
-    if opening is not None:
-        try:
-            entry = Entry(index=index, header=header, body=open_body(header, opening))
-        except Tampered as error:
-            state.report(entry, "log", error.message)
+    if opened is not None and state.require(
+        entry, opened.commitment == header.commitment, "log", "the opening does not match its commitment"
+    ):
+        entry = Entry(index=index, header=header, body=opened.body)
     if entry.body is None:
-        state.unopened += opening is None
+        state.found.unopened += opened is None
         state.cannot(*rule.rests)
     try:
         rule.judge(state, entry)

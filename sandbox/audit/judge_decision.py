@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from enclaves.kit.envelope import Signed, document_digest
 from policies.agreement import Agreement
-from policies.codec import decode
+from policies.canonical import digest
+from policies.codec import decode, encode
 from policies.decide import LAW_VERSION
 from policies.entries import LedgerCharge
 from policies.errors import Malformed
@@ -17,13 +18,18 @@ from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, pub
 from policies.granted import job_id
 from policies.plan import PARSER_VERSION, plan_of
 from policies.privacy import Loss
+from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.tightening import tightened
 from sandbox.audit import judge_policy
+from sandbox.audit.backtest import difference
 from sandbox.audit.laws import law_of
 from sandbox.audit.order import follow
 from sandbox.audit.state import Derived, Entry, JobFold, Ledger, State
 from sandbox.audit.totals import Total
+
+MAX_PLANS = 2_000
+"""Plans that a replay keeps by their text."""
 
 MAX_FACT_AGE_S = 60
 """Most seconds between the time that a decision states and the time of its entry."""
@@ -67,7 +73,7 @@ def decided(state: State, entry: Entry) -> None:
     """A decision that follows from its inputs, under an agreement that all parties signed before, once per request."""
     request = entry.ids["request"]
     state.require(entry, request not in state.requests, "order", "the same request is decided twice")
-    state.requests.add(request)
+    state.requests.put(request)
     state.require(entry, entry.ids["job"] == job_id(request), "order", "the job id is not that of the request")
     fold = state.agreements.get(entry.ids["agreement"])
     active = fold is not None and fold.agreed
@@ -80,6 +86,7 @@ def decided(state: State, entry: Entry) -> None:
     if fold is not None and fold.standing == "broken":
         state.report(entry, "signatures", "decided under an agreement that not every party validly signed")
     agreement = state.agreement(entry.ids["agreement"])
+    job.blind = agreement is None
     if entry.body is None or agreement is None:
         state.cannot("signatures", "decisions", "budgets", "grants")
     else:
@@ -87,7 +94,7 @@ def decided(state: State, entry: Entry) -> None:
     allowed = {"yes": True, "no": False}.get(entry.ids["allowed"])
     state.require(entry, allowed is not None, "decisions", "the header says neither yes nor no")
     if not allowed:
-        job.end("denied")
+        state.end(entry.ids["job"], "denied")
 
 
 def charged(state: State, entry: Entry) -> None:
@@ -131,8 +138,8 @@ def repeated(state: State, entry: Entry) -> None:
     job = follow(state, entry)
     if job is None:
         return
-    of = state.jobs.get(entry.ids["of"])
-    state.require(entry, of is not None and of.stage == "released", "releases", "what is handed out again was not released before")
+    released = state.stage_of(entry.ids["of"]) == "released"
+    state.require(entry, released, "releases", "what is handed out again was not released before")
     if entry.body is not None:
         body = decode(RepeatedBody, entry.body)
         state.require(entry, (body.job, body.of) == (entry.ids["job"], entry.ids["of"]), "releases", "the body names other jobs")
@@ -141,7 +148,7 @@ def repeated(state: State, entry: Entry) -> None:
     else:
         stated = job.derived.repeats == entry.ids["of"]
         state.require(entry, stated, "releases", "the decision does not say that this job is repeated")
-    job.end("repeated")
+    state.end(entry.ids["job"], "repeated")
 
 
 def granted(state: State, entry: Entry) -> None:
@@ -154,8 +161,8 @@ def granted(state: State, entry: Entry) -> None:
     job.grant_id = name
     own = job.derived
     if entry.body is not None:
-        job.grant = decode(GrantedBody, entry.body).grant
-        state.require(entry, grant_digest(job.grant) == name, "grants", "the header names another grant than the body")
+        job.grant, job.grant_named = _logged_grant(entry.body, own)
+        state.require(entry, job.grant_named == name, "grants", "the header names another grant than the body")
     if own is None:
         state.cannot("grants")
     elif own.grant is None:
@@ -163,7 +170,18 @@ def granted(state: State, entry: Entry) -> None:
     else:
         same = grant_digest(own.grant) == name if job.grant is None else own.grant == job.grant
         state.require(entry, same, "grants", _difference(own.grant, job.grant))
-        job.grant = job.grant or own.grant
+        if job.grant is None:
+            job.grant, job.grant_named = own.grant, grant_digest(own.grant)
+
+
+def _logged_grant(body: dict[str, Any], own: Derived | None) -> tuple[AnyGrant, str]:
+    """The grant of a body and its digest. One that is spelled as the derived one is the derived one."""
+    if own is not None and own.grant is not None:
+        derived = encode(own.grant)
+        if body == {"grant": derived}:
+            return own.grant, digest(derived)
+    logged = decode(GrantedBody, body).grant
+    return logged, grant_digest(logged)
 
 
 def _require_within(state: State, entry: Entry, total: Total, most: Loss, whose: str) -> None:
@@ -182,13 +200,15 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     law, current = law_of(body.law), body.law == LAW_VERSION
     judge_policy.require_known_terms(agreement, current)
     judge_policy.check_facts(state, entry, agreement, request, plan, facts)
-    job.question = question_digest(request, plan, facts.versions)
+    job.question = "" if agreement.pool_of(plan.sources) is not None else question_digest(request, plan, facts.versions)
     _check_facts(state, entry, plan, facts, ledgers)
     _check_consumer_facts(state, entry, request.consumer if current else None, facts, ledgers)
     own = law.decide(request, agreement, plan, facts)
-    _check_repeats(state, entry, job, facts)
+    if facts.repeats is not None:
+        state.relate(entry, "repeats", job.question, facts.repeats)
     if own != body.decision:
         state.report(entry, "decisions", _decision_difference(own, body.decision))
+    _backtest(state, entry, request, agreement, body)
     header_agrees = entry.ids["allowed"] == ("yes" if own.allowed else "no")
     state.require(entry, header_agrees, "decisions", f"the header says allowed: {entry.ids['allowed'][:8]}; derived: {own.allowed}")
     grant = None
@@ -207,28 +227,45 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     )
 
 
+def _backtest(state: State, entry: Entry, request: JobRequest, agreement: Agreement, body: DecidedBody) -> None:
+    if state.candidate is not None and state.candidate.concerns(agreement, body.plan):
+        other = state.candidate.decide(request, agreement, body.plan, body.facts, body.law)
+        found = difference(entry.index, entry.ids["job"], body.decision, other)
+        if found is not None:
+            state.found.differences.append(found)
+
+
 def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -> JobRequest:
     """The request as its consumer signed it, under the key of the agreement."""
     request = decode(JobRequest, signed.body)
     state.verify(entry, signed, "job-request", request.consumer, agreement.party(request.consumer).signing_key)
     named = (entry.ids["request"], entry.ids["agreement"]) == (document_digest(signed), request.agreement)
     state.require(entry, named, "signatures", "the header names another request or agreement than was signed")
-    asked = (request.consumer, request.request_id)
-    state.require(entry, asked not in state.asked, "order", f"request id `{request.request_id}` is decided twice")
-    state.asked.add(asked)
+    state.relate(entry, "asked", f"{request.consumer} {request.request_id}")
     return request
 
 
 def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRequest, body: DecidedBody) -> None:
     if body.parser != PARSER_VERSION or body.law != LAW_VERSION:
-        state.not_reparsed += 1
+        state.found.not_reparsed += 1
         return
     try:
-        same = plan_of(request, agreement.by_dataset) == body.plan
+        same = _plan_of(state, entry.ids["agreement"], agreement, request) == body.plan
     except Malformed as error:
         state.report(entry, "decisions", f"the SQL has no plan: {error.message}")
         return
     state.require(entry, same, "decisions", "the logged plan is not what the SQL means")
+
+
+def _plan_of(state: State, name: str, agreement: Agreement, request: JobRequest) -> Plan:
+    """What a query means under an agreement; parsed once where the same text comes again. Raises Malformed."""
+    asked = (name, request.sql, request.training)
+    found = state.plans.get(asked)
+    if found is None:
+        if len(state.plans) >= MAX_PLANS:
+            state.plans.clear()
+        found = state.plans[asked] = plan_of(request, agreement.by_dataset)
+    return found
 
 
 def _check_facts(state: State, entry: Entry, plan: AnyPlan, facts: Facts, ledgers: tuple[Ledger, ...]) -> None:
@@ -250,7 +287,7 @@ def _check_keys(state: State, entry: Entry, agreement: Agreement, request: JobRe
     """The stated rotations are those before this entry, and nobody whose part is needed has lost its keys."""
     chain = state.keyring.chain(agreement.party(request.consumer).signing_key)
     state.require(entry, facts.rotations == chain, "decisions", "the stated rotations are not those of the consumer's keys")
-    for name in sorted({agreement.by_dataset[dataset].provider for dataset in plan.sources}):
+    for name in agreement.needed(plan.sources):
         held = state.keyring.signing_key(agreement.party(name).signing_key) is not None
         state.require(entry, held, "signatures", f"decided although the keys of `{name}` were revoked before")
 
@@ -267,23 +304,10 @@ def _check_consumer_facts(state: State, entry: Entry, consumer: str | None, fact
         state.require(entry, total.is_stated_by(spent), "budgets", what)
 
 
-def _check_repeats(state: State, entry: Entry, job: JobFold, facts: Facts) -> None:
-    """A question that is stated as repeated is the very same that the named job asked, and answered with a release.
-
-    That a question is run and charged once more is no fault: the sealed release may be lost.
-    """
-    if facts.repeats is not None and facts.repeats not in state.answered.get(job.question, ()):
-        earlier = state.jobs.get(facts.repeats)
-        if earlier is not None and earlier.stage == "released" and not earlier.question:
-            state.cannot("decisions")
-        else:
-            state.report(entry, "decisions", f"stated as the same question as {facts.repeats}, which did not ask or release it")
-
-
 def _bounds(agreement: Agreement, plan: AnyPlan, name: Literal["total_loss", "consumer_loss"]) -> dict[Ledger, Loss]:
     """Strictest bound by ledger, over the protected datasets that the plan reads."""
     bounds: dict[Ledger, Loss] = {}
-    for dataset in plan.sources:
+    for dataset in agreement.members(plan.sources):
         declaration = agreement.by_dataset[dataset]
         most: Loss | None = getattr(agreement.terms_of(dataset), name)
         if most is None or declaration.public:

@@ -165,7 +165,7 @@ def proposed(state: State, entry: Entry) -> None:
         return
     fold.agreement = parse_agreement(signed.body)
     state.require(entry, fold.agreement.has_party(by), "signatures", f"`{by}` is no party of the agreement")
-    state.named.append((entry, fold.agreement.log))
+    state.named.append((entry.index, fold.agreement.log))
     _require_admitted(state, entry, fold.agreement)
     for declaration in fold.agreement.declarations:
         _require_declared(state, entry, declaration)

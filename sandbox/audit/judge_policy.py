@@ -14,6 +14,7 @@ from policies.conditions import DAY_S
 from policies.errors import Malformed, Tampered
 from policies.grant import AnyPlan
 from policies.granted import job_id
+from policies.joint_grant import JointGrant
 from policies.request import Facts, JobRequest
 from policies.rules_conditions import CONDITIONS
 from policies.tightening import SignedTightening, require_applicable, standing
@@ -83,7 +84,7 @@ def expired(state: State, entry: Entry) -> None:
     job = entry.ids["job"]
     request = state.acts.awaiting.get(job, "")
     state.require(entry, bool(request) and request not in state.requests, "order", f"{job} ends as expired and does not wait")
-    state.requests.add(request)
+    state.requests.put(request)
 
 
 def duty_done(state: State, entry: Entry) -> None:
@@ -98,10 +99,8 @@ def duty_done(state: State, entry: Entry) -> None:
         state.require(entry, done.number == acts.paid[paid] + 1, "order", "the payment is not the next one")
         acts.paid[paid] += 1
         return
-    job = state.jobs.get(done.about)
-    state.require(entry, job is not None and job.stage == "released", "order", f"{done.about} was not released, and is deleted")
-    state.require(entry, done.about not in acts.deleted, "order", f"{done.about} is deleted twice")
-    acts.deleted.add(done.about)
+    state.require(entry, state.stage_of(done.about) == "released", "order", f"{done.about} was not released, and is deleted")
+    state.relate(entry, "deleted", done.about)
 
 
 def _signed(state: State, entry: Entry, by: str, agreement: Agreement | None, verify: Callable[[str], object]) -> bool:
@@ -135,13 +134,12 @@ def check_facts(state: State, entry: Entry, agreement: Agreement, request: JobRe
         what = f"{(fact.jobs, fact.own, fact.paid)} stated as uses, own uses and payments of `{fact.provider}`; the log has {counted}"
         state.require(entry, (fact.jobs, fact.own, fact.paid) == counted, "decisions", what)
     stated = {fact.provider for fact in facts.uses}
-    for dataset in plan.sources:
+    for dataset in agreement.members(plan.sources):
         terms, provider = agreement.terms_of(dataset), agreement.by_dataset[dataset].provider
         lowered = any(s.tightening.dataset == dataset and s.tightening.uses is not None for s in told)
         if (terms.uses is not None or terms.payment is not None or lowered) and provider not in stated:
             state.report(entry, "decisions", f"does not state the uses of `{provider}`")
-    late = acts.late(name, request.consumer, facts.now * 1000)
-    state.require(entry, set(late) <= set(facts.overdue), "decisions", f"does not state as overdue: {', '.join(late)}")
+    state.relate(entry, "overdue", f"{name} {request.consumer}", " ".join([str(facts.now * 1000), *facts.overdue]))
 
 
 def note_charge(state: State, entry: Entry) -> None:
@@ -159,7 +157,7 @@ def note_release(state: State, entry: Entry, job: JobFold) -> None:
     days = deletion_days(agreement, own.grant.plan.sources)
     if days is not None:
         deadline = entry.header.at + days * DAY_S * 1000
-        state.acts.deadlines[job.agreement, own.request.consumer][entry.ids["job"]] = deadline
+        state.relate(entry, "kept", f"{job.agreement} {own.request.consumer}", f"{deadline} {entry.ids['job']}")
 
 
 def require_standing(state: State, entry: Entry, job: JobFold) -> None:
@@ -170,15 +168,16 @@ def require_standing(state: State, entry: Entry, job: JobFold) -> None:
     if job.grant is None:
         state.cannot("releases")
         return
-    for read in job.grant.reads:
-        why = standing(read.dataset, told, entry.header.at // 1000)
-        state.require(entry, not why, "releases", f"`{entry.header.kind}` although the terms of `{read.dataset}` are {why}")
+    datasets = job.grant.pool.members if isinstance(job.grant, JointGrant) else [read.dataset for read in job.grant.reads]
+    for dataset in datasets:
+        why = standing(dataset, told, entry.header.at // 1000)
+        state.require(entry, not why, "releases", f"`{entry.header.kind}` although the terms of `{dataset}` are {why}")
 
 
 def require_fresh(state: State, entry: Entry, job: JobFold) -> None:
     """Report a key release to evidence that is older than the provider's terms say, with room for what sending takes."""
     agreement = state.agreement(job.agreement)
-    if agreement is None or job.grant is None:
+    if agreement is None or job.grant is None or isinstance(job.grant, JointGrant):
         return
     own = (agreement.terms_of(read.dataset) for read in job.grant.reads if read.provider == entry.ids["provider"])
     ages = [terms.evidence_age for terms in own if terms.evidence_age is not None]

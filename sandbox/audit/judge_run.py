@@ -11,6 +11,7 @@ from policies.codec import decode, encode
 from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import Refused
 from policies.granted import FailureCode
+from policies.joint_grant import JointGrant
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.audit import judge_policy
 from sandbox.audit.judge_exchange import signed_body
@@ -65,6 +66,9 @@ def attested(state: State, entry: Entry) -> None:
     if entry.body is None or agreement is None or job.grant is None:
         state.cannot("evidence")
         return
+    if isinstance(job.grant, JointGrant):
+        state.report(entry, "evidence", "an enclave was attested for a joint total, which no enclave computes")
+        return
     signed = decode(AttestedBody, entry.body).evidence
     named = (entry.ids["evidence"], entry.ids["measurement"]) == (evidence_digest(signed), signed.evidence.measurement)
     state.require(entry, named, "evidence", "the header names other evidence or another measurement than the body")
@@ -80,6 +84,7 @@ def attested(state: State, entry: Entry) -> None:
             nonce=None,
             platforms=wanted.platforms,
             at=entry.header.at / 1000,
+            named=job.grant_named,
         )
     except Refused as error:
         state.report(entry, "evidence", error.message)
@@ -121,7 +126,7 @@ def ended(state: State, entry: Entry) -> None:
     job = follow(state, entry)
     if job is None:
         return
-    state.released += entry.header.kind == "released"
+    state.found.released += entry.header.kind == "released"
     _require_bound(state, entry, job, "releases")
     same = entry.ids["evidence"] == job.evidence_id
     state.require(entry, same, "releases", "the outcome is of another enclave than was attested")
@@ -132,9 +137,9 @@ def ended(state: State, entry: Entry) -> None:
         if entry.body is not None:
             _judge_statement(state, entry, job, decode(EndedBody, entry.body).statement)
     finally:
-        if entry.header.kind == "released" and job.question:
-            state.answered[job.question].add(entry.ids["job"])
-        job.end(entry.header.kind)
+        if entry.header.kind == "released":
+            state.relate(entry, "answered", job.question, entry.ids["job"])
+        state.end(entry.ids["job"], entry.header.kind)
 
 
 def failed(state: State, entry: Entry) -> None:
@@ -142,7 +147,7 @@ def failed(state: State, entry: Entry) -> None:
     job = follow(state, entry)
     if job is None:
         return
-    job.end("failed")
+    state.end(entry.ids["job"], "failed")
     if entry.body is not None:
         same = decode(FailedBody, entry.body).code == entry.ids["code"]
         state.require(entry, same, "releases", "the header names another failure than the body")
@@ -154,11 +159,11 @@ def _judge_statement(state: State, entry: Entry, job: JobFold, signed: SignedSta
     stated = entry.ids["code"] if withheld else entry.ids["sealed"]
     named = outcome == stated and digest(encode(signed)) == entry.ids["statement"]
     state.require(entry, named, "releases", "the header names another outcome or statement than the body")
-    if job.attested is None or job.grant is None:
+    if job.attested is None or job.grant is None or isinstance(job.grant, JointGrant):
         state.cannot("releases")
         return
-    state.simulated |= job.attested.evidence.kind == "simulated"
-    verify_statement(signed, job.attested, job.grant)
+    state.found.simulated |= job.attested.evidence.kind == "simulated"
+    verify_statement(signed, job.attested, job.grant, job.grant_named)
 
 
 def _require_bound(state: State, entry: Entry, job: JobFold, promise: Promise) -> None:

@@ -36,7 +36,7 @@ class Law:
 
 LAWS: dict[str, Law] = {
     law1_decide.VERSION: Law(plan=law1_query.Plan, decides=law1_decide.decide, grants=law1_grant.make_grant),
-    law2_decide.LAW_VERSION: Law(plan=law2_query.Plan, decides=law2_decide.decide, grants=law2_grant.make_grant),
+    law2_decide.LAW_VERSION: Law(plan=law2_query.Plan, decides=law2_decide.decide, grants=law2_grant.entail),
 }
 
 

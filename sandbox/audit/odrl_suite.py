@@ -76,7 +76,13 @@ def _judge(outcome: Outcome, name: str, case: Graph, known: dict[str, dict[str, 
     if _canonical(found) == _expected(case, root):
         outcome.report_ok += 1
     elif active(found) == expected:
-        outcome.failures.append({"case": name, "what": "the rules are active as expected; the rest of the report differs"})
+        dangling = _undescribed(case, root)
+        why = (
+            f"the expected report names nodes that it does not describe: {', '.join(dangling)}"
+            if dangling
+            else "the rest of the report differs"
+        )
+        outcome.failures.append({"case": name, "what": f"the rules are active as expected; {why}"})
 
 
 def _canonical(report: Report) -> Canonical:
@@ -97,6 +103,16 @@ def _expected(case: Graph, name: str) -> Canonical:
         for predicate, nodes in case[name].items()
         for node in nodes
     )
+
+
+def _undescribed(case: Graph, name: str) -> list[str]:
+    """Premises that an expected report names and does not describe."""
+    found = []
+    for predicate, nodes in case.get(name, {}).items():
+        if predicate in (REPORT + "premiseReport", REPORT + "ruleReport"):
+            for node in nodes:
+                found += [node.value] if node.value not in case else _undescribed(case, node.value)
+    return sorted(found)
 
 
 def _predicate(name: str) -> str:

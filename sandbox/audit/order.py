@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from policies.entries import EntryKind
-from sandbox.audit.state import Entry, JobFold, State
+from sandbox.audit.state import ENDS, Entry, JobFold, State
 
-STEPS: tuple[str, ...] = ("nothing", "decided", "denied", "charged", "granted", "running", "attested")
+STEPS: tuple[str, ...] = ("nothing", "decided", "denied", "charged", "granted", "running", "attested", "joint_keyed", "joint_summed")
 """Stages before the end, in their order."""
-
-ENDS: frozenset[str] = frozenset({"denied", "released", "withheld", "failed", "repeated"})
 
 FOLLOWS: dict[EntryKind, frozenset[str]] = {
     "decided": frozenset({"nothing"}),
@@ -21,7 +19,13 @@ FOLLOWS: dict[EntryKind, frozenset[str]] = {
     "key_refused": frozenset({"running", "attested"}),
     "released": frozenset({"attested"}),
     "withheld": frozenset({"attested"}),
-    "failed": frozenset({"running", "attested"}),
+    "failed": frozenset({"running", "attested", "joint_keyed", "joint_summed"}),
+    "joint_keyed": frozenset({"running"}),
+    "joint_contributed": frozenset({"joint_keyed"}),
+    "joint_dropped": frozenset({"running", "joint_keyed"}),
+    "joint_summed": frozenset({"joint_keyed"}),
+    "joint_released": frozenset({"joint_summed"}),
+    "joint_withheld": frozenset({"joint_summed"}),
 }
 """Entry kind -> stages of a job that it may follow."""
 
@@ -32,7 +36,8 @@ def follow(state: State, entry: Entry) -> JobFold | None:
     A missing step is reported once: the job goes on from where the entry puts it.
     """
     kind, job_id = entry.header.kind, entry.ids["job"]
-    job = state.jobs.setdefault(job_id, JobFold(agreement=entry.ids.get("agreement", "")))
+    job = state.job(job_id, entry.ids.get("agreement", ""))
+    job.at.append(entry.index)
     if job.stage not in FOLLOWS[kind]:
         wanted = " or ".join(sorted(FOLLOWS[kind]))
         state.report(entry, "order", f"{job_id}: `{kind}` follows `{job.stage}`, not `{wanted}`")

@@ -13,7 +13,7 @@ from policies.canonical import digest, digest_bytes
 from policies.codec import encode, omitted
 from policies.entries import parse_header
 from policies.errors import Malformed, SandboxError, Tampered
-from policies.grant import AnyGrant, grant_digest
+from policies.grant import EnclaveGrant, grant_digest
 from policies.lineage import LogLink
 from policies.odrl import agreement_digest
 from policies.statement import SignedEvidence, SignedStatement
@@ -42,7 +42,7 @@ class Receipt:
     """
 
     kind: Literal["receipt/1"] = "receipt/1"
-    grant: AnyGrant
+    grant: EnclaveGrant
     evidence: SignedEvidence
     statement: SignedStatement
     entry: str

@@ -13,13 +13,22 @@ from policies.declaration import Declaration
 from policies.entries import Header, LedgerCharge
 from policies.errors import Tampered
 from policies.grant import AnyGrant
+from policies.joint_documents import JointContribution, JointManifest
 from policies.privacy import Loss
+from policies.query import Plan
 from policies.request import JobRequest, VersionFact
 from policies.tightening import SignedTightening
+from policies.training import Training
+from sandbox.audit.backtest import Candidate
 from sandbox.audit.checkpoint import LogKey
+from sandbox.audit.digest_table import DigestTable
+from sandbox.audit.findings import Findings, Relation, What
 from sandbox.audit.keyring import Keyring
 from sandbox.audit.totals import Total
 from sandbox.audit.verdict import PROMISES, Mismatch, Promise, PromiseState
+
+ENDS: tuple[str, ...] = ("", "denied", "released", "withheld", "failed", "repeated", "joint_released", "joint_withheld")
+"""Last stages of a job; the place of each is its number."""
 
 Ledger = tuple[str, str]
 """(provider, id space)."""
@@ -94,6 +103,23 @@ class Derived:
 
 
 @dataclass(kw_only=True, slots=True)
+class JointFold:
+    """The present attempt at a joint total as far as the log has told.
+
+    Attributes:
+        name: digest of the manifest; `manifest` itself where it was opened.
+        ciphertexts: by contributor, from the headers; `signed`: what was opened of what contributors signed.
+        total: digest of the sum; empty before there is one.
+    """
+
+    name: str
+    manifest: JointManifest | None = None
+    ciphertexts: dict[str, str] = field(default_factory=dict)
+    signed: dict[str, JointContribution] = field(default_factory=dict)
+    total: str = ""
+
+
+@dataclass(kw_only=True, slots=True)
 class JobFold:
     """A job as far as the log has told.
 
@@ -104,7 +130,9 @@ class JobFold:
         answered: providers that released or refused keys; `released`: those that released.
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
         attested_at: time of the entry of its evidence, milliseconds since 1970.
-        grant: the logged one, or where it was not opened the derived one; None if neither is known.
+        at: indices of its entries so far; `blind`: whether it was decided before its agreement was known.
+        attempts: at a joint total so far; `gone`: contributors that dropped out of it; `joint`: the present attempt.
+        grant: the logged one, or where it was not opened the derived one; None if neither is known. `grant_named`: its digest.
     """
 
     agreement: str
@@ -116,14 +144,15 @@ class JobFold:
     grant_id: str = ""
     evidence_id: str = ""
     attested_at: int = 0
+    at: list[int] = field(default_factory=list)
+    blind: bool = False
     derived: Derived | None = None
     grant: AnyGrant | None = None
+    grant_named: str = ""
     attested: Attested | None = None
-
-    def end(self, stage: str) -> None:
-        """Keep only what is needed to recognise a step after the end, so that memory grows little with the number of jobs."""
-        self.stage, self.derived, self.grant, self.attested = stage, None, None, None
-        self.answered, self.released = set(), set()
+    joint: JointFold | None = None
+    attempts: int = 0
+    gone: set[str] = field(default_factory=set)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -135,8 +164,6 @@ class Acts:
         awaiting: digest of the request by job that waits, or waited, for approvals; `approvals`: who approved it.
         uses: by agreement and provider, number of charges by consumer.
         paid: payments confirmed, by agreement, provider and consumer.
-        deadlines: by agreement and consumer, until when its jobs' releases may be kept, milliseconds since 1970.
-        deleted: jobs whose release was reported as deleted.
     """
 
     tightenings: defaultdict[str, list[SignedTightening]] = field(default_factory=lambda: defaultdict(list))
@@ -144,13 +171,6 @@ class Acts:
     approvals: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     uses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     paid: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    deadlines: defaultdict[tuple[str, str], dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
-    deleted: set[str] = field(default_factory=set)
-
-    def late(self, agreement: str, consumer: str, now_ms: int) -> list[str]:
-        """Jobs of a consumer whose release was to be deleted by `now_ms` and was not reported as deleted, sorted."""
-        due = self.deadlines.get((agreement, consumer), {})
-        return sorted(job for job, deadline in due.items() if deadline <= now_ms and job not in self.deleted)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -163,16 +183,17 @@ class State:
         keys: every key and credential digest that was in use; none comes back.
         declarations: declared datasets; None where not opened.
         newest: newest published version by dataset.
-        requests: digests of decided requests; `asked`: (consumer, request id) of those opened.
+        jobs: those that have not ended; `ended`: of all others, only the number in `ENDS` of how they ended.
+        requests: digests of decided requests.
         ledgers: sums of all charges; `of_consumers`: of those for one consumer, under "" of those whose header names none.
-        answered: by question, the jobs that released an answer.
         log_keys: keys of this log in the order of its `log_rotated` entries, the first one before them; empty without such entries.
         log_names: logs that agreements may name besides this one, from the epoch that opens it.
         named: agreements' logs, to be judged once all keys of the log are known.
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
-        acts: tightenings, approvals and duties so far.
-        missing: promises for which some body was not opened.
-        simulated: whether a release rests on `simulated` evidence.
+        acts: tightenings, approvals and payments so far.
+        candidate: terms under which every decision is made once more.
+        plans: of queries read so far, by agreement, text and training.
+        found: what judging the entries so far has found.
     """
 
     log: LogKey
@@ -185,23 +206,43 @@ class State:
     offers: set[str] = field(default_factory=set)
     agreements: dict[str, AgreementFold] = field(default_factory=dict)
     jobs: dict[str, JobFold] = field(default_factory=dict)
-    requests: set[str] = field(default_factory=set)
-    asked: set[tuple[str, str]] = field(default_factory=set)
+    ended: DigestTable = field(default_factory=DigestTable)
+    requests: DigestTable = field(default_factory=DigestTable)
     ledgers: defaultdict[Ledger, Total] = field(default_factory=lambda: defaultdict(Total))
     of_consumers: defaultdict[tuple[Ledger, str], Total] = field(default_factory=lambda: defaultdict(Total))
-    answered: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     log_keys: list[str] = field(default_factory=list)
     log_names: set[LogIdentity] = field(default_factory=set)
-    named: list[tuple[Entry, LogIdentity]] = field(default_factory=list)
+    named: list[tuple[int, LogIdentity]] = field(default_factory=list)
     epoch_id: str = ""
     waiting: set[str] | None = field(default_factory=set)
     acts: Acts = field(default_factory=Acts)
-    mismatches: list[Mismatch] = field(default_factory=list)
-    missing: set[Promise] = field(default_factory=set)
-    unopened: int = 0
-    not_reparsed: int = 0
-    released: int = 0
-    simulated: bool = False
+    candidate: Candidate | None = None
+    plans: dict[tuple[str, str, Training | None], Plan] = field(default_factory=dict)
+    found: Findings = field(default_factory=Findings)
+
+    def job(self, name: str, agreement: str) -> JobFold:
+        """The job of that name as far as it is known; one that has ended is known by its end alone."""
+        job = self.jobs.get(name)
+        if job is None:
+            end = self.ended.get(name)
+            job = JobFold(agreement=agreement, stage=ENDS[end] if end else "nothing")
+            if not end:
+                self.jobs[name] = job
+        return job
+
+    def stage_of(self, name: str) -> str:
+        """The stage of a job; `nothing` for an unknown one."""
+        end = self.ended.get(name)
+        return ENDS[end] if end else self.jobs[name].stage if name in self.jobs else "nothing"
+
+    def end(self, name: str, stage: str) -> None:
+        """Keep of a job only how it ended, to recognise a step after the end: memory grows little with the number of jobs."""
+        self.ended.put(name, ENDS.index(stage))
+        self.jobs.pop(name, None)
+
+    def relate(self, entry: Entry, what: What, subject: str, other: str = "") -> None:
+        """Note what an entry says about other jobs."""
+        self.found.relations.append(Relation(entry.index, what, subject, other))
 
     def charge(self, charge: LedgerCharge, consumer: str) -> bool:
         """Count a charge; returns whether it is in the measure of its ledger."""
@@ -221,7 +262,7 @@ class State:
 
     def report_at(self, index: int | None, kind: str, promise: Promise, what: str) -> None:
         """Note something that does not follow, about an entry or about the log as a whole."""
-        self.mismatches.append(Mismatch(index=index, kind=kind, promise=promise, what=what))
+        self.found.mismatches.append(Mismatch(index=index, kind=kind, promise=promise, what=what))
 
     def require(self, entry: Entry, holds: bool, promise: Promise, what: str) -> bool:
         """Report `what` unless it holds; returns whether it does."""
@@ -231,7 +272,7 @@ class State:
 
     def cannot(self, *promises: Promise) -> None:
         """Note that a promise cannot be shown for want of an opening."""
-        self.missing.update(promises)
+        self.found.missing.update(promises)
 
     def agreement(self, digest: str) -> Agreement | None:
         """The agreement of that digest, if it is in the log and opened."""
@@ -265,5 +306,6 @@ class State:
 
     def promises(self) -> dict[Promise, PromiseState]:
         """The state of every promise."""
-        broken = {mismatch.promise for mismatch in self.mismatches}
-        return {promise: "broken" if promise in broken else "unopened" if promise in self.missing else "ok" for promise in PROMISES}
+        broken = {mismatch.promise for mismatch in self.found.mismatches}
+        missing = self.found.missing
+        return {promise: "broken" if promise in broken else "unopened" if promise in missing else "ok" for promise in PROMISES}

@@ -19,6 +19,8 @@ Report = Callable[[int | None, str, str], None]
 class TreeCheck:
     """Takes the leaf hashes in order, bundle by bundle, and reports whatever differs.
 
+    `rewritten` says whether the entries are not those of the checkpoint `since`, so that the log has signed two histories.
+
     Invariant: `pending[level]` holds the hashes that follow the `tiles_done[level]` full tiles of that level.
     """
 
@@ -28,6 +30,7 @@ class TreeCheck:
     frontier: Frontier = field(default_factory=Frontier)
     pending: list[list[bytes]] = field(default_factory=list)
     tiles_done: list[int] = field(default_factory=list)
+    rewritten: bool = False
 
     def add(self, leaves: Sequence[bytes]) -> None:
         """Append the leaf hashes of one bundle."""
@@ -36,7 +39,8 @@ class TreeCheck:
             seen = self.frontier.extend(leaves[: since.size - old]).root()
             if seen != since.root:
                 what = f"the first {since.size} entries are not those of the checkpoint seen before: the log was rewritten"
-                self.report(None, "checkpoint", what)
+                self.report(None, "split-view", what)
+                self.rewritten = True
         self.frontier = self.frontier.extend(leaves)
         self._push(0, leaves)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from sandbox.audit.backtest import Difference
 from sandbox.audit.totals import Total
 
 Promise = Literal["log", "signatures", "decisions", "budgets", "grants", "order", "evidence", "releases"]
@@ -31,7 +32,8 @@ class Mismatch:
 
     Attributes:
         index: of the entry; None where it is about the log as a whole.
-        kind: of the entry, or the kind of file: `checkpoint`, `tile`, `openings`, `unreadable`.
+        kind: of the entry, or the kind of file: `checkpoint`, `tile`, `openings`, `unreadable`; `witness` and
+            `split-view` about cosignatures and about two histories that the log signed.
     """
 
     index: int | None
@@ -54,6 +56,8 @@ class Verdict:
         unopened: entries whose body was not opened.
         not_reparsed: decisions replayed from the logged plan only, because another parser version made it.
         notes: what this replay cannot show.
+        witnesses: that cosigned the checkpoint, of those the auditor trusts, with the time of each in seconds since 1970.
+        differences: decisions that the candidate terms would have made otherwise; None where none were given.
     """
 
     ok: bool
@@ -66,3 +70,5 @@ class Verdict:
     unopened: int
     not_reparsed: int
     notes: tuple[str, ...]
+    witnesses: Mapping[str, int]
+    differences: tuple[Difference, ...] | None

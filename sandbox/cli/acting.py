@@ -113,7 +113,7 @@ def _lowered(like: Loss, amount: str) -> Loss:
 
 
 def _words(given: dict[str, Any]) -> list[str]:
-    shown = {bound: value.text if isinstance(value, Loss) else value for bound, value in given.items()}
+    shown: dict[str, Any] = {bound: value.text if isinstance(value, Loss) else value for bound, value in given.items()}
     for time in ("suspended_until", "not_after"):
         if time in shown:
             shown[time] = datetime.fromtimestamp(float(shown[time]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import click
 
-from policies.agreement import LogIdentity
+from policies.agreement import Agreement, LogIdentity
 from policies.canonical import parse_json
 from policies.codec import decode
 from policies.errors import Malformed, Tampered
 from policies.odrl import parse_agreement
 from policies.privacy import PARAMETERS
-from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
+from sandbox.audit.backtest import parse_candidate
+from sandbox.audit.checkpoint import Checkpoint, LogKey
+from sandbox.audit.comparing import compare, open_with
 from sandbox.audit.export import Export
+from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt, verify_joint_receipt
 from sandbox.audit.receipt import Receipt, verify_receipt
-from sandbox.audit.replay import Verdict, replay
+from sandbox.audit.replay import Known, Verdict, replay
+from sandbox.audit.report import render_report
+from sandbox.audit.tlog_proof import TlogProof, parse_proof, verify_proof
+from sandbox.audit.vectors import verify_vectors
+from sandbox.audit.witness_policy import WitnessPolicy, parse_policy
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, table
 from sandbox.party.exporting import export_log
 from sandbox.party.kept import kept_agreement
@@ -40,6 +52,8 @@ def log() -> None:
 def log_export(home_folder: Path, folder: Path, vkey: str | None, as_json: bool) -> None:
     """Write the whole log with the openings that this participant may read to FOLDER as static files.
 
+    Where the home has a witness policy, the checkpoint is cosigned as it asks.
+
     \b
     Example: sandbox log export --home ~/auditor ./log
     """
@@ -56,46 +70,144 @@ def log_export(home_folder: Path, folder: Path, vkey: str | None, as_json: bool)
     print_json({"entries": size, "folder": str(folder)}) if as_json else click.echo(f"{size} entries in {folder}")
 
 
+@log.command("verify-vectors")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@json_option
+def log_verify_vectors(file: Path, as_json: bool) -> None:
+    """Judge published inclusion or consistency proofs in FILE (JSON of transparency-dev/merkle) with this verifier.
+
+    Exits 0 if every proof is judged as the file says, 5 if not. Trees of size 0 and empty hashes are errors.
+
+    \b
+    Example: sandbox log verify-vectors inclusion.json
+    """
+    try:
+        document = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise Malformed(f"{file} is not JSON") from error
+    report = verify_vectors(document)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        table(
+            ("case", "what"),
+            [(failure.case, failure.what) for failure in report.failures],
+            title=f"{report.ok} of {report.cases} as published",
+        )
+    sys.exit(5 if report.failures else 0)
+
+
 @click.group()
 def audit() -> None:
     """What an auditor does, offline."""
 
 
+vkey_option = click.option("--vkey", help="The log's verifier key, from a source that you trust; else the one in the export.")
+witnesses_option = click.option(
+    "--witnesses",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Witnesses that must have cosigned: C2SP tlog-policy.",
+)
+
+
 @audit.command("replay")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--vkey", help="The log's verifier key, from a source that you trust; else the one in the export.")
+@vkey_option
 @click.option("--since", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A checkpoint kept from an earlier export.")
+@witnesses_option
+@click.option(
+    "--policy", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Candidate terms: list every decision that would differ."
+)
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the verdict as a page to print.")
+@click.option("--processes", type=click.IntRange(1, 1024), help="Processes that judge at once; default: one per core.")
 @json_option
-def audit_replay(folder: Path, vkey: str | None, since: Path | None, as_json: bool) -> None:
+def audit_replay(
+    folder: Path,
+    vkey: str | None,
+    since: Path | None,
+    witnesses: Path | None,
+    policy: Path | None,
+    html: Path | None,
+    processes: int | None,
+    as_json: bool,
+) -> None:
     """Re-derive every decision, charge and grant of an exported log from FOLDER alone, and name every entry that does not fit.
 
     Exits 0 if all of it holds, 5 if something does not fit, 1 if nothing contradicts but some bodies are not open to this reader.
 
     \b
     Example: sandbox audit replay ./log --since ./last-month/checkpoint
+             sandbox audit replay ./log --witnesses trusted.policy --html report.html
     """
-    key = LogKey.parse((vkey or read_text(folder / "log.vkey")).strip())
-    earlier = (
-        None if since is None else _earlier(since.read_text(encoding="utf-8"), Export(read=lambda path: (folder / path).read_bytes()), key)
+    export, key = _export(folder), _key_of(folder, vkey)
+    note = "" if since is None else since.read_text(encoding="utf-8")
+    known = Known(
+        since=_earlier(note, export, key) if note else None,
+        since_note=note,
+        witnesses=_policy(witnesses),
+        candidate=None if policy is None else parse_candidate(parse_json(policy.read_bytes(), limit=16 << 20)),
     )
     with progress_bar(quiet=as_json) as progress:
         task = progress.add_task("replaying")
         verdict = replay(
-            lambda path: (folder / path).read_bytes(),
+            export.read,
             key,
-            since=earlier,
+            known=known,
             progress=lambda done, of: progress.update(task, completed=done, total=of),
+            processes=processes or os.cpu_count() or 1,
         )
+    if html is not None:
+        html.write_text(_report(verdict, export, key), encoding="utf-8")
     print_json(asdict(verdict)) if as_json else show_verdict(verdict)
     sys.exit(0 if verdict.ok else 5 if verdict.mismatches else INCOMPLETE)
 
 
+@audit.command("compare")
+@click.argument("left", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("right", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@vkey_option
+@witnesses_option
+@json_option
+def audit_compare(left: Path, right: Path, vkey: str | None, witnesses: Path | None, as_json: bool) -> None:
+    """Say whether two exports are of one log, and if not, who signed both: two auditors who compare find a split view.
+
+    Exits 0 if one export is a beginning of the other, 5 if not.
+
+    \b
+    Example: sandbox audit compare ./log ./log-of-the-other-auditor --witnesses trusted.policy
+    """
+    found = compare(_export(left), _export(right), _key_of(left, vkey), _policy(witnesses))
+    if as_json:
+        print_json({"ok": not found, "mismatches": [asdict(mismatch) for mismatch in found]})
+    elif found:
+        table(("entry", "kind", "what"), [(m.index, m.kind, m.what) for m in found], title="The log signed two histories")
+    else:
+        click.echo("both exports are of one log")
+    sys.exit(5 if found else 0)
+
+
+def _export(folder: Path) -> Export:
+    return Export(read=lambda path: (folder / path).read_bytes())
+
+
+def _key_of(folder: Path, vkey: str | None) -> LogKey:
+    return LogKey.parse((vkey or read_text(folder / "log.vkey")).strip())
+
+
+def _policy(file: Path | None) -> WitnessPolicy | None:
+    return None if file is None else parse_policy(read_text(file))
+
+
+def _report(verdict: Verdict, export: Export, key: LogKey) -> str:
+    root = ""
+    with suppress(Malformed, Tampered):
+        root = open_with(export.checkpoint(), export.log_keys(key)).root.hex()
+    return render_report(verdict, origin=key.name, vkey=key.vkey, root=root, at=int(time.time()))
+
+
 def _earlier(note: str, export: Export, key: LogKey) -> Checkpoint:
     """A checkpoint kept from earlier, signed with the log's key or with one before or after it."""
-    for other in (*export.former_keys(key), *export.log_keys(key)[1:]):
-        with suppress(Tampered):
-            return open_checkpoint(note, other)
-    return open_checkpoint(note, key)
+    return open_with(note, [key, *export.former_keys(key), *export.log_keys(key)[1:]])
 
 
 def show_verdict(verdict: Verdict) -> None:
@@ -103,6 +215,14 @@ def show_verdict(verdict: Verdict) -> None:
     table(("promise", "verdict"), verdict.promises.items(), title=f"Replay of {verdict.entries} entries")
     if verdict.mismatches:
         table(("entry", "kind", "what"), [(m.index, m.kind, m.what) for m in verdict.mismatches], title="Mismatches")
+    if verdict.differences is not None:
+        rows = [
+            (d.index, d.job, "allowed" if d.logged else "denied", "allows" if d.candidate else "denies", "\n".join(d.why))
+            for d in verdict.differences
+        ]
+        table(("entry", "job", "logged", "candidate", "because"), rows, title=f"{len(rows)} decisions would differ")
+    for name, at in sorted(verdict.witnesses.items()):
+        click.echo(f"cosigned by {name} at {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC")
     for note in verdict.notes:
         click.echo(f"note: {note}")
     if verdict.mismatches:
@@ -128,15 +248,21 @@ def receipt_verify(file: Path, agreement_file: Path | None, home_folder: Path | 
     \b
     Example: sandbox receipt verify receipt.json --home ~/institute
     """
-    parsed = decode(Receipt, parse_json(file.read_bytes(), limit=16 << 20))
+    parsed: AnyReceipt = decode(cast(Any, AnyReceipt), parse_json(file.read_bytes(), limit=16 << 20))
     if agreement_file is not None:
         agreement = parse_agreement(parse_json(agreement_file.read_bytes(), limit=16 << 20))
     elif home_folder is not None:
         agreement = kept_agreement(client_of(home_folder).home, parsed.grant.agreement)
     else:
         raise Malformed("give the agreement by --agreement or --home")
-    verified = verify_receipt(parsed, agreement, None if sealed is None else sealed.read_bytes())
-    facts = {
+    contents = None if sealed is None else sealed.read_bytes()
+    facts = _joint_facts(parsed, agreement, contents) if isinstance(parsed, JointReceipt) else _facts(parsed, agreement, contents)
+    print_json(facts | {"ok": True}) if as_json else table(("", ""), facts.items(), title="The receipt holds")
+
+
+def _facts(parsed: Receipt, agreement: Agreement, sealed: bytes | None) -> dict[str, object]:
+    verified = verify_receipt(parsed, agreement, sealed)
+    return {
         "job": verified.job,
         **({} if parsed.repeated is None else {"repeats": parsed.grant.job}),
         "outcome": "released" if parsed.statement.statement.sealed else f"withheld: {parsed.statement.statement.withheld}",
@@ -145,7 +271,19 @@ def receipt_verify(file: Path, agreement_file: Path | None, home_folder: Path | 
         PARAMETERS[parsed.grant.loss.measure]: parsed.grant.loss.epsilon,
         "enclave": f"{verified.attested.evidence.kind}, {verified.attested.evidence.measurement}",
     }
-    print_json(facts | {"ok": True}) if as_json else table(("", ""), facts.items(), title="The receipt holds")
+
+
+def _joint_facts(parsed: JointReceipt, agreement: Agreement, sealed: bytes | None) -> dict[str, object]:
+    verified = verify_joint_receipt(parsed, agreement, sealed)
+    pool = parsed.grant.pool
+    return {
+        "job": parsed.grant.job,
+        "outcome": "released" if verified.statement.sealed else f"withheld: {verified.statement.withheld}",
+        "entry": parsed.index,
+        "log": f"{verified.checkpoint.origin}, {verified.checkpoint.size} entries",
+        PARAMETERS[parsed.grant.loss.measure]: parsed.grant.loss.epsilon,
+        "joint total": f"{', '.join(verified.manifest.contributors)}; {pool.noise} noise; key of {pool.key_holder}",
+    }
 
 
 def read_text(path: Path) -> str:
@@ -154,3 +292,40 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Malformed(f"the export has no {path.name}") from error
+
+
+@receipt.command("tlog-proof")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
+def receipt_tlog_proof(file: Path, target: Path) -> None:
+    """Write the inclusion proof of a receipt to TARGET as a C2SP tlog-proof, and the entry that it is of beside it (`.entry`).
+
+    Whoever has both needs the log's verifier key alone, and no software of this project, to know that the log holds the outcome.
+
+    \b
+    Example: sandbox receipt tlog-proof receipt.json release.tlog-proof
+    """
+    parsed = decode(Receipt, parse_json(file.read_bytes(), limit=16 << 20))
+    proof = TlogProof(index=parsed.index, proof=tuple(map(bytes.fromhex, parsed.proof)), note=parsed.checkpoint)
+    target.write_text(proof.render(), encoding="utf-8")
+    target.with_suffix(".entry").write_bytes(parsed.entry.encode())
+    click.echo(f"{target} proves that {target.with_suffix('.entry')} is entry {parsed.index}")
+
+
+@receipt.command("verify-proof")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--entry", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True, help="The bytes of the entry.")
+@click.option("--vkey", required=True, help="The log's verifier key, from a source that you trust.")
+@witnesses_option
+@json_option
+def receipt_verify_proof(file: Path, entry: Path, vkey: str, witnesses: Path | None, as_json: bool) -> None:
+    """Verify a C2SP tlog-proof: that the log holds an entry, under a checkpoint cosigned as the policy asks.
+
+    \b
+    Example: sandbox receipt verify-proof release.tlog-proof --entry release.entry --vkey VKEY --witnesses trusted.policy
+    """
+    proof, policy = parse_proof(read_text(file)), _policy(witnesses)
+    checkpoint = verify_proof(proof, entry.read_bytes(), LogKey.parse(vkey), policy)
+    facts = {"entry": proof.index, "log": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex()}
+    facts |= {"cosigned": {} if policy is None else policy.cosigned(proof.note)}
+    print_json(facts | {"ok": True}) if as_json else table(("", ""), facts.items(), title="The proof holds")

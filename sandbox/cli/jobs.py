@@ -15,14 +15,15 @@ from policies.errors import Malformed, Refused
 from policies.privacy import SCALE_UNIT, Loss, parse_loss, units_to_decimal
 from policies.request import JobRequest
 from policies.schedule import Statistic
-from policies.statement import AnyRelease, Release
+from policies.statement import Release
 from sandbox.cli.acting import job_approve, job_delete
 from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
     from policies.agreement import Agreement
-    from sandbox.audit.receipt import Receipt
+    from sandbox.audit.joint_receipt import AnyReceipt
     from sandbox.party.client import Client
+    from sandbox.party.verify import OpenedRelease
 
 
 @click.group()
@@ -128,7 +129,19 @@ def job_check(
         click.echo(f"these half-widths need {decode(Loss, needed).text}" if needed else "no loss gives these half-widths")
     if answer["facts"].get("repeats"):
         click.echo(f"{answer['facts']['repeats']} answered this question; asking again hands the same release out and charges nothing")
+    _show_changes(answer["explanation"])
     click.echo("allowed; nothing was charged" if answer["allowed"] else "denied; nothing was charged")
+
+
+def _show_changes(explanation: dict[str, Any]) -> None:
+    """The smallest changes that would pass, and what none passes."""
+    if explanation["changes"]:
+        sufficient = "what would pass" if not explanation["remains"] else "what would help"
+        click.echo(f"{sufficient}: {'; '.join(change['text'] for change in explanation['changes'])}")
+    for item in explanation["remains"]:
+        click.echo(
+            f"no change of the request passes {item['rule']} ({item['dataset'] or 'the query'}): {item['message']}; {item['by']} can act"
+        )
 
 
 def _half_widths(texts: tuple[str, ...]) -> dict[str, str]:
@@ -318,24 +331,33 @@ def job_release(home_folder: Path, job_id: str, receipt_file: Path | None, as_js
     _show_release(client, release, receipt, as_json=as_json)
 
 
-def _show_release(client: Client, release: AnyRelease, receipt: Receipt, *, as_json: bool) -> None:
+def _show_release(client: Client, release: OpenedRelease, receipt: AnyReceipt, *, as_json: bool) -> None:
+    from policies.joint_documents import JointRelease
+    from sandbox.audit.receipt import Receipt
+
     duties = duties_of(client, receipt)
+    repeated = receipt.repeated if isinstance(receipt, Receipt) else None
     if as_json:
-        again = None if receipt.repeated is None else {"index": receipt.repeated.index}
+        again = None if repeated is None else {"index": repeated.index}
         print_json({"release": encode(release), "job": receipt.grant.job, "index": receipt.index, "repeated": again} | duties)
         return
     show_release(release)
     if isinstance(release, Release) and release.model is not None:
-        found, name = release.model, receipt.grant.job
-        click.echo(f"model {found.digest}, {found.model.size} parameters; `sandbox model card {name} --onnx FILE` keeps it")
-    note = f"{receipt.grant.job}; entry {receipt.index}; {release.loss.text}; enclave {release.enclave_kind}"
-    if receipt.repeated is not None:
-        note += f"; handed out again by entry {receipt.repeated.index} without a charge"
+        trained, name = release.model, receipt.grant.job
+        click.echo(f"model {trained.digest}, {trained.model.size} parameters; `sandbox model card {name} --onnx FILE` keeps it")
+    note = f"{receipt.grant.job}; entry {receipt.index}; {release.loss.text}"
+    if isinstance(release, JointRelease):
+        click.echo(f"{note}; {release.noise} noise; contributors {', '.join(release.contributors)}; receipt, log and signatures verified")
+        show_duties(duties)
+        return
+    note += f"; enclave {release.enclave_kind}"
+    if repeated is not None:
+        note += f"; handed out again by entry {repeated.index} without a charge"
     click.echo(note + "; receipt, log and enclave signature verified")
     show_duties(duties)
 
 
-def duties_of(client: Client, receipt: Receipt) -> dict[str, Any]:
+def duties_of(client: Client, receipt: AnyReceipt) -> dict[str, Any]:
     """What the agreement asks of the recipient of a release; empty where it asks for nothing."""
     from sandbox.party.kept import kept_agreement
 
@@ -352,7 +374,7 @@ def show_duties(duties: dict[str, Any]) -> None:
         click.echo(f"delete within {duties['delete_after_days']} days of the release, then `sandbox job delete`")
 
 
-def show_release(release: AnyRelease) -> None:
+def show_release(release: OpenedRelease) -> None:
     """Print a release: one row per cell, value and 95 % interval per figure."""
     names = next(([figure.name for figure in cell.figures] for cell in release.cells if cell.figures), [])
     rows = []

@@ -201,6 +201,7 @@ def approvals() -> None:
 @click.option("--dataset", "datasets", multiple=True, help="Only runs that read none of your own data but this. May be repeated.")
 @click.option("--epsilon", help="Only up to this loss.")
 @click.option("--rho", help="Or up to this one, in zCDP.")
+@click.option("--delta0", default="0", show_default=True, help="Together with up to this delta0.")
 @click.option("--until", help="Only before this UTC time: 2026-12-31T00:00:00Z.")
 @json_option
 def approvals_add(
@@ -211,6 +212,7 @@ def approvals_add(
     datasets: tuple[str, ...],
     epsilon: str | None,
     rho: str | None,
+    delta0: str,
     until: str | None,
     as_json: bool,
 ) -> None:
@@ -223,20 +225,26 @@ def approvals_add(
     from policies.odrl import parse_timestamp
     from sandbox.party.approvals import add_standing
 
-    conditions = {"agreement": agreement, "consumer": consumer, "purpose": purpose, "datasets": datasets, "loss": _loss(epsilon, rho)}
+    conditions = {
+        "agreement": agreement,
+        "consumer": consumer,
+        "purpose": purpose,
+        "datasets": datasets,
+        "loss": _loss(epsilon, rho, delta0),
+    }
     ends = None if until is None else parse_timestamp(until, "--until")
     added = add_standing(home_of(home_folder), **conditions, until=ends)
     _said(encode(added), f"{added.id} stands", as_json)
 
 
-def _loss(epsilon: str | None, rho: str | None) -> Loss | None:
+def _loss(epsilon: str | None, rho: str | None, delta0: str) -> Loss | None:
     from policies.privacy import parse_loss
 
     if epsilon is not None and rho is not None:
         raise Malformed("give either --epsilon or --rho")
     if epsilon is not None:
-        return parse_loss("pure", epsilon, "1", "--epsilon")
-    return None if rho is None else parse_loss("zcdp", rho, "1", "--rho")
+        return parse_loss("pure", epsilon, delta0, "--epsilon")
+    return None if rho is None else parse_loss("zcdp", rho, delta0, "--rho")
 
 
 @approvals.command("list")

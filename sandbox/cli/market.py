@@ -18,7 +18,8 @@ from sandbox.cli.acting import agreement_paid, agreement_tighten
 from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
 from sandbox.party.agreeing import compose, fingerprints, key_states
 from sandbox.party.drafting import draft_offer
-from sandbox.party.forms import declaration_of, offer_of, read_form
+from sandbox.party.forms import declaration_of, pool_of, read_form
+from sandbox.party.term_forms import offer_of
 
 if TYPE_CHECKING:
     from sandbox.party.client import Client
@@ -104,15 +105,19 @@ agreement.add_command(agreement_paid)
 @click.option("--title", required=True)
 @click.option("--offer", "offers", multiple=True, required=True, help="Digest of an offer; repeat for several.")
 @click.option("--auditor", "auditors", multiple=True, help="Participant who may read everything about it; repeat for several.")
+@click.option("--pool", "pools", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True, help="YAML form of a pool.")
 @json_option
-def agreement_propose(home_folder: Path, uid: str, title: str, offers: tuple[str, ...], auditors: tuple[str, ...], as_json: bool) -> None:
+def agreement_propose(
+    home_folder: Path, uid: str, title: str, offers: tuple[str, ...], auditors: tuple[str, ...], pools: tuple[Path, ...], as_json: bool
+) -> None:
     """Compose an agreement from offers and propose it to its parties.
 
     \b
     Example: sandbox agreement propose --home ~/institute --uid study --title Study --offer sha256:... --offer sha256:... --auditor auditor
     """
     client = client_of(home_folder)
-    record = client.propose(compose(client, uid, title, list(offers), list(auditors)))
+    joint = tuple(pool_of(read_form(path)) for path in pools)
+    record = client.propose(compose(client, uid, title, list(offers), list(auditors), joint))
     print_json(record) if as_json else click.echo(record["digest"])
 
 

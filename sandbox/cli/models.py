@@ -125,11 +125,13 @@ def score(home_folder: Path, job_id: str, rows: Path) -> None:
 def _release(client: Client, job_id: str) -> tuple[Release, Receipt]:
     """A verified release that holds a model. Raises NotFound."""
     from policies.statement import Release
+    from sandbox.audit.receipt import Receipt
     from sandbox.party.modelling import model_of
 
     release, receipt = client.release(job_id)
     model_of(release)
     assert isinstance(release, Release)
+    assert isinstance(receipt, Receipt)
     return release, receipt
 
 

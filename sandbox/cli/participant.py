@@ -11,6 +11,7 @@ import click
 
 from policies.errors import Malformed, NotFound
 from policies.names import require_name
+from sandbox.cli import joint
 from sandbox.cli.keeping import approvals, approve, keys, pins, refuse, requests
 from sandbox.cli.preparing import infer, twin
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, spoken, table
@@ -300,6 +301,31 @@ def party_verify_webhook(home_folder: Path, message: BinaryIO, as_json: bool) ->
         click.echo(f"{notice.type} {notice.subject}" + (" (repeated)" if repeated else ""))
 
 
+@party.command("witnesses")
+@home_option
+@click.argument("policy", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--none", "clear", is_flag=True, help="Accept checkpoints without witnesses again.")
+def party_witnesses(home_folder: Path, policy: Path | None, clear: bool) -> None:
+    """Accept only checkpoints of the log that witnesses have cosigned as POLICY (C2SP tlog-policy) asks; without POLICY, show it.
+
+    \b
+    Example: sandbox party witnesses --home ~/insurer trusted.policy
+    """
+    from sandbox.audit.witness_policy import parse_policy
+    from sandbox.party.cosigning import POLICY, kept_policy
+    from sandbox.party.home import Home
+
+    home = Home.open(home_folder)
+    if clear:
+        (home.folder / POLICY).unlink(missing_ok=True)
+    elif policy is not None:
+        data = policy.read_bytes()
+        parse_policy(data.decode("utf-8", "surrogateescape"))
+        home.write_bytes(POLICY, data)
+    kept = kept_policy(home)
+    click.echo("no witnesses are asked" if kept is None else f"every checkpoint must be cosigned by {kept.describe()}")
+
+
 @party.command("broker")
 @home_option
 @click.option("--ask", is_flag=True, help="Hold every request for a person, unless a standing approval covers it.")
@@ -325,3 +351,7 @@ def party_broker(home_folder: Path, ask: bool) -> None:
     client = client_of(home_folder)
     client.home.wrapping_key().wrap(b"a passphrase is asked for now, not at the first request", b"broker")
     Broker(client=client, ask=ask).serve(lambda: stopping)
+
+
+party.add_command(joint.contribute)
+party.add_command(joint.hold_key)

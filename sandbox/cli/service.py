@@ -18,6 +18,7 @@ import click
 from enclaves.kit.measure import checkout_root
 from policies.errors import Malformed
 from sandbox.cli.attesting import appraise, measure
+from sandbox.cli.enclaves import enclave_serve
 from sandbox.cli.show import json_option, print_json
 from sandbox.config import CONFIG_FILE, read_config
 from sandbox.logs import write_logs
@@ -115,11 +116,15 @@ def worker(parallel: int, supervised: bool) -> None:
         return
     from app import compose
     from sandbox.jobs.launch import LocalEnclaves
+    from sandbox.jobs.remote import RemoteEnclaves, client_context, parse_address
     from sandbox.jobs.worker import Worker
 
     host = compose(config, lambda step: log.info("step", extra={"step": step}))
     # A worker whose supervisor was killed ends too: nobody could stop it any more.
-    enclaves = LocalEnclaves(config=config)
+    enclaves: LocalEnclaves | RemoteEnclaves = LocalEnclaves(config=config)
+    if config.enclave_address:
+        parse_address(config.enclave_address), client_context(config)  # a setting that is wrong is said at once
+        enclaves = RemoteEnclaves(config=config)
     found = Worker(
         host=host,
         launch=enclaves.launch,
@@ -220,3 +225,4 @@ def enclave() -> None:
 
 enclave.add_command(measure)
 enclave.add_command(appraise)
+enclave.add_command(enclave_serve)

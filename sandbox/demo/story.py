@@ -17,9 +17,9 @@ from enclaves.kit.sources import read_table
 from policies.agreement import LogIdentity
 from policies.declaration import Declaration
 from policies.errors import BudgetExhausted, Malformed, PolicyRefused
+from policies.isolation import LAYERS, lacking
 from policies.privacy import parse_epsilon
 from policies.request import JobRequest
-from policies.statement import AnyRelease
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.replay import replay
 from sandbox.cli.audit import show_verdict
@@ -32,9 +32,11 @@ from sandbox.demo.truth import cells as true_cells
 from sandbox.party.agreeing import compose
 from sandbox.party.client import Client
 from sandbox.party.exporting import export_log
-from sandbox.party.forms import declaration_of, offer_of, read_form
+from sandbox.party.forms import declaration_of, read_form
 from sandbox.party.home import Home
 from sandbox.party.publish import publish
+from sandbox.party.term_forms import offer_of
+from sandbox.party.verify import OpenedRelease
 
 QUERY = """SELECT plans.coinsurance,
        COUNT(*)                 AS person_years,
@@ -209,6 +211,7 @@ def ask(story: Story) -> None:
     evidence = job["evidence"]["evidence"]
     story.say(f"  evidence: {evidence['kind']} ({job['trust']});")
     story.say(f"            measurement {evidence['measurement'][:26]}..., bound to the grant and to both brokers' nonces")
+    story.say(f"  isolation: {', '.join(evidence.get('isolation', ()))}{_missing(evidence)}")
     with stage.check("both brokers released only the granted columns' keys, each from its own process"):
         for name in ("insurer", "clinic"):
             notes = [json.loads(line) for line in (story.clients[name].home.folder / "journal.jsonl").read_text().splitlines()]
@@ -258,7 +261,7 @@ def show(story: Story) -> None:
         expect(not (found := leaks(story.stage.data, known, spending)), f"found in {found}")
 
 
-def figures(release: AnyRelease) -> list[tuple[int, str, float, float, float]]:
+def figures(release: OpenedRelease) -> list[tuple[int, str, float, float, float]]:
     """(coinsurance, name, value, low, high) of every figure."""
     return [
         (int(str(cell.keys[0])), figure.name, float(figure.value), float(figure.low), float(figure.high))
@@ -335,3 +338,9 @@ def audit(story: Story) -> None:
         notes = [json.loads(line) for line in (story.clients[name].home.folder / "journal.jsonl").read_text().splitlines()]
         refusals = [note for note in notes if note["event"] == "refused"]
         story.say(f"  {name}'s broker: {refusals[-1]['message'] if refusals else 'was not asked again'}")
+
+
+def _missing(evidence: dict[str, Any]) -> str:
+    """In words, the layers that this machine does not give."""
+    missing = lacking(LAYERS, evidence.get("isolation", ()))
+    return f"; missing here: {', '.join(missing)} (install bubblewrap)" if missing else ""

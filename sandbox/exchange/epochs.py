@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sandbox.store.database import Transaction
 
 CARRIED: frozenset[EntryKind] = frozenset(
-    {"admitted", "readmitted", "rotated", "revoked", "declared", "published", "offered", "proposed", "signed", "agreed"}
+    {"admitted", "readmitted", "rotated", "revoked", "declared", "published", "destroyed", "offered", "proposed", "signed", "agreed"}
 )
 """Entries that a new log repeats byte by byte: who takes part with which keys, what is offered and what was agreed. Jobs are not."""
 

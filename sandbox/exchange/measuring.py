@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from policies.attestation import code_measurement
+from policies.canonical import digest
 from policies.errors import Conflict
 from sandbox.host import Host
 
@@ -21,7 +22,7 @@ def publish_measurement(host: Host, files: dict[str, str]) -> int:
         raise Conflict("the enclaves of this service run other code", code="other-measurement")
     with host.store.transaction() as tx:
         tx.hold_log()
-        name = f"measured-{value.removeprefix('sha256:')[:30]}"
+        name = "measured-" + digest([host.config.origin, value]).removeprefix("sha256:")[:30]  # a new epoch is another log
         known = tx.setting(name)
         if known is not None:
             return int(known)

@@ -25,6 +25,8 @@ PATIENCE_S = 5.0
 LEFT_S = 60.0
 """A group so old without a process is nobody's any more: a process joins within moments."""
 
+DELEGATED, LEAF = "delegated", "worker"
+
 _V1: Mapping[str, Layer] = {"memory": "memory", "pids": "pids"}
 
 
@@ -46,19 +48,20 @@ class Hierarchy:
         return in_order(self.parents)
 
 
-def find_hierarchy(folder: Path | None = None, *, root: Path = ROOT, own: Path = OWN) -> Hierarchy | None:
+def find_hierarchy(folder: str = "", *, root: Path = ROOT, own: Path = OWN) -> Hierarchy | None:
     """Return where this process may make groups, or None.
 
     Args:
-        folder: a delegated folder of version 2; None to look for one.
+        folder: of version 2; `delegated` where this process's own group is for it alone to arrange; empty to look for one.
         root, own: where the kernel shows its groups, and which this process is in.
     """
-    if folder is not None:
-        return _second((folder,))
+    if folder not in ("", DELEGATED):
+        return _second((Path(folder),))
     try:
-        lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
+        text = own.read_text(encoding="utf-8")
+    except OSError:
         return None
+    lines = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]
     first = {
         name: root / name / path.lstrip("/")
         for _, names, path in lines
@@ -68,7 +71,22 @@ def find_hierarchy(folder: Path | None = None, *, root: Path = ROOT, own: Path =
     if first:
         return Hierarchy(version=1, parents=first)
     mine = next((root / path.lstrip("/") for number, _, path in lines if number == "0"), None)
+    if mine is not None and folder == DELEGATED:
+        mine = _vacated(mine)
     return None if mine is None else _second((mine, *([mine.parent] if mine != root else [])))
+
+
+def _vacated(group: Path) -> Path:
+    """Move the processes of a delegated group into a leaf of it: one that has processes of its own hands nothing on. Return the leaf."""
+    if group.name == LEAF:
+        return group
+    leaf = group / LEAF
+    with suppress(OSError):
+        leaf.mkdir(exist_ok=True)
+        for pid in (group / "cgroup.procs").read_text(encoding="ascii").split():
+            with suppress(ProcessLookupError):
+                (leaf / "cgroup.procs").write_text(pid)
+    return leaf
 
 
 def _second(candidates: tuple[Path, ...]) -> Hierarchy | None:

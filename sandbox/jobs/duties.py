@@ -86,7 +86,7 @@ def uses_facts(tx: Transaction, digest: str, agreement: Agreement, sources: tupl
     counting = {
         agreement.by_dataset[terms.dataset].provider
         for terms in agreement.terms
-        if terms.dataset in sources and (terms.uses is not None or terms.payment is not None or terms.dataset in lowered)
+        if terms.dataset in agreement.members(sources) and (terms.uses is not None or terms.payment is not None or terms.dataset in lowered)
     }
     if not counting:
         return ()

@@ -7,27 +7,36 @@ from typing import TYPE_CHECKING, Any
 
 from policies.agreement import Agreement
 from policies.errors import NotFound, Tampered, Unavailable
+from policies.joint_grant import JointGrant
 from policies.lineage import links_from
 from policies.odrl import agreement_digest
+from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt
 from sandbox.audit.receipt import Receipt, Repetition
 from sandbox.jobs.duties import require_in_time
+from sandbox.jobs.joint_states import StoredJointRelease
 from sandbox.jobs.states import Job, StoredRelease
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
 
 
-def receipt(tx: Transaction, job: Job) -> Receipt | dict[str, Any]:
+def receipt(tx: Transaction, job: Job) -> AnyReceipt | dict[str, Any]:
     """Return the receipt of a released or withheld job; one of a former log as it was kept. Raises NotFound if it ended otherwise."""
+    if isinstance(job.grant, JointGrant):
+        return tx.former_receipt(job.id) or _joint_receipt(tx, job, job.grant, _stored_joint(tx, job))
     ran = _ran(tx, job)
     return tx.former_receipt(job.id) or _receipt(tx, job, ran, _stored(tx, ran))
 
 
-def release(tx: Transaction, job: Job, now_ms: int) -> tuple[Receipt | dict[str, Any], bytes]:
+def release(tx: Transaction, job: Job, now_ms: int) -> tuple[AnyReceipt | dict[str, Any], bytes]:
     """Return receipt and sealed release of a released or withheld job; the release is empty if it was withheld.
 
     Raises NotFound (code `deleted`) for a release that is to be deleted by now.
     """
+    if isinstance(job.grant, JointGrant):
+        require_in_time(tx, job, now_ms)
+        joint = _stored_joint(tx, job)
+        return tx.former_receipt(job.id) or _joint_receipt(tx, job, job.grant, joint), joint.sealed
     ran = _ran(tx, job)
     require_in_time(tx, ran, now_ms)
     stored = _stored(tx, ran)
@@ -56,11 +65,43 @@ def _stored(tx: Transaction, job: Job) -> StoredRelease:
     return stored
 
 
+def _stored_joint(tx: Transaction, job: Job) -> StoredJointRelease:
+    stored = tx.joint_release(job.id)
+    if stored is None:
+        raise NotFound(f"the job is {job.state}{' (' + job.code + ')' if job.code else ''} and has no release")
+    return stored
+
+
+def _joint_receipt(tx: Transaction, job: Job, grant: JointGrant, stored: StoredJointRelease) -> JointReceipt:
+    newest, agreement, attempt = tx.newest_checkpoint(), tx.terms(job.request.agreement), tx.joint_attempt(job.id)
+    if newest is None or newest[0] <= job.positions.ended:
+        raise Unavailable("the release is stored and not yet published; look again", code="not-published")
+    if agreement is None or _digest(agreement) != job.request.agreement or attempt is None or attempt.manifest is None:
+        raise Tampered("the stored job does not fit together", code="job-record")
+    signed = tx.joint_contributions(job.id, attempt.attempt)
+    entry, proof = _place(tx, job.positions.ended, newest[0])
+    signers = [agreement.party(name) for name in (grant.pool.key_holder, *attempt.contributors)]
+    return JointReceipt(
+        grant=grant,
+        manifest=attempt.manifest,
+        contributions=tuple(signed[name] for name in attempt.contributors),
+        statement=stored.statement,
+        entry=entry,
+        index=job.positions.ended,
+        proof=proof,
+        checkpoint=newest[1],
+        lineage=links_from(agreement.log, tx.log_links()),
+        rotations=tuple(rotation for party in signers for rotation in tx.rotations_from(party.signing_key)),
+    )
+
+
 def _receipt(tx: Transaction, job: Job, ran: Job, stored: StoredRelease) -> Receipt:
     newest, agreement = tx.newest_checkpoint(), tx.terms(ran.request.agreement)
     if newest is None or newest[0] <= max(job.positions.ended, ran.positions.ended):
         raise Unavailable("the release is stored and not yet published; look again", code="not-published")
-    if agreement is None or _digest(agreement) != ran.request.agreement or ran.grant is None or ran.evidence is None:
+    if agreement is None or _digest(agreement) != ran.request.agreement or ran.evidence is None:
+        raise Tampered("the stored job does not fit together", code="job-record")
+    if ran.grant is None or isinstance(ran.grant, JointGrant):
         raise Tampered("the stored job does not fit together", code="job-record")
     size = newest[0]
     entry, proof = _place(tx, ran.positions.ended, size)

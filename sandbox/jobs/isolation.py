@@ -81,7 +81,7 @@ def default_isolation() -> Isolation:
 
 @functools.cache
 def _find(memory_mib: int, first_uid: int, cgroup: str) -> Isolation:
-    hierarchy = find_hierarchy(Path(cgroup) if cgroup else None)
+    hierarchy = find_hierarchy(cgroup)
     jails: list[Jail] = ["none"]
     if shutil.which("bwrap"):
         jails = ["uid", "namespaces", "none"] if os.geteuid() == 0 and first_uid and shutil.which("setpriv") else ["namespaces", "none"]

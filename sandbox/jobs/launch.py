@@ -20,8 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
+from enclaves.attesters import find_attester
 from enclaves.frames import read_frame, send_frame
 from enclaves.kit.measure import checkout_root
+from policies.attestation import EnclaveKind
 from policies.canonical import canonical, parse_json
 from policies.codec import decode, encode
 from policies.errors import Malformed, SandboxError, Tampered
@@ -147,13 +149,17 @@ class EnclaveProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def close(self) -> None:
-        """End the process and remove what was its own."""
+    def kill(self) -> None:
+        """End the process."""
         # bubblewrap's first process, killed while it makes the namespaces, would leave the second waiting for it: end the whole group.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         if self._group is not None:
             self._group.kill()
+
+    def close(self) -> None:
+        """End the process and remove what was its own."""
+        self.kill()
         self._input.close()
         self._process.wait()
         self._collecting.join(END_S)  # until then something of it lives and has the pipe
@@ -189,7 +195,11 @@ class EnclaveProcess:
         self._receive(timeout)
         start = {"grant": encode(grant), "agreement": dict(agreement_document), "nonces": encode(nonces)}
         self._send(start | {"cgroup": list(self.stated)})
-        return _typed(SignedEvidence, self._receive(timeout))
+        said = self._receive(timeout)
+        if grant.enclave_kind != "simulated":
+            self._send({"endorsed": _endorsed(said, grant.enclave_kind)})
+            said = self._receive(timeout)
+        return _typed(SignedEvidence, said)
 
     def run(self, sealed_keys: Mapping[str, str], files: Mapping[str, Path], timeout: float) -> tuple[SignedStatement, bytes]:
         """Give the enclave the sealed keys (hex by provider) and encrypted files; return its statement and the sealed release.
@@ -234,6 +244,18 @@ class EnclaveProcess:
                 self._frames.put(read_frame(self._process.stdout))
         except (EOFError, OSError, ValueError, Malformed, Tampered):
             self._frames.put(None)
+
+
+def _endorsed(said: bytes, kind: EnclaveKind) -> Any:
+    """What this machine's TEE says of the bytes that an enclave asks for; None where it is no such TEE. Raises EnclaveDied."""
+    try:
+        bound = bytes.fromhex(parse_json(said, limit=1 << 12)["bound"])
+    except (SandboxError, ValueError, KeyError, TypeError) as error:
+        raise EnclaveDied from error
+    try:
+        return encode(find_attester(kind).endorse(bound))
+    except OSError:
+        return None
 
 
 def _only_child(first: int) -> int:

@@ -13,6 +13,7 @@ from policies.entries import EntryKind
 from policies.errors import Conflict, Tampered
 from policies.grant import grant_digest
 from policies.granted import FailureCode
+from policies.joint_grant import JointGrant
 from policies.statement import SignedEvidence, SignedStatement
 from sandbox.exchange.tightening import require_standing
 from sandbox.host import Host
@@ -53,6 +54,7 @@ def record_outcome(host: Host, job: Job, attested: Attested, signed: SignedState
         Conflict: the job is no longer running.
     """
     assert job.grant is not None
+    assert not isinstance(job.grant, JointGrant), "joint totals are recorded elsewhere"
     statement = verify_statement(signed, attested, job.grant)
     if statement.sealed != (digest_bytes(sealed) if sealed else None):
         raise Tampered("the sealed release is not the stated one", code="statement-mismatch")
@@ -76,7 +78,7 @@ def _store_outcome(host: Host, tx: Transaction, held: Job, signed: SignedStateme
     try:
         require_standing(tx, held.request.agreement, held.plan.sources, host.now())
     except Conflict:
-        return _fail(host, tx, held, "tightened")
+        return fail_held(host, tx, held, "tightened")
     state: JobState = "released" if sealed else "withheld"
     kind: EntryKind = "released" if sealed else "withheld"
     ids = {
@@ -109,11 +111,12 @@ def record_failure(host: Host, job_id: str, code: FailureCode) -> None:
         held = tx.lock_job(job_id)
         if held is None or held.state != "running":
             return
-        _fail(host, tx, held, code)
+        fail_held(host, tx, held, code)
     host.publish()
 
 
-def _fail(host: Host, tx: Transaction, held: Job, code: FailureCode) -> Job:
+def fail_held(host: Host, tx: Transaction, held: Job, code: FailureCode) -> Job:
+    """End a held job without a release; its charge stays."""
     ids = {"job": held.id, "agreement": held.request.agreement, "code": code}
     index = tx.append("failed", at=host.now(), ids=ids, body={"code": code}, agreement=held.request.agreement)
     return tx.move_job(held, "failed", positions=replace(held.positions, ended=index), code=code)

@@ -52,7 +52,7 @@ class Turns:
     open: int = 0
 
 
-class _RunFailed(Exception):
+class RunFailed(Exception):
     """Ends one run with a failure code."""
 
     def __init__(self, code: FailureCode) -> None:
@@ -78,18 +78,19 @@ class Run:
         """Go through the run. Raises Unavailable or Conflict where its end could not be recorded: a sweep ends it then."""
         with self._lease():
             try:
-                yield from self._through()
-            except _RunFailed as failure:
+                yield from self.through()
+            except RunFailed as failure:
                 yield from self._fail(failure.code)
             except EnclaveOutOfMemory:
                 yield from self._fail("out-of-memory")
             except EnclaveDied:
                 yield from self._fail("enclave-died")
 
-    def _through(self) -> Steps[None]:
+    def through(self) -> Steps[None]:
+        """Do what the job needs, until its outcome is recorded. Raises RunFailed, EnclaveDied."""
         host, job, grant = self.host, self.job, self.job.grant
         if not isinstance(grant, Grant):
-            raise _RunFailed("law-retired")
+            raise RunFailed("law-retired")
         with ExitStack() as held:
             # One enclave loads its libraries while brokers challenge; further runs get theirs once it has something to do.
             early = None if self.turns.open else held.enter_context(self._enclave())
@@ -97,12 +98,12 @@ class Run:
             while early is None and self.turns.open >= self.turns.enclaves:
                 yield "turn"
             enclave = early or held.enter_context(self._enclave())
-            stored = yield from _persist(self._agreement)
+            stored = yield from persist(self.agreement)
             nonces = [Nonce(provider=request.provider, value=request.nonce) for request in asked]
-            evidence = yield from _aside(lambda: enclave.start(grant, stored, nonces, START_TIMEOUT_S))
+            evidence = yield from aside(lambda: enclave.start(grant, stored, nonces, START_TIMEOUT_S))
             evidence = add_endorsements(evidence, host.config.data / FOLDER)
             attested = _appraise(evidence, grant, host.now() / 1000)
-            yield from _persist(lambda: record_evidence(host, job, evidence, attested))
+            yield from persist(lambda: record_evidence(host, job, evidence, attested))
             host.on_step("attested")
             answered = yield from self._brokers(lambda request: request.state == "released")
             host.on_step("keys-complete")
@@ -110,18 +111,19 @@ class Run:
             keys = {request.provider: request.sealed for request in answered}
             while self.turns.computing:
                 yield "turn"
-            with self._computing():
-                statement, sealed = yield from _aside(lambda: enclave.run(keys, files, host.config.run_timeout_s))
+            with self.computing():
+                statement, sealed = yield from aside(lambda: enclave.run(keys, files, host.config.run_timeout_s))
         host.on_step("ran")
         try:
-            yield from _persist(lambda: record_outcome(host, job, attested, statement, sealed))
+            yield from persist(lambda: record_outcome(host, job, attested, statement, sealed))
         except Tampered as error:
-            raise _RunFailed("release-mismatch") from error
+            raise RunFailed("release-mismatch") from error
 
     def _fail(self, code: FailureCode) -> Steps[None]:
-        yield from _persist(lambda: record_failure(self.host, self.job.id, code))
+        yield from persist(lambda: record_failure(self.host, self.job.id, code))
 
-    def _agreement(self) -> dict[str, object]:
+    def agreement(self) -> dict[str, object]:
+        """The agreement's document. Raises Unavailable."""
         with self.host.store.reading() as tx:
             stored = tx.agreement(self.job.request.agreement)
         assert stored is not None, "a job has an agreement"
@@ -141,16 +143,16 @@ class Run:
         while True:
             requests = self._key_requests()
             if any(request.state == "refused" for request in requests):
-                raise _RunFailed("keys-refused")
+                raise RunFailed("keys-refused")
             if requests and all(ready(request) for request in requests):
                 return requests
             waited = time.monotonic() - began
             if waited > self.host.config.keys_timeout_s:
-                raise _RunFailed("keys-timeout")
+                raise RunFailed("keys-timeout")
             if time.monotonic() - renewed > RENEW_NONCES_S:
                 renewed = time.monotonic()
-                yield from _persist(renew)
-            yield from _rest("brokers", WAIT_S if waited < 1.0 else 10 * WAIT_S)
+                yield from persist(renew)
+            yield from rest("brokers", WAIT_S if waited < 1.0 else 10 * WAIT_S)
 
     def _key_requests(self) -> list[KeyRequest]:
         """All key requests of this job; none while the database is away."""
@@ -170,7 +172,8 @@ class Run:
             self.turns.open -= 1
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
+    def computing(self) -> Iterator[None]:
+        """Nobody else of this worker computes meanwhile."""
         self.turns.computing = True
         try:
             yield
@@ -206,10 +209,10 @@ def _appraise(evidence: SignedEvidence, grant: Grant, at: float) -> Attested:
     try:
         return appraise(evidence, grant=grant, kinds=[grant.enclave_kind], measurements=[grant.measurement], nonce=None, at=at)
     except EvidenceRejected as error:
-        raise _RunFailed("evidence-rejected") from error
+        raise RunFailed("evidence-rejected") from error
 
 
-def _aside(act: Callable[[], T]) -> Steps[T]:
+def aside(act: Callable[[], T]) -> Steps[T]:
     """Return what `act` returns; it waits for an enclave in a thread of its own, so that this worker's other runs go on."""
     future: Future[T] = Future()
 
@@ -229,7 +232,7 @@ def _aside(act: Callable[[], T]) -> Steps[T]:
             yield "enclave"
 
 
-def _persist(act: Callable[[], T]) -> Steps[T]:
+def persist(act: Callable[[], T]) -> Steps[T]:
     """Return what `act` returns, which is safe to repeat: a lost database is waited for, and a lost answer asked for again."""
     give_up = time.monotonic() + RECORD_S
     while True:
@@ -238,10 +241,11 @@ def _persist(act: Callable[[], T]) -> Steps[T]:
         except Unavailable:
             if time.monotonic() > give_up:
                 raise
-        yield from _rest("database", RETRY_S)
+        yield from rest("database", RETRY_S)
 
 
-def _rest(waits: Waits, seconds: float) -> Steps[None]:
+def rest(waits: Waits, seconds: float) -> Steps[None]:
+    """Let others go on for so long."""
     until = time.monotonic() + seconds
     yield waits
     while time.monotonic() < until:

@@ -13,11 +13,12 @@ from policies.acts import approvers_of
 from policies.agreement import Agreement
 from policies.canonical import digest as digest_of
 from policies.codec import decode, encode
+from policies.conditions import shown_debug
 from policies.decide import LAW_VERSION, decide
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, Malformed, NotFound, Unavailable
 from policies.finding import Decision
-from policies.grant import Grant, grant_digest, ledgers_charged, make_grant, public_providers, question_digest
+from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, public_providers, question_digest
 from policies.granted import job_id
 from policies.isolation import Layer
 from policies.plan import PARSER_VERSION, plan_of
@@ -49,7 +50,7 @@ class Preview:
     plan: Plan
     facts: Facts
     decision: Decision
-    grant: Grant | None
+    grant: CurrentGrant | None
 
 
 def check(host: Host, caller: Participant, request: JobRequest) -> Preview:
@@ -101,7 +102,7 @@ def foresee(preview: Preview, request: JobRequest, *, rows: int | None, half_wid
 def _remaining(preview: Preview) -> tuple[Remaining, ...]:
     agreement, facts = preview.agreement, preview.facts
     left: dict[tuple[str, str], Loss] = {}
-    for dataset in preview.plan.sources:
+    for dataset in agreement.members(preview.plan.sources):
         declaration, terms = agreement.by_dataset[dataset], agreement.terms_of(dataset)
         if declaration.public:
             continue
@@ -202,7 +203,7 @@ def _decided(
         code="",
         worker="",
         created_at=now,
-        question="" if grant is None else question_digest(request, plan, facts.versions),
+        question="" if not isinstance(grant, Grant) else question_digest(request, plan, facts.versions),
     )
 
 
@@ -230,14 +231,14 @@ def decide_held(host: Host, tx: Transaction, job: Job, spent: dict[tuple[str, st
         decision=decision,
         grant=grant,
         positions=_record(now, tx, job.signed, job.request_digest, stored.agreement, job.plan, facts, decision, grant),
-        question="" if grant is None else question_digest(job.request, job.plan, facts.versions),
+        question="" if not isinstance(grant, Grant) else question_digest(job.request, job.plan, facts.versions),
     )
     require_transition(job.state, decided.state)
     tx.decide_job(decided)
     return decided
 
 
-def _state(decision: Decision, grant: Grant | None) -> JobState:
+def _state(decision: Decision, grant: CurrentGrant | None) -> JobState:
     return "denied" if not decision.allowed else "released" if grant is None else "charged"
 
 
@@ -264,7 +265,7 @@ def _record(
     plan: Plan,
     facts: Facts,
     decision: Decision,
-    grant: Grant | None,
+    grant: CurrentGrant | None,
 ) -> Positions:
     """Append the decision and, with a grant, the charge and the grant; charge the ledgers. Of a repetition, append what it repeats."""
     agreement = str(signed.body["agreement"])
@@ -323,7 +324,7 @@ def _same_request(job: Job, digest: str) -> Job:
 
 def _needed(agreement: Agreement, plan: Plan, request: JobRequest) -> list[str]:
     """The parties without whose keys a job cannot run: the consumer and the providers that the plan reads."""
-    names = {request.consumer, *(agreement.by_dataset[dataset].provider for dataset in plan.sources)}
+    names = {request.consumer, *agreement.needed(plan.sources)}
     return sorted(name for name in names if agreement.has_party(name))
 
 
@@ -339,7 +340,9 @@ def _facts(
             raise Conflict(message, code="keys-destroyed")
     versions = tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in newest if v is not None)
     charged = {ledger: spent[ledger] for ledger in ledgers_charged(agreement, plan) if ledger in spent}
-    answered = tx.answered(question_digest(request, plan, versions))
+    # What contributors hold of a pool is known to nobody else, so no question on one is known to be the same.
+    pooled = agreement.pool_of(plan.sources) is not None
+    answered = None if pooled else tx.answered(question_digest(request, plan, versions))
     if answered is not None and is_over(tx, answered, agreement, now):
         answered = None  # what was to be deleted is not handed out again
     name = job_id(digest_of(encode(request)))
@@ -355,6 +358,7 @@ def _facts(
         tightenings=tx.tightenings(request.agreement),
         uses=uses_facts(tx, request.agreement, agreement, plan.sources, request.consumer),
         enclave_jurisdiction=host.config.jurisdiction or None,
+        enclave_debug=shown_debug(host.enclave_kind),
         approved_by=tuple(sorted(found.by for found in tx.approvals(request.agreement, name))),
         overdue=overdue(tx, request.agreement, agreement, request.consumer, now),
         isolation=_isolation(tx, agreement, plan),
@@ -363,6 +367,8 @@ def _facts(
 
 def _isolation(tx: Transaction, agreement: Agreement, plan: Plan) -> tuple[Layer, ...]:
     """The layers that whichever worker takes the job gives its run; asked for only where terms require some."""
+    if agreement.pool_of(plan.sources) is not None:
+        return ()
     if not any(agreement.terms_of(dataset).isolation for dataset in plan.sources if dataset in agreement.by_dataset):
         return ()
     return tx.isolation_since(time.time_ns() // 1_000_000 - LIVING_MS)
@@ -379,7 +385,7 @@ def _grant(
     plan: Plan,
     facts: Facts,
     decision: Decision,
-) -> Grant | None:
+) -> CurrentGrant | None:
     if not decision.allowed or facts.repeats is not None:
         return None
-    return make_grant(stored.digest, request_digest, request, stored.agreement, plan, facts, decision)
+    return entail(stored.digest, request_digest, request, stored.agreement, plan, facts, decision)

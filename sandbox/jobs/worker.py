@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from policies.errors import SandboxError
 from policies.grant import Grant
 from policies.isolation import Layer
+from policies.joint_grant import JointGrant
 from sandbox.host import Host
 from sandbox.jobs.delivery import Deliverer
+from sandbox.jobs.joint_run import JointRun
 from sandbox.jobs.launch import Enclave, EnclaveDied, EnclaveProcess, remove_leftovers
 from sandbox.jobs.leases import Leases
 from sandbox.jobs.record import record_failure
@@ -191,7 +193,8 @@ class Worker:
             time.sleep(WAIT_S)
 
     def _steps(self, job: Job) -> Steps[None]:
-        return Run(host=self.host, job=job, worker=self.name, launch=self._enclave, turns=self._turns).steps()
+        kind = JointRun if isinstance(job.grant, JointGrant) else Run
+        return kind(host=self.host, job=job, worker=self.name, launch=self._enclave, turns=self._turns).steps()
 
     def _take(self) -> Job | None:
         """Move the oldest charged job to `running` under this worker's lease, ask its providers for keys, and publish.
@@ -227,8 +230,8 @@ class Worker:
             ids = {"job": job.id, "agreement": job.request.agreement}
             tx.append("running", at=host.now(), ids=ids, body={"worker": self.name}, agreement=job.request.agreement)
             taken = tx.move_job(job, "running")
-            providers = sorted({read.provider for read in job.grant.reads})
             if isinstance(job.grant, Grant):  # of an earlier law nothing is run, so no keys are asked for
+                providers = sorted({read.provider for read in job.grant.reads})
                 tx.add_key_requests(job.id, providers)
                 tx.add_notices("key-request", job.id, providers, host.now())
         return taken

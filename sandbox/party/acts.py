@@ -12,7 +12,7 @@ from policies.errors import SandboxError, Tampered
 from policies.query import Plan
 from policies.request import UsesFact
 from policies.tightening import SignedTightening, Tightening
-from sandbox.party.following import Followed
+from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 
 
@@ -66,7 +66,7 @@ def uses_before(followed: Followed, job: str, name: str, agreement: Agreement, p
     made = [row for row in followed.charges.values() if row.get("agreement") == name and row["index"] < end]
     paid = [signed for row in _rows(followed, name, "duty_done") if (signed := _payment(followed, agreement, row)) is not None]
     found = []
-    for provider in sorted({agreement.by_dataset[dataset].provider for dataset in plan.sources}):
+    for provider in sorted({agreement.by_dataset[dataset].provider for dataset in agreement.members(plan.sources)}):
         mine = [row for row in made if provider in _providers(row)]
         found.append(
             UsesFact(

@@ -9,16 +9,17 @@ from enclaves.kit.signatures import fingerprint
 from policies.agreement import Agreement, LogIdentity, Party, Role
 from policies.codec import decode
 from policies.errors import NotFound, Tampered
+from policies.joint import Pool
 from policies.odrl import parse_offer
 from sandbox.party.client import Client
-from sandbox.party.following import Follower
+from sandbox.party.cosigning import following
 
 
-def compose(client: Client, uid: str, title: str, offers: list[str], auditors: list[str]) -> Agreement:
+def compose(client: Client, uid: str, title: str, offers: list[str], auditors: list[str], pools: tuple[Pool, ...] = ()) -> Agreement:
     """Return the agreement that takes `offers` (digests) as they are.
 
-    Parties are the offers' providers, everybody that they name, and the auditors, with the keys that the service lists; each party checks
-    fingerprints out of band before it signs.
+    Parties are the offers' providers, everybody that they name, the key holders of pools, and the auditors, with the keys that the
+    service lists; each party checks fingerprints out of band before it signs.
 
     Raises:
         NotFound: an offer or participant is unknown. Tampered: an offer is not signed by its provider.
@@ -41,6 +42,8 @@ def compose(client: Client, uid: str, title: str, offers: list[str], auditors: l
         _add(roles, offer.declaration.provider, "provider")
         for name in (*offer.terms.assignees, *offer.terms.recipients):
             _add(roles, name, "consumer")
+    for pool in pools:
+        _add(roles, pool.key_holder, "key_holder")
     for name in auditors:
         _add(roles, name, "auditor")
     log = client.service()["log"]
@@ -59,6 +62,7 @@ def compose(client: Client, uid: str, title: str, offers: list[str], auditors: l
         ),
         declarations=tuple(offer.declaration for offer in taken),
         terms=tuple(offer.terms for offer in taken),
+        pools=pools,
     )
 
 
@@ -70,7 +74,7 @@ def key_states(client: Client, agreement: Agreement) -> dict[str, str]:
     Raises:
         Tampered: the log is not one that follows from the agreement's.
     """
-    ring = Follower(home=client.home, fetch=client.log_text).follow_agreed(client.checkpoint(), agreement).keyring
+    ring = following(client.home, client.log_text).follow_agreed(client.checkpoint(), agreement).keyring
     found = {}
     for party in agreement.parties:
         times = len(ring.chain(party.signing_key))

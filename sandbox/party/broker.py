@@ -12,36 +12,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from enclaves.kit.appraisal import Attested, appraise, key_release_info, reference_values
-from enclaves.kit.envelope import Signed, document_digest, verify_document
+from enclaves.kit.envelope import Signed
 from enclaves.kit.sealing import seal
-from policies.agreement import Agreement, Party
+from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes
 from policies.codec import decode, encode
-from policies.decide import decide
 from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import PolicyRefused, SandboxError, Tampered, Unavailable
-from policies.grant import Grant, grant_digest, ledgers_charged, make_grant
+from policies.grant import Grant, grant_digest
 from policies.names import require_slug
-from policies.plan import plan_of
-from policies.query import Plan
-from policies.request import Facts, JobRequest, SpentFact
-from policies.statement import SignedEvidence
-from sandbox.party.acts import approvals_of, tightenings_known, uses_before
+from policies.request import JobRequest
+from policies.statement import Nonce, SignedEvidence
 from sandbox.party.approvals import answer_for, hold, standing_for
 from sandbox.party.client import Client
-from sandbox.party.following import Followed
+from sandbox.party.deciding import MAX_CLOCK_SKEW_S, MAX_WAIT_S, require_decided, require_logged
 from sandbox.party.keeping import require_available
 from sandbox.party.nonces import NONCE_LIFETIME_S, challenge_for, good_nonces, use_up
 from sandbox.party.pins import require_pinned
 from sandbox.party.publish import column_keys
 
 __all__ = ["MAX_CLOCK_SKEW_S", "MAX_WAIT_S", "NONCE_LIFETIME_S", "Broker"]
-
-MAX_CLOCK_SKEW_S = 300
-"""How far a decision may lie in this clock's future."""
-
-MAX_WAIT_S = 24 * 3600
-"""How long ago a decision may have been made: jobs wait for a worker. Whether it still holds is decided again, by this clock."""
 
 RETRY_S = 1.0
 """How long a broker rests after something went wrong."""
@@ -184,10 +174,10 @@ class Broker:
         home, me = self.client.home, self.client.home.participant
         agreement, followed = self.client.followed_agreement(grant.agreement)
         nonces = good_nonces(home, grant.job, self.now(), nonce_lifetime(grant, agreement, me))
-        self._require_logged(grant, followed)
-        self._require_decided(job, grant, agreement, followed)
+        require_logged(grant, followed)
+        require_decided(home, job, grant, agreement, followed, self.now())
         self._require_approved(grant, job)
-        attested = self._appraise(job, grant, agreement)
+        attested = self._appraise(job, grant, agreement, nonces)
         nonce = next(nonce for nonce in nonces if nonce in attested.evidence.nonces)
         for read in grant.reads:
             if read.provider == me:
@@ -207,72 +197,7 @@ class Broker:
         home.note("released", job=grant.job, grant=statement.grant, columns={d: sorted(k) for d, k in keys.items()})
         return statement, sealed
 
-    def _require_logged(self, grant: Grant, followed: Followed) -> None:
-        """The charge and this very grant must stand in the log."""
-        if grant.job not in followed.charges:
-            raise Tampered("the log holds no charge for this job", code="not-charged")
-        if followed.grants.get(grant.job, {}).get("grant") != grant_digest(grant):
-            raise Tampered("the log holds another grant for this job", code="not-granted")
-
-    def _require_decided(self, job: dict[str, Any], grant: Grant, agreement: Agreement, followed: Followed) -> None:
-        """Decide again: own agreement, own parse of the signed SQL, own totals; the grant must be exactly what follows."""
-        signed, stated = decode(Signed, job["signed"]), decode(Facts, job["facts"])
-        consumer = agreement.party(signed.by)
-        request = decode(JobRequest, verify_document(signed, "job-request", consumer.id, followed.request_key(grant.job, consumer)))
-        plan = plan_of(request, agreement.by_dataset)
-        for provider in sorted({read.provider for read in grant.reads}):
-            followed.request_key(grant.job, agreement.party(provider))
-        if not -MAX_CLOCK_SKEW_S <= self.now() - stated.now <= MAX_WAIT_S:
-            raise PolicyRefused("the host decided at another time than now", code="clock")
-        facts = self._own_facts(grant, agreement, plan, stated, followed, consumer)
-        decision = decide(request, agreement, plan, facts)
-        if not decision.allowed:
-            failed = next(finding for finding in decision.findings if not finding.allowed)
-            raise PolicyRefused(f"own decision denies: {failed.rule}: {failed.message}", code="policy-refused")
-        own = make_grant(grant.agreement, document_digest(signed), request, agreement, plan, facts, decision)
-        if own != grant:
-            raise PolicyRefused("the grant is not the one that the agreement entails", code="grant-mismatch")
-        self._require_charged(grant, agreement, followed)
-
-    def _own_facts(self, grant: Grant, agreement: Agreement, plan: Plan, stated: Facts, followed: Followed, consumer: Party) -> Facts:
-        """What the followed log says of charges and versions, and this clock of the time; the host only states the enclave."""
-        ledgers, asker = ledgers_charged(agreement, plan), consumer.id
-        versions = (followed.version_before(grant.job, dataset) for dataset in plan.sources)
-        return Facts(
-            now=int(self.now()),
-            enclave_kind=stated.enclave_kind,
-            measurement=stated.measurement,
-            isolation=stated.isolation,
-            versions=tuple(version for version in versions if version is not None),
-            spent=tuple(
-                SpentFact(provider=provider, id_space=id_space, spent=followed.spent_before(grant.job, provider, id_space))
-                for provider, id_space in ledgers
-            ),
-            consumer_spent=tuple(
-                SpentFact(provider=provider, id_space=id_space, spent=followed.consumer_spent_before(grant.job, provider, id_space, asker))
-                for provider, id_space in ledgers
-            ),
-            rotations=followed.rotations_before(grant.job, consumer),
-            tightenings=tightenings_known(self.client.home, followed, grant.agreement, agreement),
-            uses=uses_before(followed, grant.job, grant.agreement, agreement, plan, asker),
-            enclave_jurisdiction=stated.enclave_jurisdiction,
-            enclave_debug=stated.enclave_debug,
-            approved_by=approvals_of(followed, grant.job, grant.agreement, agreement, grant.request),
-            overdue=stated.overdue,
-        )
-
-    def _require_charged(self, grant: Grant, agreement: Agreement, followed: Followed) -> None:
-        charged = {(c["provider"], c["id_space"]): c for c in followed.charges[grant.job]["losses"]}
-        if followed.charges[grant.job].get("consumer") != grant.recipient.id:
-            raise Tampered("the log charges another consumer than the one who asks", code="charged-consumer")
-        for ledger in ledgers_charged(agreement, grant.plan):
-            found = charged.get(ledger)
-            if found is None or found["amount"] < grant.loss.amount or found["delta0"] < grant.loss.delta0:
-                raise Tampered("the logged charge is smaller than the grant", code="undercharged")
-            if found["measure"] != grant.loss.measure:
-                raise Tampered("the logged charge is in another measure than the grant", code="undercharged")
-
-    def _appraise(self, job: dict[str, Any], grant: Grant, agreement: Agreement) -> Attested:
+    def _appraise(self, job: dict[str, Any], grant: Grant, agreement: Agreement, nonces: tuple[Nonce, ...]) -> Attested:
         """Judge the evidence against one's own terms, and against what this home has pinned besides."""
         home, evidence = self.client.home, decode(SignedEvidence, job["evidence"])
         terms = [agreement.terms_of(read.dataset) for read in grant.reads if read.provider == home.participant]
@@ -285,7 +210,7 @@ class Broker:
             grant=grant,
             kinds=wanted.kinds,
             measurements=wanted.measurements,
-            nonce=good_nonces(home, grant.job, self.now(), nonce_lifetime(grant, agreement, home.participant)),
+            nonce=nonces,
             platforms=wanted.platforms,
             at=self.now(),
         )

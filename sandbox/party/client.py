@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from enclaves.kit.envelope import Purpose, Signed, document_digest, sign_document, verify_document
 from enclaves.kit.sealing import SealingKey
@@ -23,14 +23,15 @@ from policies.granted import job_id as job_id_of
 from policies.lineage import Epoch
 from policies.odrl import agreement_document, offer_document, parse_agreement
 from policies.request import JobRequest
-from policies.statement import AnyRelease
+from sandbox.audit.joint_receipt import AnyReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.party.answers import Sized
 from sandbox.party.connection import Connection
-from sandbox.party.following import Followed, Follower
+from sandbox.party.cosigning import following
+from sandbox.party.followed import Followed
 from sandbox.party.inbox import mark_read
 from sandbox.party.kept import kept_agreement, require_all_signatures
-from sandbox.party.verify import require_same_question, verify_release
+from sandbox.party.verify import OpenedRelease, require_same_question, verify_release
 from sandbox.party.webhooks import KEPT_KEY
 
 
@@ -178,7 +179,7 @@ class Client(Connection):
         """
         agreement = kept_agreement(self.home, name)
         record = None if name in self._fully_signed else self._get(f"/agreements/{name}")
-        followed = Follower(home=self.home, fetch=self.log_text).follow_agreed(note or self.checkpoint(), agreement)
+        followed = following(self.home, self.log_text).follow_agreed(note or self.checkpoint(), agreement)
         if record is not None:  # an agreement is immutable: once signed by all, it stays so
             signatures = [decode(Signed, item) for item in record["signatures"]]
             changed = [party.id for party in agreement.parties if not followed.keyring.is_as_agreed(party)]
@@ -239,21 +240,21 @@ class Client(Connection):
             time.sleep(0.05)
         raise Unavailable(f"{job_id} is still {state}" + (f" and waits for {waits}" if waits else ""), code="job-waits")
 
-    def release(self, job_id: str) -> tuple[AnyRelease, Receipt]:
+    def release(self, job_id: str) -> tuple[OpenedRelease, AnyReceipt]:
         """The release of this participant's job, opened only after receipt, enclave signature and log were verified.
 
         Raises:
             ReleaseWithheld: the gate kept it. Tampered: something does not fit; nothing is shown.
         """
         answer = self._get(f"/jobs/{job_id}/release")
-        receipt = decode(Receipt, answer["receipt"])
+        receipt: AnyReceipt = decode(cast(Any, AnyReceipt), answer["receipt"])
         agreement = kept_agreement(self.home, receipt.grant.agreement)
-        in_force = Follower(home=self.home, fetch=self.log_text).in_force(agreement)
+        in_force = following(self.home, self.log_text).in_force(agreement)
         # What a log that has ended recorded stands under its own checkpoints; otherwise the one of the receipt must extend what was seen.
         note = receipt.checkpoint if receipt.checkpoint.startswith(f"{in_force.origin}\n") else None
         self.followed_agreement(receipt.grant.agreement, note)
         request = earlier = self._own_request(job_id)
-        if receipt.repeated is not None:
+        if isinstance(receipt, Receipt) and receipt.repeated is not None:
             earlier = self._own_request(receipt.grant.job)
             require_same_question(request, earlier, agreement)
         sealed = bytes.fromhex(answer["sealed"])

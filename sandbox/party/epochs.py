@@ -11,7 +11,8 @@ from policies.errors import Refused, Tampered
 from policies.lineage import Epoch
 from policies.privacy import Loss
 from sandbox.party.client import Client
-from sandbox.party.following import Follower, signed_file
+from sandbox.party.cosigning import following
+from sandbox.party.following import signed_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +33,7 @@ class Total:
 
 def compare(client: Client, epoch: Epoch) -> tuple[Total, ...]:
     """Return every ledger of the epoch and of all logs that this home has followed, whichever the epoch says were before it."""
-    follower = Follower(home=client.home, fetch=client.log_text)
+    follower = following(client.home, client.log_text)
     seen: dict[tuple[str, str], list[Loss]] = {}
     for kept in follower.all_kept():
         for ledger in kept.ledgers():
@@ -62,7 +63,7 @@ def sign_epoch(client: Client) -> Epoch:
         Tampered: code `bad-epoch`, if it ends other logs than this home followed.
     """
     epoch = decode(Epoch, client.epoch()["epoch"])
-    follower = Follower(home=client.home, fetch=client.log_text)
+    follower = following(client.home, client.log_text)
     if follower.all_kept() and not any(follower.kept(log.origin) for log in epoch.before):
         raise Tampered("the epoch ends other logs than this participant followed", code="bad-epoch")
     kept = follower.kept(epoch.before[-1].origin)

@@ -13,7 +13,8 @@ from sandbox.audit.checkpoint import LogKey, open_checkpoint
 from sandbox.audit.export import LINEAGE_PATH, openings_path, render_openings
 from sandbox.audit.tiles import TILE_WIDTH, layout
 from sandbox.party.client import Client
-from sandbox.party.following import Follower, decode_links
+from sandbox.party.cosigning import cosigned_note, following
+from sandbox.party.following import decode_links
 
 
 def export_log(client: Client, folder: Path, log: LogIdentity, progress: Callable[[int, int], None] = lambda done, of: None) -> int:
@@ -29,7 +30,7 @@ def export_log(client: Client, folder: Path, log: LogIdentity, progress: Callabl
     size = open_checkpoint(note, key).size
     lineage = client.log_bytes("lineage")
     links = decode_links(parse_json(lineage, limit=64 << 20)["links"])
-    Follower(home=client.home, fetch=client.log_text).follow_stated(note, log, links)
+    following(client.home, client.log_text).follow_stated(note, log, links)
     files = list(layout(size))
     bundles = range(0, size, TILE_WIDTH)
     total = len(files) + len(bundles)
@@ -44,7 +45,7 @@ def export_log(client: Client, folder: Path, log: LogIdentity, progress: Callabl
     if links:
         _write(folder / LINEAGE_PATH, lineage)
     _write(folder / "log.vkey", key.vkey.encode() + b"\n")
-    _write(folder / "checkpoint", note.encode())
+    _write(folder / "checkpoint", cosigned_note(client.home, note).encode())
     return size
 
 

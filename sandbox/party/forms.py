@@ -1,24 +1,16 @@
-"""Declarations and offers as people write them: small YAML forms that become the typed documents of the law."""
+"""Declarations as people write them: small YAML forms that become the typed documents of the law. Offers: `sandbox.party.term_forms`."""
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from policies.agreement import ColumnTerm, Offer, Terms
-from policies.codec import decode, encode
+from policies.codec import decode
 from policies.declaration import Declaration, parse_date
 from policies.errors import Malformed
-from policies.privacy import PARAMETERS, Loss, Measure, parse_loss
-
-_LOSSES = {"job_loss": "per_job", "total_loss": "total", "consumer_loss": "per_consumer"}
-_OPTIONAL_TERMS = {"recipients", "measurements", "platforms", "isolation"}
-_TERMS = {"assignees", "purposes", "from", "until", "minimum_group", "enclaves", "columns"} | _OPTIONAL_TERMS
-_LOSS_TERMS = {f"{parameter}_{bound}" for parameter in (*PARAMETERS.values(), "delta0") for bound in _LOSSES.values()}
+from policies.joint import Pool
 
 
 def read_form(path: Path) -> dict[str, Any]:
@@ -142,81 +134,10 @@ def _column(name: str, properties: Any) -> dict[str, Any]:
     return {key: str(value) if key in ("lower", "upper") and value is not None else value for key, value in known.items()}
 
 
-def offer_of(form: dict[str, Any], declaration: Declaration, measurement: str) -> Offer:
-    """Return the offer that a form spells for a declared dataset.
-
-    Args:
-        measurement: reference value that the terms pin unless the form lists `measurements`: that of the provider's own checkout.
-
-    Raises:
-        Malformed: with the field.
+def pool_of(form: dict[str, Any]) -> Pool:
+    """Return the pool of a form: `dataset`, `members`, `key_holder`, `rows`, and, where they differ from these, `noise` (two-sided),
+    `coalition` (0), `dropout` (rerun, with distributed noise fail) and `fewest` (2). Raises Malformed.
     """
-    unknown = sorted(set(form) - {"uid", "title", "dataset", "terms"})
-    if unknown or not isinstance(form.get("terms"), dict):
-        raise Malformed(f"unknown field `{unknown[0]}`" if unknown else "needs `terms`", where="offer")
-    if form.get("dataset") != declaration.dataset:
-        raise Malformed(f"is for `{form.get('dataset')}`, the declaration for `{declaration.dataset}`", where="dataset")
-    return Offer(
-        uid=decode(str, form.get("uid"), "uid"),
-        title=decode(str, form.get("title"), "title"),
-        declaration=declaration,
-        terms=_terms(form["terms"], declaration, measurement),
-    )
-
-
-def _terms(form: dict[str, Any], declaration: Declaration, measurement: str) -> Terms:
-    unknown = sorted(set(form) - _TERMS - _LOSS_TERMS)
-    if unknown:
-        known = ", ".join(sorted(_TERMS | _LOSS_TERMS))
-        raise Malformed(f"unknown term `{unknown[0]}`; known: {known}", where="terms", code="unknown-term")
-    missing = sorted(_TERMS - _OPTIONAL_TERMS - set(form))
-    if missing:
-        raise Malformed(f"term `{missing[0]}` is missing", where="terms")
-    columns = decode(dict[str, tuple[str, ...]], form["columns"], "terms.columns")
-    value = {
-        "dataset": declaration.dataset,
-        "assignees": form["assignees"],
-        "recipients": form.get("recipients", form["assignees"]),
-        "purposes": form["purposes"],
-        "not_before": _seconds(form["from"], "terms.from"),
-        "not_after": _seconds(form["until"], "terms.until"),
-        "minimum_group": form["minimum_group"],
-        **{field: encode(loss) for field, loss in _losses(form, declaration).items()},
-        "enclave_kinds": form["enclaves"],
-        "measurements": form.get("measurements", [measurement]),
-        **({"platforms": form["platforms"]} if form.get("platforms") else {}),
-        "columns": [encode(ColumnTerm(column=name, operations=operations)) for name, operations in columns.items()],  # type: ignore[arg-type]
-        **({"isolation": form["isolation"]} if form.get("isolation") else {}),
-    }
-    return decode(Terms, value, "terms")
-
-
-def _losses(form: dict[str, Any], declaration: Declaration) -> dict[str, Loss]:
-    """The bounds on losses by field of `Terms`, in the measure that the form's terms are written in."""
-    found: dict[str, Loss] = {}
-    for field, bound in _LOSSES.items():
-        written = [(measure, f"{name}_{bound}") for measure, name in PARAMETERS.items() if f"{name}_{bound}" in form]
-        if not written and (field == "consumer_loss" or declaration.public):
-            continue
-        if len(written) != 1:
-            raise Malformed(f"give either `epsilon_{bound}` or `rho_{bound}`", where="terms")
-        (measure, name), delta0 = written[0], form.get(f"delta0_{bound}", "0")
-        found[field] = parse_loss(measure, _decimal(form[name]), _decimal(delta0), f"terms.{name}")
-    if declaration.public:  # its terms have the fields, and nothing is charged
-        known: Measure = "pure"
-        found = dict.fromkeys(("job_loss", "total_loss"), parse_loss(known, "1")) | found
-    return found
-
-
-def _decimal(value: Any) -> str:
-    """A number as YAML reads it, as a plain decimal: YAML takes 0.000001 for 1e-06."""
-    return format(Decimal(str(value)), "f") if isinstance(value, float) else str(value)
-
-
-def _seconds(value: Any, where: str) -> int:
-    """A YAML date, or a UTC time, in seconds since 1970."""
-    if isinstance(value, datetime):
-        return int(value.replace(tzinfo=value.tzinfo or UTC).timestamp())
-    if isinstance(value, date):
-        return int(datetime(value.year, value.month, value.day, tzinfo=UTC).timestamp())
-    raise Malformed("must be a date like 2026-01-31 or a UTC time like 2026-01-31T00:00:00Z", where=where)
+    noise = form.get("noise", "two-sided")
+    given = {"noise": noise, "coalition": 0, "dropout": "rerun" if noise == "two-sided" else "fail", "fewest": 2}
+    return decode(Pool, given | form)

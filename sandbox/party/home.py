@@ -188,7 +188,7 @@ class Home:
             Unavailable: code `home`.
         """
         path = self.folder / name
-        with _writable(self.folder):
+        with writable(self.folder):
             if not path.exists():
                 return
             with path.open("r+b") as file:
@@ -244,7 +244,7 @@ class Home:
         Raises:
             Unavailable: code `home`, if the disk is full or the home cannot be written.
         """
-        with _writable(self.folder):
+        with writable(self.folder):
             self._write_bytes(self.folder / name, data)
 
     def _write_bytes(self, path: Path, data: bytes) -> None:
@@ -268,7 +268,7 @@ class Home:
         Raises:
             Unavailable: code `home`.
         """
-        with _writable(self.folder):
+        with writable(self.folder):
             handle = os.open(self.folder / f".{what}.lock", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -283,7 +283,7 @@ class Home:
             Unavailable: code `home`.
         """
         line = json.dumps({"event": event, **details}, sort_keys=True).encode() + b"\n"
-        with _writable(self.folder):
+        with writable(self.folder):
             handle = os.open(self.folder / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
@@ -302,7 +302,8 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
+    """Turn errors of the file system into Unavailable (code `home`)."""
     try:
         yield
     except OSError as error:

@@ -9,7 +9,7 @@ from policies.codec import decode
 from policies.documents import AgreementSignature
 from policies.errors import Conflict, Tampered
 from policies.odrl import parse_agreement
-from sandbox.party.following import Followed
+from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 
 

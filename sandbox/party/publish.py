@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from enclaves.kit.columns import FOOTER, KEY_BYTES, encrypt_table, key_context
+from enclaves.kit.prepared import prepared
 from enclaves.kit.sources import Table
 from policies.declaration import Declaration
 from policies.documents import VersionManifest
@@ -23,6 +24,7 @@ def publish(
 ) -> dict[str, Any]:
     """Declare the dataset if it is new, encrypt `table` as its next version, upload and publish it. Returns the version's record.
 
+    Rows are put in the order of units and doubles into fixed point, which makes runs faster and changes no answer.
     The wrapped keys are on disk at home before the file is sent, so a published version can always be opened by its owner. The digest
     that the provider signs is its own; what the service says of the upload must agree.
 
@@ -37,7 +39,7 @@ def publish(
 
 
 def _publish(client: Client, declaration: Declaration, table: Table, progress: Callable[[str, int], None]) -> dict[str, Any]:
-    home = client.home
+    home, table = client.home, prepared(table, declaration)
     newest = int(client.declare(declaration)["newest"])
     version = newest + 1
     progress("encrypting", 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from enclaves.kit.appraisal import release_info
 from enclaves.kit.sealing import SealingKey
@@ -11,22 +11,27 @@ from policies.agreement import Agreement
 from policies.canonical import digest, parse_json
 from policies.codec import decode, encode
 from policies.errors import ReleaseWithheld, Tampered
-from policies.grant import Grant, grant_digest
+from policies.grant import AnyGrant, Grant, grant_digest
+from policies.joint_documents import JointRelease
 from policies.plan import plan_of
 from policies.request import JobRequest
 from policies.statement import AnyRelease
-from sandbox.audit.receipt import Receipt, verify_receipt
+from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt, verify_joint_receipt
+from sandbox.audit.receipt import verify_receipt
+
+OpenedRelease: TypeAlias = AnyRelease | JointRelease
+"""A release of whatever kind of job."""
 
 
 def verify_release(
-    receipt: Receipt,
+    receipt: AnyReceipt,
     sealed: bytes,
     agreement: Agreement,
     request: JobRequest,
     key_of: Callable[[str], SealingKey],
     *,
     job: str | None = None,
-) -> AnyRelease:
+) -> OpenedRelease:
     """Return the opened release of one's own request; where a receipt repeats an earlier job's, of that job's request.
 
     The receipt must hold, the grant must be for this very request and for the plan that its SQL means here, and the opened release must
@@ -36,9 +41,11 @@ def verify_release(
         key_of: the own sealing key of a public one (hex), also of keys before a rotation.
 
     Raises:
-        ReleaseWithheld: the enclave stated that it withheld; `code` says why.
+        ReleaseWithheld: the enclave, or the key holder of a joint total, stated that it withheld; `code` says why.
         Tampered, EvidenceRejected, Malformed: what failed.
     """
+    if isinstance(receipt, JointReceipt):
+        return _verify_joint(receipt, sealed, agreement, request, key_of, job)
     verified = verify_receipt(receipt, agreement, sealed)
     if job not in (None, verified.job):
         raise Tampered("the service sent another job's release", code="receipt-request")
@@ -53,10 +60,39 @@ def verify_release(
     withheld = verified.receipt.statement.statement.withheld
     if withheld is not None:
         raise ReleaseWithheld(f"the gate withheld the release: {withheld}", code=withheld)
+    release: AnyRelease = decode(cast(Any, AnyRelease), _opened(grant, sealed, key_of))
+    if release.grant != grant_digest(grant) or release.statistics != grant.statistics or release.loss != grant.loss:
+        raise Tampered("the opened release is not the granted one", code="release-grant")
+    return release
+
+
+def _opened(grant: AnyGrant, sealed: bytes, key_of: Callable[[str], SealingKey]) -> Any:
     plain = key_of(grant.recipient.sealing_key).open(sealed, release_info(grant_digest(grant)))
     length = int.from_bytes(plain[:4], "big")
-    release: AnyRelease = decode(cast(Any, AnyRelease), parse_json(plain[4 : 4 + length], limit=16 << 20))
-    if release.grant != grant_digest(grant) or release.statistics != grant.statistics or release.loss != grant.loss:
+    return parse_json(plain[4 : 4 + length], limit=16 << 20)
+
+
+def _verify_joint(
+    receipt: JointReceipt,
+    sealed: bytes,
+    agreement: Agreement,
+    request: JobRequest,
+    key_of: Callable[[str], SealingKey],
+    job: str | None,
+) -> JointRelease:
+    verified = verify_joint_receipt(receipt, agreement, sealed)
+    grant = receipt.grant
+    if job not in (None, grant.job) or grant.request != digest(encode(request)) or grant.recipient.id != request.consumer:
+        raise Tampered("the receipt answers another request", code="receipt-request")
+    if grant.loss != request.loss or grant.plan != plan_of(request, agreement.by_dataset):
+        raise Tampered("the grant is for another plan or loss than requested", code="receipt-plan")
+    withheld = verified.statement.withheld
+    if withheld is not None:
+        raise ReleaseWithheld(f"the key holder released nothing: {withheld}", code=withheld)
+    release = decode(JointRelease, _opened(grant, sealed, key_of))
+    stated = (release.grant, release.manifest, release.contributors, release.noise, release.statistics, release.loss)
+    wanted = (grant_digest(grant), verified.statement.manifest, verified.manifest.contributors)
+    if stated != (*wanted, grant.pool.noise, grant.statistics, grant.loss):
         raise Tampered("the opened release is not the granted one", code="release-grant")
     return release
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,11 @@ class Blobs:
     folder: Path
     limit: int
 
-    def add(self, chunks: Iterable[bytes]) -> tuple[str, int]:
+    def add(self, chunks: Iterable[bytes], *, inspect: Callable[[bytes, bytes, int], None] = inspect_envelope) -> tuple[str, int]:
         """Stream an upload to disk and return (digest, size). It appears whole under its digest or not at all.
+
+        Args:
+            inspect: told the first 4 bytes, the last 8 and the size; raises Malformed for what is not kept.
 
         Raises:
             TooLarge: above `limit`.
@@ -38,11 +42,11 @@ class Blobs:
             Unavailable: code `storage`, if the disk is full or cannot be written; nothing is kept.
         """
         try:
-            return self._add(chunks)
+            return self._add(chunks, inspect)
         except OSError as error:
             raise Unavailable("uploads cannot be stored now; try again", code="storage") from error
 
-    def _add(self, chunks: Iterable[bytes]) -> tuple[str, int]:
+    def _add(self, chunks: Iterable[bytes], inspect: Callable[[bytes, bytes, int], None]) -> tuple[str, int]:
         self.folder.mkdir(parents=True, exist_ok=True)
         hasher, size, head, tail = hashlib.sha256(), 0, b"", b""
         handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=self.folder)
@@ -55,7 +59,7 @@ class Blobs:
                     hasher.update(chunk)
                     head, tail = head + chunk[: 4 - len(head)], (tail + chunk)[-8:]
                     file.write(chunk)
-                inspect_envelope(head, tail, size)
+                inspect(head, tail, size)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, self.folder / hasher.hexdigest())
@@ -72,6 +76,11 @@ class Blobs:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def scratch(self) -> Path:
+        """A path inside the folder for a file that is no upload yet; what is left there is removed like an upload that broke off."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{PARTIAL}{secrets.token_hex(8)}"
 
     def path(self, digest: str) -> Path:
         """Where the upload of that digest is. Raises NotFound."""

@@ -7,7 +7,8 @@ change that it records, or neither does.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -15,13 +16,28 @@ from sqlalchemy import Connection, bindparam, insert, literal, select, tuple_, u
 
 from policies.canonical import canonical, parse_json
 from policies.codec import encode
-from policies.entries import MAX_ENTRY, SALT_BYTES, EntryKind, Header, LedgerCharge, Opening, commit
+from policies.entries import MAX_ENTRY, SALT_BYTES, EntryKind, Header, LedgerCharge, Opening, commit_text
 from policies.errors import Malformed, NotFound
 from sandbox.audit import merkle
 from sandbox.store.once import insert_once
 from sandbox.store.schema import checkpoints, entries, log_state, openings, tree_nodes
 
 T = TypeVar("T")
+
+StoredOpening = tuple[str, str, str | None]
+"""Salt (hex), body as canonical text, and the agreement whose parties may read it; None for all participants."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewEntry:
+    """An entry to be appended; the fields are those of `LogTables.append`."""
+
+    kind: EntryKind
+    at: int
+    ids: dict[str, str]
+    body: dict[str, Any]
+    losses: tuple[LedgerCharge, ...] = ()
+    agreement: str | None = None
 
 
 @lru_cache(maxsize=1024)
@@ -94,32 +110,56 @@ class LogTables:
         Raises:
             Malformed: code `too-large` for an entry above 64 KiB.
         """
-        salt = os.urandom(SALT_BYTES)
-        header = Header(kind=kind, at=at, ids=ids, losses=tuple(losses), commitment=commit(salt, body))
-        data = canonical(encode(header))
-        if len(data) > MAX_ENTRY:
-            raise Malformed("the log entry is larger than 64 KiB", code="too-large")
-        return self.append_bytes(data, (salt.hex(), canonical(body).decode(), agreement))
+        return self.append_all((NewEntry(kind=kind, at=at, ids=ids, body=body, losses=tuple(losses), agreement=agreement),))
 
-    def append_bytes(self, data: bytes, opening: tuple[str, str, str | None] | None) -> int:
+    def append_all(self, new: Sequence[NewEntry]) -> int:
+        """Append entries in their order, with as many statements as one entry takes; returns the index of the first. Raises as `append`."""
+        rows: list[tuple[bytes, StoredOpening | None]] = []
+        for entry in new:
+            salt, body = os.urandom(SALT_BYTES), canonical(entry.body)
+            commitment = commit_text(salt, body)
+            header = Header(kind=entry.kind, at=entry.at, ids=entry.ids, losses=entry.losses, commitment=commitment)
+            data = canonical(encode(header))
+            if len(data) > MAX_ENTRY:
+                raise Malformed("the log entry is larger than 64 KiB", code="too-large")
+            rows.append((data, (salt.hex(), body.decode(), entry.agreement)))
+        return self._append_rows(rows)
+
+    def append_bytes(self, data: bytes, opening: StoredOpening | None) -> int:
         """Append the bytes of an entry as they are and return its index.
 
         Args:
             opening: salt (hex), body as canonical text, and the agreement whose parties may read it; None where the body is not known.
         """
+        return self._append_rows([(data, opening)])
+
+    def _append_rows(self, rows: Sequence[tuple[bytes, StoredOpening | None]]) -> int:
         size = self.connection.execute(
-            update(log_state).where(log_state.c.id == 1).values(size=log_state.c.size + 1).returning(log_state.c.size)
+            update(log_state).where(log_state.c.id == 1).values(size=log_state.c.size + len(rows)).returning(log_state.c.size)
         ).scalar_one()
-        index = int(size) - 1
-        self.connection.execute(insert(entries).values(position=index, data=data))
-        if opening is not None:
-            salt, body, agreement = opening
-            self.connection.execute(insert(openings).values(position=index, agreement=agreement, salt=salt, body=body))
-        nodes = merkle.completed_nodes(index, merkle.leaf_hash(data), self.node)
-        self.connection.execute(
-            insert(tree_nodes), [{"level": level, "position": position, "hash": value} for level, position, value in nodes]
-        )
-        return index
+        first = int(size) - len(rows)
+        self.connection.execute(insert(entries), [{"position": first + at, "data": data} for at, (data, _) in enumerate(rows)])
+        opened = [
+            {"position": first + at, "agreement": opening[2], "salt": opening[0], "body": opening[1]}
+            for at, (_, opening) in enumerate(rows)
+            if opening is not None
+        ]
+        if opened:
+            self.connection.execute(insert(openings), opened)
+        self.connection.execute(insert(tree_nodes), self._completed(first, [merkle.leaf_hash(data) for data, _ in rows]))
+        return first
+
+    def _completed(self, first: int, leaves: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Rows of the perfect nodes that leaves appended from index `first` complete."""
+        made: dict[tuple[int, int], bytes] = {}
+
+        def node(level: int, index: int) -> bytes:
+            return made.get((level, index)) or self.node(level, index)
+
+        for index, leaf in enumerate(leaves, start=first):
+            for level, position, value in merkle.completed_nodes(index, leaf, node):
+                made[level, position] = value
+        return [{"level": level, "position": position, "hash": value} for (level, position), value in made.items()]
 
     def node(self, level: int, index: int) -> bytes:
         """Hash of a perfect node of the tree. Raises NotFound."""

@@ -200,6 +200,34 @@ releases = Table(
     Column("sealed", LargeBinary, nullable=False),
 )
 
+joint_runs = Table(
+    "joint_runs",
+    metadata,
+    Column("job", String(60), ForeignKey("jobs.id"), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("contributors", Text, nullable=False),
+    Column("manifest", Text),
+    Column("total", String(71)),
+)
+
+joint_contributions = Table(
+    "joint_contributions",
+    metadata,
+    Column("job", String(60), ForeignKey("jobs.id"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("participant", String(40), ForeignKey("participants.id"), nullable=False),
+    Column("signed", Text, nullable=False),
+    PrimaryKeyConstraint("job", "attempt", "participant"),
+)
+
+joint_releases = Table(
+    "joint_releases",
+    metadata,
+    Column("job", String(60), ForeignKey("jobs.id"), primary_key=True),
+    Column("statement", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
 log_state = Table("log_state", metadata, Column("id", Integer, primary_key=True), Column("size", BigInteger, nullable=False))
 
 entries = Table(

@@ -9,8 +9,10 @@ from flask import Response
 
 from policies.codec import decode
 from policies.errors import Conflict, Malformed, NotFound
+from policies.explain import explain
 from policies.finding import refusal
 from policies.request import JobRequest
+from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
 from sandbox.jobs import approve, handout, keys, submit
@@ -47,6 +49,7 @@ def check(call: Call[Query, CheckBody]) -> Response:
             facts=preview.facts,
             decision=preview.decision,
             grant=preview.grant,
+            explanation=explain(request, preview.agreement, preview.plan, preview.facts),
         )
     )
 
@@ -91,7 +94,7 @@ def release(call: Call[Query, None], job_id: str) -> Response:
         if job.request.consumer != call.who.id:
             raise NotFound("there is no such release of yours")
         found, sealed = handout.release(tx, _ended(job), host().now())
-    return reply(SealedRelease(receipt=cast(Receipt, found), sealed=sealed.hex()))
+    return reply(SealedRelease(receipt=cast(Receipt | JointReceipt, found), sealed=sealed.hex()))
 
 
 def receipt(call: Call[Query, None], job_id: str) -> Response:

@@ -138,7 +138,7 @@ def _responses(operation: Operation, shapes: Shapes, problem: dict[str, Any]) ->
         kind = "object" if answer.type == "application/json" else "string"
         success: dict[str, Any] = {"description": answer.description, "content": {answer.type: {"schema": {"type": kind}}}}
     else:
-        summary = (answer.__doc__ or "").strip().partition("\n")[0]
+        summary = (answer.__doc__ or "").strip().partition("\n")[0] if isinstance(answer, type) else operation.summary
         success = {"description": summary, "content": {"application/json": {"schema": shapes.of(answer)}}}
     found: dict[str, Any] = {str(operation.status): success}
     if operation.conditional:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any, Generic, Literal, TypeVar
 
 from flask import Response
@@ -60,7 +61,7 @@ class Operation:
 
     Attributes:
         path: as Flask spells it, with `<name>` for its variable parts.
-        answer: dataclass of a JSON answer, or another media type.
+        answer: dataclass of a JSON answer or a union of them, or another media type.
         document: what the member `signed` of the body holds.
         errors: statuses of problem documents, besides those that any operation of its kind may answer.
         secured: whether it needs a credential; nothing of the request is read before the credential is found valid.
@@ -72,7 +73,7 @@ class Operation:
     view: Callable[..., Response]
     summary: str
     tag: str
-    answer: type[Any] | Media
+    answer: type[Any] | UnionType | Media
     description: str = ""
     status: int = 200
     query: type[Query] = Query

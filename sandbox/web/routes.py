@@ -14,13 +14,15 @@ from policies.documents import (
     KeyRotation,
     VersionManifest,
 )
+from policies.joint_documents import JointContribution, JointManifest, JointStatement
 from policies.lineage import Epoch
 from policies.names import PATTERNS
 from policies.request import JobRequest
 from policies.tightening import SignedTightening, Tightening
+from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import EpochState, Participant
-from sandbox.web import documentation, events, exchange_api, jobs_api, log_api, notices_api, views
+from sandbox.web import documentation, events, exchange_api, jobs_api, joint_api, log_api, notices_api, views
 from sandbox.web.models import (
     AdmissionBody,
     AgreementsQuery,
@@ -235,7 +237,8 @@ JOBS = (
         description="The same sealed bytes however often it is asked for.",
     ),
     Operation(
-        method="GET", path=f"{API}/jobs/<job_id>/receipt", view=jobs_api.receipt, tag="jobs", parts={"job_id": JOB}, answer=Receipt,
+        method="GET", path=f"{API}/jobs/<job_id>/receipt", view=jobs_api.receipt, tag="jobs", parts={"job_id": JOB},
+        answer=Receipt | JointReceipt,
         errors=(409,), summary="The receipt, to every party of the agreement.",
     ),
     Operation(
@@ -262,6 +265,41 @@ JOBS = (
         method="POST", path=f"{API}/key-requests/refusals", view=jobs_api.refuse_keys, tag="key requests", body=SignedOnly,
         document=Document(purpose="key-refusal", body=KeyRefusalStatement), answer=views.KeyStateView, errors=(403, 404, 409),
         summary="Refuse keys to a run.", description=SAME_AGAIN,
+    ),
+)  # fmt: skip
+
+JOINT = (
+    Operation(
+        method="GET", path=f"{API}/joint-totals", view=joint_api.list_joint_totals, tag="joint totals", answer=views.JointTotals,
+        summary="Joint totals that wait for the caller, as key holder or contributor.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/joint-totals/<job_id>/files", view=joint_api.add_joint_file, tag="joint totals", status=201,
+        parts={"job_id": JOB}, answer=views.Uploaded, errors=(403,),
+        body=Media(type="application/octet-stream", description="A public key, ciphertexts or a sealed release, as bare bytes."),
+        summary="Upload the caller's part of a running joint total.",
+        description="A public key or ciphertexts have exactly the size that follows from the job; anything else is refused.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/joint-totals/<job_id>/files/<digest:name>", view=joint_api.joint_file, tag="joint totals",
+        parts={"job_id": JOB, "name": DIGEST},
+        answer=Media(type="application/octet-stream", description="A public key or, for the key holder, the sum's ciphertexts."),
+        summary="A file of a running joint total that the caller needs.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/joint-totals/manifests", view=joint_api.accept_joint_manifest, tag="joint totals", body=SignedOnly,
+        document=Document(purpose="joint-manifest", body=JointManifest), answer=views.JointTaken, errors=(403, 404, 409),
+        summary="State, as key holder, the fresh key of an attempt.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="POST", path=f"{API}/joint-totals/contributions", view=joint_api.accept_joint_contribution, tag="joint totals",
+        body=SignedOnly, document=Document(purpose="joint-contribution", body=JointContribution), answer=views.JointTaken,
+        errors=(403, 404, 409), summary="Contribute ciphertexts to an attempt, once.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="POST", path=f"{API}/joint-totals/statements", view=joint_api.accept_joint_statement, tag="joint totals", body=SignedOnly,
+        document=Document(purpose="joint-statement", body=JointStatement), answer=views.JointTaken, errors=(403, 404, 409),
+        summary="State, as key holder, how the one opening of a total ended.", description=SAME_AGAIN,
     ),
 )  # fmt: skip
 
@@ -312,4 +350,4 @@ LOG = (
     ),
 )  # fmt: skip
 
-OPERATIONS: tuple[Operation, ...] = (*SERVICE, *EXCHANGE, *JOBS, *NOTICES, *LOG)
+OPERATIONS: tuple[Operation, ...] = (*SERVICE, *EXCHANGE, *JOBS, *JOINT, *NOTICES, *LOG)

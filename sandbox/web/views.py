@@ -10,16 +10,20 @@ from policies.accuracy import Expected
 from policies.declaration import Declaration
 from policies.documents import AgreementSignature, KeyDestruction, VersionManifest
 from policies.entries import Opening
+from policies.explain import Explanation
 from policies.finding import Decision
-from policies.grant import AnyGrant, AnyPlan, Grant
+from policies.grant import AnyGrant, AnyPlan, CurrentGrant
+from policies.joint_documents import JointContribution, JointManifest
 from policies.lineage import LogLink
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.statement import SignedEvidence
 from policies.tightening import SignedTightening
+from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
+from sandbox.jobs.joint_states import JointTask
 from sandbox.jobs.notices import NoticeKind, NoticeState
 from sandbox.jobs.states import JobState, KeyState, Positions
 from sandbox.jobs.submit import Remaining
@@ -215,6 +219,7 @@ class Checked:
         outputs: the noise that the aggregates would have; empty where no schedule answers the query.
         loss: what a submission would be charged: nothing for a question that was answered before.
         remaining: of the strictest bound of every ledger that the query charges, before it.
+        explanation: the failing findings, the smallest changes that pass together, and what remains with who can act.
         needed: the smallest loss with which all outputs keep to the half-widths asked for; null if none does or none was asked for.
     """
 
@@ -228,7 +233,8 @@ class Checked:
     plan: Plan
     facts: Facts
     decision: Decision
-    grant: Grant | None
+    grant: CurrentGrant | None
+    explanation: Explanation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,8 +302,42 @@ class KeyStateView:
 class SealedRelease:
     """The receipt, and the release sealed to its recipient (hex; empty if withheld)."""
 
-    receipt: Receipt
+    receipt: Receipt | JointReceipt
     sealed: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointTotalView:
+    """What a joint total waits for from the caller, with everything that it checks.
+
+    Attributes:
+        task: the key holder's `key`, a contributor's `contribution`, or the key holder's `opening` of the total.
+        manifest: signed by the key holder; null before there is a key.
+        contributions: where it waits for an opening, what every contributor signed, in the manifest's order.
+        total: where it waits for an opening, the digest of the sum's ciphertexts.
+    """
+
+    task: JointTask
+    attempt: int
+    contributors: tuple[str, ...]
+    manifest: Annotated[Signed, Document(purpose="joint-manifest", body=JointManifest)] | None
+    contributions: tuple[Annotated[Signed, Document(purpose="joint-contribution", body=JointContribution)], ...]
+    total: str | None
+    job: JobView
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointTotals:
+    """Joint totals that wait for the caller, oldest first."""
+
+    joint_totals: tuple[JointTotalView, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointTaken:
+    """That the service has taken what was sent."""
+
+    job: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

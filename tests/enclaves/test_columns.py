@@ -7,6 +7,7 @@ import datetime
 import decimal
 import gc
 import io
+import itertools
 import json
 import os
 from pathlib import Path
@@ -196,6 +197,35 @@ def test_a_flipped_byte_in_the_part_that_no_key_authenticates_is_detected() -> N
         changed = bytearray(file)
         changed[position] ^= 0x01
         assert_unreadable(bytes(changed))
+
+
+def modules(file: bytes) -> list[tuple[int, int]]:
+    """(begin, end) of every encrypted module before the footer: each begins with its own length (Encryption.md 5.1)."""
+    found, at = [], 4
+    while at < footer_start(file):
+        end = at + 4 + int.from_bytes(file[at : at + 4], "little")
+        found.append((at, end))
+        at = end
+    return found
+
+
+def test_pages_moved_within_a_file_or_from_another_of_the_same_keys_are_refused() -> None:
+    """Their AAD names file, column and ordinal: even the same keys make no page fit elsewhere."""
+    first, second = encrypted(), encrypted()
+    places = modules(first)
+    assert places[-1][1] == footer_start(first)
+    assert [end - begin for begin, end in places] == [end - begin for begin, end in modules(second)]
+    for begin, end in places:
+        assert_unreadable(first[:begin] + second[begin:end] + first[end:])
+    for (begin, end), (other, until) in itertools.combinations(places, 2):
+        if end - begin == until - other:
+            assert_unreadable(first[:begin] + first[other:until] + first[end:other] + first[begin:end] + first[until:])
+
+
+def test_a_footer_of_another_file_of_the_same_keys_is_refused() -> None:
+    first, second = encrypted(), encrypted(TABLE.slice(0, 39))
+    assert_unreadable(first[: footer_start(first)] + second[footer_start(second) :])
+    assert_unreadable(second[: footer_start(second)] + first[footer_start(first) :])
 
 
 def test_a_truncated_file_is_refused() -> None:

@@ -10,18 +10,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from enclaves.attesters import NSM, SEV_GUEST, TSM
 from enclaves.confinement import ADDRESS_SPACE_MIB, CPU_SECONDS, OPEN_FILES
 from enclaves.frames import MAX_FRAME, read_frame, write_frame
 from enclaves.kit.appraisal import appraise
+from enclaves.kit.attestation.platform import bound_data
 from enclaves.kit.measure import checkout_root, measurement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import encode
 from policies.errors import Malformed
 from policies.odrl import agreement_document
+from policies.statement import Endorsed
 from sandbox.jobs.isolation import START, default_isolation
 from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
 from tests.support.runs import Bench, bench, gone, replace_grant
@@ -72,8 +76,8 @@ def test_it_measures_this_checkout(waiting: EnclaveProcess) -> None:
 
 
 def test_it_has_no_environment_and_an_empty_folder_of_its_own(waiting: EnclaveProcess) -> None:
-    assert proc(waiting, "environ").read_bytes() in (b"", b"PWD=/\0")
     folder = Path(os.readlink(proc(waiting, "cwd")))
+    assert proc(waiting, "environ").read_bytes() in (b"", f"PWD={folder}\0".encode())  # a shell or bubblewrap names it
     if default_isolation().jail == "none":
         assert list(folder.iterdir()) == []
     else:
@@ -256,3 +260,31 @@ def test_frames_round_trip_through_a_real_pipe() -> None:
         for data in (b"", b"x" * 70, canonical(encode({"a": [1, "ä"]}))):
             write_frame(outgoing, data)
             assert read_frame(incoming) == data
+
+
+def test_a_tees_evidence_is_fetched_by_the_launcher_for_the_enclaves_own_claims(laid: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its layers an enclave reaches no device; what is signed is the digest of the very claims that it then shows."""
+    asked: list[tuple[str, bytes]] = []
+
+    class Device:
+        def __init__(self, kind: str) -> None:
+            self.kind = kind
+
+        def endorse(self, bound: bytes) -> Endorsed:
+            asked.append((self.kind, bound))
+            return Endorsed(document="ab" * 100)
+
+    monkeypatch.setattr("sandbox.jobs.launch.find_attester", Device)
+    grant = replace(laid.grant, enclave_kind="amd-sev-snp")
+    with EnclaveProcess() as enclave:
+        evidence = enclave.start(grant, agreement_document(laid.agreement), list(laid.nonces), PATIENCE_S)
+    assert asked == [("amd-sev-snp", bound_data(canonical(encode(evidence.evidence))))]
+    assert evidence.platform == Endorsed(document="ab" * 100)
+
+
+def test_a_machine_that_is_no_tee_gives_no_evidence_of_one(laid: Bench) -> None:
+    if any(path.exists() for path in (SEV_GUEST, NSM, TSM)):
+        pytest.skip("this machine is a TEE")
+    grant = replace(laid.grant, enclave_kind="aws-nitro")
+    with EnclaveProcess() as enclave, pytest.raises(EnclaveDied):
+        enclave.start(grant, agreement_document(laid.agreement), list(laid.nonces), PATIENCE_S)

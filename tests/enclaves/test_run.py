@@ -271,7 +271,7 @@ def test_what_fails_inside_is_told_by_a_closed_word_only(honest: Bench, monkeypa
         def fail(*_: Any, raised: Exception = raised, **__: Any) -> None:
             raise raised
 
-        monkeypatch.setattr(enclaves.run, "aggregate", fail)
+        monkeypatch.setattr(enclaves.run, "aggregate_files", fail)
         statement, sealed = ended(honest)
         assert (statement.statement.withheld, sealed) == (word, None)
         assert "secret" not in repr(statement)
@@ -288,7 +288,8 @@ def test_a_database_out_of_memory_is_a_resource_limit() -> None:
             "medical_spend": pa.array([1.0] * rows, pa.float64()),
         }
     )
-    laid = bench({"insurer.plans": table, "clinic.care": care(1)}, sql=COUNT_SQL)
+    sql = "SELECT AVG(s.n) AS years FROM (SELECT person_id, COUNT(*) AS n FROM insurer.plans GROUP BY person_id) AS s"
+    laid = bench({"insurer.plans": table, "clinic.care": care(1)}, sql=sql)
     assert code(laid, memory_mib=8) == "resource-limit"
 
 

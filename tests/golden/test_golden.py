@@ -13,8 +13,11 @@ import pytest
 from sqlalchemy import text
 
 from app import compose
+from policies.canonical import parse_json
 from policies.codec import decode, encode
+from policies.odrl import parse_agreement
 from sandbox.audit.checkpoint import LogKey
+from sandbox.audit.export import Export
 from sandbox.audit.receipt import Receipt, verify_receipt
 from sandbox.audit.replay import replay
 from sandbox.config import Config
@@ -29,6 +32,7 @@ from tests.golden.make_foundation import credential
 from tests.support.story import export
 
 FOUNDATION = Path(__file__).parent / "foundation"
+LAW2 = Path(__file__).parent / "law2"
 STATES = {"released": 2, "denied": 1, "withheld": 1, "failed": 1}
 
 
@@ -142,3 +146,24 @@ def test_the_first_law_is_replayed_as_such_and_not_parsed_again() -> None:
     verdict = replay(lambda path: (FOUNDATION / "export" / path).read_bytes(), key)
     assert verdict.not_reparsed == sum(STATES.values())
     assert {total.measure for total in verdict.totals.values()} == {"pure"}
+
+
+def test_the_first_log_of_the_second_law_replays_to_the_same_sums() -> None:
+    key = LogKey.parse((LAW2 / "export" / "log.vkey").read_text().strip())
+    verdict = replay(lambda path: (LAW2 / "export" / path).read_bytes(), key)
+    assert verdict.ok, verdict.mismatches
+    assert (verdict.entries, verdict.unopened) == (69, 0)
+    assert {ledger: total.text for ledger, total in verdict.totals.items()} == {
+        "clinic/rand-hie": "epsilon 0.375", "insurer/rand-hie": "rho 0.26"
+    }  # fmt: skip
+
+
+def test_receipts_of_the_second_law_verify() -> None:
+    export = Export(read=lambda path: (LAW2 / "export" / path).read_bytes())
+    proposed = next(opening for _, data, opening in export.entries(69) if b'"kind":"proposed"' in data)
+    assert proposed is not None
+    agreement = parse_agreement(proposed.body["signed"]["body"])
+    receipts = [decode(Receipt, parse_json(path.read_bytes())) for path in sorted((LAW2 / "receipts").iterdir())]
+    assert len(receipts) == 6
+    for receipt in receipts:
+        assert verify_receipt(receipt, agreement).checkpoint.size <= 69

@@ -6,10 +6,32 @@ import json
 import subprocess
 import sys
 
+from policies.isolation import LAYERS
+
 NAMES = {
     "prepared_ratio", "on_the_fly_ratio", "join_ratio", "end_to_end_ratio", "cells_per_s_core", "opendp_cells_per_s_core",
     "vs_smartnoise", "vs_tumult", "vs_opendp_polars",
 }  # fmt: skip
+
+
+def test_the_benchmark_of_isolation_answers_and_no_attempt_succeeds() -> None:
+    command = [sys.executable, "-m", "benchmarks.isolation", "--quick", "--repeats", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) >= {"overhead_ms", "attested_ms", "attempts", "succeeded"}
+    assert found["control"] > 0
+    assert found["attempts"] >= 40
+    if len(found["layers"]) == len(LAYERS):
+        assert found["succeeded"] == 0
+
+
+def test_the_benchmark_of_encrypted_columns_answers_and_names_its_figures() -> None:
+    command = [sys.executable, "-m", "benchmarks.columns", "--quick", "--rows", "20000", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["read_ratio"] > 0
+    assert found["publish_mb_per_s_core"] > 0
+    assert found["file_ratio"] > 1
 
 
 def test_the_benchmark_of_private_sql_answers_and_names_its_figures() -> None:
@@ -38,3 +60,28 @@ def test_the_benchmarks_of_training_answer_and_name_their_figures() -> None:
             assert found["r2"] > 0.5
         else:
             assert found["peak_mib"] > 0
+
+
+SUM_NAMES = {"encrypt_us_per_value", "ratio_to_tenseal", "ratio_to_phe", "ratio_to_heu", "bytes_per_value", "host_ns_per_value", "linear"}
+
+
+def test_the_benchmark_of_encrypted_sums_answers_and_names_its_figures() -> None:
+    command = [sys.executable, "-m", "benchmarks.he_sum", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) >= SUM_NAMES
+    assert all(found[name] > 0 for name in SUM_NAMES if found[name] is not None)
+    assert found["narrow"]["bytes_per_value"] < 0.6 * found["bytes_per_value"]
+
+
+def test_the_benchmarks_of_replay_and_log_answer_and_name_their_figures() -> None:
+    wanted = {
+        ("replay", "--entries", "400", "--repeats", "1"): {"entries_per_s_core", "scaling_2_cores", "peak_mib"},
+        ("log", "--quick"): {"appends_per_s", "verifies_per_s"},
+    }
+    for (name, *options), names in wanted.items():
+        command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert names <= found.keys()
+        assert all(found[figure] > 0 for figure in names)

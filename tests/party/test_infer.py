@@ -21,7 +21,8 @@ from policies.errors import Conflict, Malformed
 from policies.names import require_name
 from sandbox.cli import cli
 from sandbox.party.drafting import Answers, draft_offer, form_of, name_columns, render_form
-from sandbox.party.forms import declaration_of, offer_of, sources_of
+from sandbox.party.forms import declaration_of, sources_of
+from sandbox.party.term_forms import offer_of
 from tests.support import terms
 
 CSV = "Person ID,Year,Site,Amount,Postcode\n7,1,north,1.50,01234\n7,2,south,,00001\n9,1,north,2.25,99999\n"

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from enclaves.kit.columns import FOOTER, decrypt_columns
+from enclaves.kit.prepared import prepared
 from enclaves.kit.sources import dropped_and_clamped, read_table
 from policies.canonical import canonical, digest_bytes
 from policies.errors import Malformed, NotFound, Tampered, Unavailable
@@ -53,7 +54,8 @@ def test_what_was_published_can_be_opened_with_the_keys_at_home_and_with_no_othe
     keys = column_keys(home, PLANS.dataset, 1, version["file_digest"], ("coinsurance", "medical_spend"))
     data = stored(town, version["file_digest"])
     opened = decrypt_columns(data, dataset=PLANS.dataset, version=1, keys=keys, columns=["coinsurance", "medical_spend"])
-    assert opened.equals(table.select(["coinsurance", "medical_spend"]))
+    assert opened.equals(prepared(table, PLANS).select(["coinsurance", "medical_spend"]))
+    assert sorted(map(float, opened.column("medical_spend").to_pylist())) == sorted(table.column("medical_spend").to_pylist())
     assert set(keys) == {FOOTER, "coinsurance", "medical_spend"}
     with pytest.raises(Tampered):
         decrypt_columns(data, dataset=PLANS.dataset, version=1, keys=keys, columns=["person_id"])

@@ -11,7 +11,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.canonical import MAX_DEPTH, MAX_INTEGER, canonical, digest, digest_bytes, parse_json
+from policies.canonical import MAX_DEPTH, MAX_INTEGER, canonical, digest, digest_bytes, parse_canonical, parse_json
 from policies.errors import Malformed
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -146,3 +146,36 @@ def test_any_bytes_parse_to_a_canonical_value_or_are_malformed(data: bytes) -> N
     except Malformed:
         return
     assert parse_json(canonical(value)) == value
+
+
+@given(VALUES)
+def test_only_the_one_spelling_is_read_as_canonical(value: Any) -> None:
+    data = canonical(value)
+    assert parse_canonical(data) == value
+    for other in (json.dumps(value).encode(), b" " + data, data + b"\n"):
+        if other != data:
+            with pytest.raises(Malformed):
+                parse_canonical(other)
+
+
+@pytest.mark.parametrize("data", [b'{"a":1,"a":1}', b"1.0", b"1e0", b"NaN", b"-0", b'"\\u0041"', b"9007199254740992", b'"\xff"', b"[" * 40])
+def test_what_would_be_written_otherwise_is_not_canonical(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse_canonical(data)
+
+
+@pytest.mark.parametrize("inner", [b"[]", b"{}", b"0", b'"]"', b'"["', b'{"a":0}'])
+def test_nesting_has_one_bound_whatever_is_innermost(inner: bytes) -> None:
+    for levels in range(MAX_DEPTH - 2, MAX_DEPTH + 3):
+        data = b"[" * levels + inner + b"]" * levels
+        value = json.loads(data)
+        try:
+            expected = canonical(value)
+        except Malformed:
+            with pytest.raises(Malformed):
+                parse_json(data)
+            with pytest.raises(Malformed):
+                parse_canonical(data)
+        else:
+            assert expected == data
+            assert parse_json(data) == parse_canonical(data) == value

@@ -110,6 +110,7 @@ def test_grant_digest_covers_every_field() -> None:
         {"minimum_group": 24},
         {"recipient": replace(grant.recipient, sealing_key=key_of("x"))},
         {"measurement": digest_of("x")},
+        {"isolation": ("network",)},
     ]
     digests = {grant_digest(replace(grant, **change)) for change in changes}
     assert len(digests | {grant_digest(grant)}) == len(changes) + 1

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.errors import Malformed
-from policies.shares import MAX_ORGANISATIONS, Moments, leave_one_out, moment_utility, shapley, split
+from policies.shares import MAX_ORGANISATIONS, Moments, leave_one_out, moment_worth, shapley, split
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g", "h")
 
@@ -106,7 +106,7 @@ def sample(people: int = 300) -> list[list[int]]:
 
 def test_the_utility_is_the_r2_of_least_squares() -> None:
     rows = sample()
-    both = moment_utility(moments_of(rows, ("a", "b")))(frozenset("ab"))
+    both = moment_worth(moments_of(rows, ("a", "b")))(frozenset("ab"))
     slopes = (3, 1)
     mean = sum(row[2] for row in rows) / len(rows)
     spread = sum((row[2] - mean) ** 2 for row in rows)
@@ -118,22 +118,22 @@ def test_the_utility_is_the_r2_of_least_squares() -> None:
 def test_duplicates_are_not_paid_twice() -> None:
     """Two organisations with the same column share what one of them would have got; the others keep theirs."""
     rows = sample()
-    alone = shapley(("a", "b"), moment_utility(moments_of(rows, ("a", "b"), ridge=1)))
-    doubled = shapley(("a", "b", "c"), moment_utility(moments_of([[x, y, x, z] for x, y, z in rows], ("a", "b", "c"), ridge=1)))
+    alone = shapley(("a", "b"), moment_worth(moments_of(rows, ("a", "b"), ridge=1)))
+    doubled = shapley(("a", "b", "c"), moment_worth(moments_of([[x, y, x, z] for x, y, z in rows], ("a", "b", "c"), ridge=1)))
     assert doubled["a"] == doubled["c"]
     assert float(doubled["a"] + doubled["c"]) == pytest.approx(float(alone["a"]), abs=0.01)
     assert float(doubled["b"]) == pytest.approx(float(alone["b"]), abs=0.01)
-    left = leave_one_out(("a", "b", "c"), moment_utility(moments_of([[x, y, x, z] for x, y, z in rows], ("a", "b", "c"), ridge=1)))
+    left = leave_one_out(("a", "b", "c"), moment_worth(moments_of([[x, y, x, z] for x, y, z in rows], ("a", "b", "c"), ridge=1)))
     assert float(left["a"]) == pytest.approx(0, abs=0.001)
 
 
 def test_noise_alone_is_worth_little_and_an_empty_matrix_nothing() -> None:
     draw = random.Random(9)
     rows = [[x, draw.randint(-50, 50), y] for x, _, y in sample()]
-    found = shapley(("a", "b"), moment_utility(moments_of(rows, ("a", "b"), ridge=4000, noise=lambda: draw.randint(-20, 20))))
+    found = shapley(("a", "b"), moment_worth(moments_of(rows, ("a", "b"), ridge=4000, noise=lambda: draw.randint(-20, 20))))
     assert found["a"] > 20 * abs(found["b"])
     nothing = Moments(matrix=((Fraction(0),) * 3,) * 3, ridge=Fraction(0), owners=("a",))
-    assert shapley(("a",), moment_utility(nothing)) == {"a": 0}
+    assert shapley(("a",), moment_worth(nothing)) == {"a": 0}
 
 
 def test_moments_that_are_no_moments_are_refused() -> None:

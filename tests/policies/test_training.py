@@ -204,6 +204,14 @@ def test_shapes_that_fit_no_learner_are_refused(wrong: dict[str, Any]) -> None:
         replace(TRAINING, **wrong)
 
 
+def test_a_pool_of_datasets_cannot_be_trained_on() -> None:
+    declarations = terms.agreement().by_dataset
+    pooled = {**declarations, "pool.plans": replace(declarations["insurer.plans"], dataset="pool.plans")}
+    training = replace(TRAINING, features=(FEMALE,), label=replace(ADMITTED, column="plan"))
+    with pytest.raises(Malformed, match="pool"):
+        parse_plan("SELECT female, coinsurance AS plan FROM pool.plans", pooled, training)
+
+
 def test_more_rows_per_person_cost_more_noise() -> None:
     """The bound of one person grows with the rows that it may have, so that a person is protected and not a row."""
     declarations = terms.agreement().by_dataset

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from enclaves.kit.lineage import sign_log_rotation
 from enclaves.kit.rotation import sign_rotation
 from enclaves.kit.signatures import SigningKey
+from policies.acts import DutyDone, JobApproval, SignedApproval, SignedDuty
 from policies.agreement import LogIdentity
 from policies.canonical import digest
 from policies.codec import encode
@@ -20,11 +22,14 @@ from policies.entries import LedgerCharge, parse_header
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch
 from policies.privacy import Loss
+from policies.tightening import SignedTightening, Tightening
 from sandbox.audit.merkle import leaf_hash, root_from_nodes, verify_inclusion
 from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
+from sandbox.jobs.joint_states import JointAttempt, StoredJointRelease
 from sandbox.jobs.states import Positions
 from sandbox.store.database import Store, Transaction
+from sandbox.store.schema import jobs
 from tests.support.service import DATABASES, fresh_database
 from tests.support.story import Story, tell
 
@@ -529,3 +534,58 @@ def test_webhooks_and_notices(tx: Transaction) -> None:
     tx.set_webhook("insurer", None, 1)
     assert tx.webhook("insurer") is None
     assert tx.notice(second.id) is None
+
+
+def test_attempts_at_joint_totals(tx: Transaction, story: Story) -> None:
+    job = tx.jobs("insurer", ALL).items[0]
+    tx.connection.execute(update(jobs).where(jobs.c.id == job.id).values(state="running"))
+    first = JointAttempt(job=job.id, attempt=1, contributors=("clinic", "insurer"))
+    assert tx.joint_attempt(job.id) is None
+    tx.set_joint_attempt(first)
+    assert [(attempt, held.id) for attempt, held in tx.running_joint()] == [(first, job.id)]
+    tx.add_joint_contribution(job.id, 1, "clinic", job.signed)
+    with pytest.raises(Exception, match=r"(?i)unique"), tx.connection.begin_nested():
+        tx.add_joint_contribution(job.id, 1, "clinic", job.signed)
+    assert tx.joint_contributions(job.id, 1) == {"clinic": job.signed}
+    assert tx.joint_contributions(job.id, 2) == {}
+    second = replace(first, attempt=2, contributors=("clinic", "third"), manifest=job.signed)
+    tx.set_joint_attempt(second)
+    tx.set_joint_total(job.id, "sha256:" + "ab" * 32)
+    assert tx.joint_attempt(job.id) == replace(second, total="sha256:" + "ab" * 32)
+    release = StoredJointRelease(job=job.id, statement=job.signed, sealed=b"sealed")
+    assert tx.joint_release(job.id) is None
+    tx.add_joint_release(release)
+    assert tx.joint_release(job.id) == release
+
+
+def test_acts_under_an_agreement_and_what_counts_of_its_jobs(tx: Transaction, story: Story) -> None:
+    job = story.jobs["released"]
+    name = job.request.agreement
+    first = SignedTightening(tightening=Tightening(agreement=name, dataset="insurer.plans", sequence=1, uses=5), signature="00" * 64)
+    assert tx.tightenings(name) == ()
+    tx.add_tightening(first)
+    second = replace(first, tightening=replace(first.tightening, sequence=2, revoked=True))
+    tx.add_tightening(second)
+    assert tx.tightenings(name) == (first, second)
+    approval = SignedApproval(approval=JobApproval(agreement=name, job=job.id, request=job.request_digest), by="clinic", signature="00")
+    tx.add_approval(approval)
+    assert tx.approvals(name, job.id) == (approval,)
+    assert tx.approvals(name, "job-other") == ()
+    duty = SignedDuty(done=DutyDone(agreement=name, duty="deletion", about=job.id, number=1), by="institute", signature="00")
+    tx.add_duty(duty)
+    assert tx.duties_done(name) == (duty,)
+    assert sorted(map(len, (providers for _, providers in tx.uses(name)))) == [1, 2, 2, 2]
+    assert {item.id for item in tx.released_to(name, "institute")} == {job.id, story.jobs["counted"].id}
+    assert tx.awaiting_since(story.host.now()) == []
+    tx.delete_release(job.id)
+    stored = tx.release(job.id)
+    assert stored is not None
+    assert stored.sealed == b""
+    waiting = replace(job, id="job-" + "0" * 20, state="awaiting_approval", grant=None, question="")
+    waiting = replace(waiting, request=replace(job.request, request_id="request-waits"))
+    tx.add_job(waiting)
+    assert tx.awaiting_since(waiting.created_at + 1) == [waiting.id]
+    tx.decide_job(replace(waiting, state="denied", positions=Positions(decided=7)))
+    decided = tx.job(waiting.id)
+    assert decided is not None
+    assert (decided.state, decided.positions.decided) == ("denied", 7)

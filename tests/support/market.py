@@ -14,6 +14,7 @@ import pyarrow as pa
 from policies.agreement import Agreement, ColumnTerm, Offer, Terms
 from policies.codec import decode
 from policies.declaration import Column, Declaration
+from policies.isolation import Layer
 from policies.privacy import Measure, parse_epsilon, parse_loss
 from policies.request import JobRequest
 from sandbox.party.agreeing import compose
@@ -171,6 +172,7 @@ def offer_on(
     total: str,
     per_job: str,
     uid: str = "research",
+    isolation: tuple[Layer, ...] = (),
     measure: Measure = "pure",
 ) -> Offer:
     """Terms that allow aggregates of everything but the remark, and in rho to train on it."""
@@ -201,6 +203,7 @@ def offer_on(
             recipients=(consumer,),
             enclave_kinds=("simulated",),
             measurements=(measurement,),
+            isolation=isolation,
         ),
     )
 

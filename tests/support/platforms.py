@@ -61,14 +61,14 @@ def samples() -> list[Sample]:
     ]
 
 
-NOT_BEFORE, NOT_AFTER = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
+NOT_BEFORE, NOT_AFTER = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 AT = seconds("2026-06-01")
 
 
 def issue(
     name: str, key: ec.EllipticCurvePrivateKey, issuer: tuple[str, ec.EllipticCurvePrivateKey] | None, *, ca: bool, extensions: Any = ()
 ) -> x509.Certificate:
-    """A certificate for `name`, by `issuer` or by itself, valid in 2026."""
+    """A certificate for `name`, by `issuer` or by itself, valid from 2026 on."""
     by, signer = issuer or (name, key)
     builder = (
         x509.CertificateBuilder()

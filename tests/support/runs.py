@@ -35,6 +35,7 @@ from policies.canonical import canonical, digest_bytes
 from policies.declaration import Declaration
 from policies.grant import Grant, grant_digest
 from policies.granted import Read, Recipient
+from policies.isolation import Layer
 from policies.odrl import agreement_digest
 from policies.plan import parse_plan
 from policies.privacy import Loss, Measure, parse_epsilon
@@ -355,8 +356,17 @@ JOIN_SQL = (
 COUNT_SQL = "SELECT COUNT(*) AS person_years FROM insurer.plans"
 
 
-def found_town(folder: Path, *, persons: int = 30, total: str = "3", per_job: str = "1", measure: Measure = "pure", **config: Any) -> Town:
-    """Admit everybody, publish both tables and sign the agreement."""
+def found_town(
+    folder: Path,
+    *,
+    persons: int = 30,
+    total: str = "3",
+    per_job: str = "1",
+    isolation: tuple[Layer, ...] = (),
+    measure: Measure = "pure",
+    **config: Any,
+) -> Town:
+    """Admit everybody, publish both tables and sign the agreement. `isolation` is what both providers require."""
     town = open_town(folder, homes=(), **config)
     for name in market.ROLES:
         client = town.client(Home.create(folder / "homes" / name, name, f"The {name}", "http://host.test"))
@@ -367,7 +377,9 @@ def found_town(folder: Path, *, persons: int = 30, total: str = "3", per_job: st
     offers = []
     for name, declaration in declarations.items():
         publish(town.clients[name], declaration, tables[name])
-        offer = market.offer_on(declaration, "institute", measurement(checkout_root()), total=total, per_job=per_job, measure=measure)
+        offer = market.offer_on(
+            declaration, "institute", measurement(checkout_root()), total=total, per_job=per_job, isolation=isolation, measure=measure
+        )
         offers.append(town.clients[name].offer(offer)["digest"])
     composed = compose(town.clients["institute"], "study", "Coinsurance and use of care", offers, ["auditor"])
     town.agreement = town.clients["institute"].propose(composed)["digest"]

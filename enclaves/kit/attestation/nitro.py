@@ -33,12 +33,13 @@ _SIGNATURE_BYTES = 96
 _PCR_BYTES = 48
 
 
-def verify_nitro(document: bytes, at: datetime, roots: Collection[str] = AWS_ROOTS) -> AttestationResult:
+def verify_nitro(document: bytes, at: datetime, roots: Collection[str] | None = None) -> AttestationResult:
     """Return what a genuine attestation document says; its `user_data` is what the enclave bound.
 
     Args:
         document: COSE_Sign1, tagged or not.
         at: aware time at which the certificates, which live about three hours, have to be valid.
+        roots: accepted roots, SHA-256 of DER in hex; by default `AWS_ROOTS`.
 
     Raises:
         EvidenceRejected: code `format`, `signature`, or one of `verify_chain`.
@@ -49,7 +50,7 @@ def verify_nitro(document: bytes, at: datetime, roots: Collection[str] = AWS_ROO
     if any(len(found) != 1 for found in chain):
         raise EvidenceRejected("a certificate of the document is in another form than DER", code="chain-format")
     path = [found[0] for found in chain]
-    verify_chain(path, roots, at)
+    verify_chain(path, AWS_ROOTS if roots is None else roots, at)
     key = path[0].public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise EvidenceRejected("the signer's key is not on P-384", code="signature")

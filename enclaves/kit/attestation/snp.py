@@ -48,21 +48,21 @@ _CLASSIC = {"bootloader": 0, "tee": 1, "snp": 6, "microcode": 7}
 _TURIN = {"fmc": 0, "bootloader": 1, "tee": 2, "snp": 3, "microcode": 7}
 
 
-def verify_snp(report: bytes, chain: Sequence[bytes], at: datetime, roots: Collection[str] = AMD_ROOTS) -> AttestationResult:
+def verify_snp(report: bytes, chain: Sequence[bytes], at: datetime, roots: Collection[str] | None = None) -> AttestationResult:
     """Return what a genuine report says.
 
     Args:
         report: 1184 bytes as the firmware gives them.
         chain: PEM or DER: the signer's certificate, the intermediate and the root, in any order.
         at: aware time at which the certificates have to be valid.
-        roots: accepted roots, SHA-256 of DER in hex.
+        roots: accepted roots, SHA-256 of DER in hex; by default `AMD_ROOTS`.
 
     Raises:
         EvidenceRejected: code `format`, `version`, `signature`, `platform` (the signer's certificate is of another chip or firmware), or
             one of `verify_chain`.
     """
     _require_form(report)
-    signer = _verified_signer(report, chain, at, roots)
+    signer = _verified_signer(report, chain, at, AMD_ROOTS if roots is None else roots)
     tcb = _require_platform(report, signer)
     registers = {"measurement": report[0x90:0xC0].hex()}
     policy = int.from_bytes(report[0x08:0x10], "little")

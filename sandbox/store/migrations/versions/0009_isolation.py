@@ -17,6 +17,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Forget them; agreements that require layers are unknown to older code anyway."""
-    op.execute("UPDATE settings SET value = '5' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '7' WHERE name = 'schema'")
     with op.batch_alter_table("workers") as table:
         table.drop_column("isolation")

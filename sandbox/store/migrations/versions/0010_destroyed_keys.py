@@ -22,5 +22,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Forget them; jobs on these files are accepted again and end without keys."""
-    op.execute("UPDATE settings SET value = '5' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '9' WHERE name = 'schema'")
     op.drop_table("destroyed_keys")

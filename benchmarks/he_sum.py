@@ -1,0 +1,135 @@
+"""Sums of encrypted integers beside TenSEAL's own vectors and, where they are installed, python-paillier and HEU's Okamoto-Uchiyama.
+
+Everything runs in one process after another on the same machine, rounds interleaved, the smallest of all rounds counts: a shared machine
+only ever adds time. Times of one core are processor times of one process; `seconds` are of the wall, with all cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from enclaves.kit import he
+from policies.joint import PARAMETERS
+
+
+def core_seconds(act: Callable[[], Any], rounds: int) -> float:
+    """Smallest processor time of one call."""
+    found = []
+    for _ in range(rounds):
+        began = time.process_time()
+        act()
+        found.append(time.process_time() - began)
+    return min(found)
+
+
+def tenseal_encrypt(values: list[int], name: str) -> Callable[[], object]:
+    """TenSEAL's own vector of the same parameters, encrypted and serialised in vectors of the degree."""
+    import tenseal
+
+    parameters = PARAMETERS[name]
+    bits = [prime.bit_length() for prime in PARAMETERS["bfv-8192-59"].primes]
+    context = tenseal.context(
+        tenseal.SCHEME_TYPE.BFV, PARAMETERS["bfv-8192-59"].degree, parameters.plain_modulus, coeff_mod_bit_sizes=bits, n_threads=1
+    )
+    width = PARAMETERS["bfv-8192-59"].degree
+    return lambda: [tenseal.bfv_vector(context, values[i : i + width]).serialize() for i in range(0, len(values), width)]
+
+
+def paillier_rate(values: list[int]) -> float | None:
+    """Core seconds for one value of python-paillier with a 2048-bit key; None where it is not installed."""
+    try:
+        from phe import generate_paillier_keypair
+    except ImportError:
+        return None
+    public, _ = generate_paillier_keypair(n_length=2048)
+    return core_seconds(lambda: [public.encrypt(value) for value in values[:5]], 1) / 5
+
+
+def heu_rate(values: list[int]) -> float | None:
+    """Core seconds for one value of HEU's Okamoto-Uchiyama with a 2048-bit key; None where it is not installed."""
+    try:
+        from heu import numpy as heu_numpy
+        from heu import phe as heu
+    except ImportError:
+        return None
+    kit = heu_numpy.setup(heu.SchemaType.OU, 2048)
+    array = kit.array(np.array(values[:200]), heu.BigintEncoderParams())
+    return core_seconds(lambda: kit.encryptor().encrypt(array), 2) / 200
+
+
+def whole(name: str, values: np.ndarray[Any, Any], contributors: int, processes: int) -> tuple[float, float]:
+    """Wall seconds to encrypt for and to add up all contributors. Checks the total."""
+    parameters = PARAMETERS[name]
+    key, bound = he.generate_key(name), parameters.largest // contributors
+    began = time.perf_counter()
+    files = [
+        he.write_ciphertexts(he.encrypt(name, key.public, he.pack(name, values, bound), processes=processes)) for _ in range(contributors)
+    ]
+    encrypted = time.perf_counter()
+    total = he.read_ciphertexts(name, files[0], parameters.ciphertexts(len(values))).copy()
+    for data in files[1:]:
+        he.add_into(name, total, he.read_ciphertexts(name, data, len(total)))
+    added = time.perf_counter()
+    opened = he.unpack(name, he.decrypt(name, key.secret, total), len(values), np.full(len(values), parameters.largest))
+    assert (opened == values * contributors).all(), "the total is exact"
+    return encrypted - began, added - encrypted
+
+
+def measure(name: str, count: int, contributors: int, rounds: int) -> dict[str, Any]:
+    """All figures for one set of parameters."""
+    parameters = PARAMETERS[name]
+    bound = parameters.largest // contributors
+    values = np.random.default_rng(1).integers(-bound, bound, count)
+    key = he.generate_key(name)
+    he.encrypt(name, key.public, he.pack(name, values[: parameters.slots], bound))
+    sample = values[: min(count, 16 * parameters.slots)]
+    peer = tenseal_encrypt(sample.tolist(), name)
+    own_s, peer_s = [], []
+    for _ in range(rounds):
+        own_s.append(core_seconds(lambda: he.write_ciphertexts(he.encrypt(name, key.public, he.pack(name, sample, bound))), 1))
+        peer_s.append(core_seconds(peer, 1))
+    own = min(own_s) / len(sample)
+    data = he.write_ciphertexts(he.encrypt(name, key.public, he.pack(name, sample, bound)))
+    chunks = parameters.ciphertexts(len(sample))
+    total = he.read_ciphertexts(name, data, chunks).copy()
+    host = core_seconds(lambda: he.add_into(name, total, he.read_ciphertexts(name, data, chunks)), max(3, rounds))
+    paillier, heu = paillier_rate(sample.tolist()), heu_rate(sample.tolist())
+    return {
+        "encrypt_us_per_value": round(own * 1e6, 4),
+        "ratio_to_tenseal": round(min(peer_s) / len(sample) / own, 2),
+        "ratio_to_phe": None if paillier is None else round(paillier / own),
+        "ratio_to_heu": None if heu is None else round(heu / own),
+        "bytes_per_value": round(len(data) / len(sample), 2),
+        "host_ns_per_value": round(host / len(sample) * 1e9, 1),
+    }
+
+
+def main() -> None:
+    """Print one line per part and one JSON object at the end."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--values", type=int, default=1_000_000)
+    parser.add_argument("--contributors", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    asked = parser.parse_args()
+    count, contributors, rounds = (30_000, 3, 1) if asked.quick else (asked.values, asked.contributors, asked.rounds)
+    wide, narrow = (measure(name, count, contributors, rounds) for name in ("bfv-8192-59", "bfv-4096-40"))
+    print("59-bit totals", wide)
+    print("40-bit totals", narrow)
+    values = np.random.default_rng(2).integers(-(2**40), 2**40, count)
+    processes = os.cpu_count() or 1
+    seconds = [whole("bfv-8192-59", part, contributors, processes) for part in (values[: count // 4], values)]
+    print(f"{count} values x {contributors} contributors on {processes} cores: encrypt {seconds[1][0]:.1f} s, add {seconds[1][1]:.2f} s")
+    linear = sum(seconds[1]) / sum(seconds[0])
+    print(json.dumps({**wide, "linear": round(linear, 2), "narrow": narrow, "values": count, "contributors": contributors}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The form in which homes publish tables, so that an enclave bounds contributions quickly: units in order, decimals in fixed point.
+
+It says nothing that has to be believed. An enclave sees the order in the rows themselves and computes the same from any other form.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from enclaves.kit.arrays import Array, whole_numbers
+from policies.declaration import Column, Declaration
+
+DIGITS = 18
+"""Of a decimal that fits a 64-bit word."""
+
+
+def prepared(table: pa.Table, declaration: Declaration) -> pa.Table:
+    """Return the rows of `table` in ascending order of unit and group keys, and bounded doubles as the decimals that an enclave reads.
+
+    Values beyond the declared bounds become the bound, and NaN in a column that is not nullable its lower bound, as they would inside.
+    """
+    for index, name in enumerate(table.column_names):
+        column = declaration.column(name)
+        if column.type == "decimal" and pa.types.is_float64(table.column(name).type):
+            read = whole_numbers(table, declaration, name, clamp=True)
+            if read is not None:
+                table = table.set_column(index, name, _decimals(read[0], read[1], column))
+    if declaration.public:
+        return table
+    keys = [column.name for column in declaration.columns if column.domain is not None and column.name != declaration.unit]
+    return table.sort_by([(name, "ascending") for name in (declaration.unit, *keys)]).combine_chunks()
+
+
+def _decimals(values: Array, missing: Array | None, column: Column) -> pa.Array:
+    words = np.stack([values, values >> 63], axis=1)
+    nothing = None if missing is None else pa.array(~missing).buffers()[1]
+    kind = pa.decimal128(DIGITS, column.decimals)
+    return pa.Array.from_buffers(kind, len(values), [nothing, pa.py_buffer(np.ascontiguousarray(words))])

@@ -1,0 +1,179 @@
+"""What a participant has seen of a log, folded from its headers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from enclaves.kit.lineage import verify_log_rotation
+from policies.agreement import Party
+from policies.documents import SignedRotation
+from policies.entries import Header, LedgerCharge
+from policies.errors import PolicyRefused, Tampered
+from policies.lineage import SignedLogRotation
+from policies.privacy import Loss
+from policies.request import VersionFact
+from sandbox.audit.keyring import Keyring
+from sandbox.audit.merkle import Frontier
+
+EPOCH = "epoch"
+"""Under which the totals stand with which a log opens; no job has such an id."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Followed:
+    """What this participant has seen of the log, all of it verified.
+
+    Attributes:
+        charges: by job, its (index, consumer, ledger losses). What was kept before charges had measure, delta0 and consumer lacks them.
+        grants: by job, (index, grant digest).
+        versions: by dataset, (index, version, file digest) of every published version, oldest first.
+        signatures: by agreement and party, index and commitment of the entry of its signature.
+        joint: by job, of the newest attempt at a joint total: digest of its manifest, of everybody's ciphertexts, and of the total.
+        acts: by agreement, (index, kind, header ids) of tightenings, approvals and duties done.
+        keyring: rotations and revocations of participants' keys.
+        log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
+        epoch: digest of the epoch with which the log opens, and `number` of it; empty and 0 for one that opens with none.
+    """
+
+    frontier: Frontier = field(default_factory=Frontier)
+    charges: dict[str, Any] = field(default_factory=dict)
+    grants: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    signatures: dict[str, Any] = field(default_factory=dict)
+    joint: dict[str, Any] = field(default_factory=dict)
+    acts: dict[str, Any] = field(default_factory=dict)
+    keyring: Keyring = field(default_factory=Keyring)
+    log_keys: tuple[str, ...] = ()
+    epoch: str = ""
+    number: int = 0
+
+    def spent_before(self, job: str, provider: str, id_space: str) -> Loss:
+        """Own total of the charges on one ledger that stand before the charge of `job`."""
+        return self._spent(job, provider, id_space, None)
+
+    def consumer_spent_before(self, job: str, provider: str, id_space: str, consumer: str) -> Loss:
+        """Of that total, what counts to one consumer: charges that name it, and those that name nobody."""
+        return self._spent(job, provider, id_space, ("", consumer))
+
+    def _spent(self, job: str, provider: str, id_space: str, consumers: tuple[str, str] | None) -> Loss:
+        """Raises Tampered (code `ledger-measure`) where a ledger was charged in two measures."""
+        end = self._charged_at(job)
+        charged = [
+            Loss(measure=loss.get("measure", "pure"), amount=loss["amount"], delta0=loss.get("delta0", 0))
+            for charge in self.charges.values()
+            if charge["index"] < end and (consumers is None or charge.get("consumer", "") in consumers)
+            for loss in charge["losses"]
+            if (loss["provider"], loss["id_space"]) == (provider, id_space)
+        ]
+        if len({loss.measure for loss in charged}) > 1:
+            raise Tampered(f"ledger {provider}/{id_space} was charged in two measures", code="ledger-measure")
+        return sum(charged[1:], charged[0]) if charged else Loss(amount=0)
+
+    def version_before(self, job: str, dataset: str) -> VersionFact | None:
+        """The newest version of a dataset that was published before the charge of `job`."""
+        end = self._charged_at(job)
+        newest = max((row for row in self.versions.get(dataset, ()) if row["index"] < end), key=lambda row: row["index"], default=None)
+        return None if newest is None else VersionFact(dataset=dataset, version=newest["version"], file_digest=newest["file"])
+
+    def rotations_before(self, job: str, party: Party) -> tuple[SignedRotation, ...]:
+        """The rotations of a party's keys, from those that an agreement names, before the charge of `job`."""
+        return self.keyring.chain(party.signing_key, self._charged_at(job))
+
+    def request_key(self, job: str, party: Party) -> str:
+        """The signing key of a party when `job` was charged. Raises PolicyRefused (code `party-revoked`) if it was, or is, revoked."""
+        key = self.keyring.signing_key(party.signing_key, self._charged_at(job))
+        if key is None or self.keyring.signing_key(party.signing_key) is None:
+            raise PolicyRefused(f"the keys of `{party.id}` were revoked", code="party-revoked")
+        return key
+
+    def signed_at(self, agreement: str, who: str) -> int | None:
+        """Index of the entry of a party's signature on an agreement."""
+        found = self.signatures.get(agreement, {}).get(who)
+        return None if found is None else int(found["index"])
+
+    def signature_key(self, agreement: str, party: Party) -> str:
+        """The signing key of a party when it signed an agreement; the agreement's own where nothing changed. Raises Tampered."""
+        if self.keyring.is_as_agreed(party):
+            return party.signing_key
+        key = self.keyring.signing_key(party.signing_key, self.signed_at(agreement, party.id))
+        if key is None:
+            raise Tampered(f"`{party.id}` signed with keys that were revoked", code="bad-signature")
+        return key
+
+    def total(self, provider: str, id_space: str) -> Loss:
+        """Own total of all charges on one ledger."""
+        return self.spent_before("", provider, id_space)
+
+    def ledgers(self) -> set[tuple[str, str]]:
+        """Every ledger that was charged."""
+        return {(loss["provider"], loss["id_space"]) for charge in self.charges.values() for loss in charge["losses"]}
+
+    def copy(self) -> Followed:
+        """A copy that `note` may change."""
+        return replace(
+            self,
+            charges=dict(self.charges),
+            grants=dict(self.grants),
+            versions={dataset: list(rows) for dataset, rows in self.versions.items()},
+            signatures={agreement: dict(rows) for agreement, rows in self.signatures.items()},
+            joint={job: {**row, "contributions": dict(row["contributions"])} for job, row in self.joint.items()},
+            acts={agreement: list(rows) for agreement, rows in self.acts.items()},
+            keyring=self.keyring.copy(),
+        )
+
+    def noted(self, header: Header, index: int) -> Followed:
+        """Fold one entry, which changes the tables of this copy; returns the fold.
+
+        Raises:
+            Tampered: code `charged-twice`, `bad-rotation`, `bad-revocation`, `bad-log-rotation` or `bad-epoch`.
+        """
+        ids, job = header.ids, header.ids.get("job", "")
+        if header.kind == "log_rotated":
+            rotation = verify_log_rotation(SignedLogRotation.from_ids(ids))
+            keys = self.log_keys or (rotation.old_key,)
+            if keys[-1] != rotation.old_key or rotation.key in keys:
+                raise Tampered("a key of the log is replaced that is not in force", code="bad-log-rotation")
+            return replace(self, log_keys=(*keys, rotation.key))
+        if header.kind == "epoch_opened":
+            if index != 0:
+                raise Tampered("an epoch opens within a log", code="bad-epoch")
+            self.charges[EPOCH] = {"index": 0, "losses": _losses(header)}
+            return replace(self, epoch=ids["epoch"], number=int(ids["number"]))
+        if header.kind == "charged":
+            if job in self.charges:
+                raise Tampered(f"{job} is charged twice", code="charged-twice")
+            paid = {"index": index, "losses": _losses(header), "consumer": ids.get("consumer", "")}
+            self.charges[job] = paid | {"agreement": ids.get("agreement", ""), "public": ids.get("public", "")}
+        elif header.kind == "granted":
+            self.grants[job] = {"index": index, "grant": ids["grant"]}
+        elif header.kind == "published":
+            version = {"index": index, "version": int(ids["version"]), "file": ids["file"]}
+            self.versions.setdefault(ids["dataset"], []).append(version)
+        elif header.kind == "signed":
+            # The first one counts, as in a replay.
+            self.signatures.setdefault(ids["agreement"], {}).setdefault(
+                ids["participant"], {"index": index, "commitment": header.commitment}
+            )
+        elif header.kind == "joint_keyed":
+            self.joint[job] = {"manifest": ids["manifest"], "contributions": {}, "total": ""}
+        elif header.kind == "joint_contributed" and job in self.joint:
+            self.joint[job]["contributions"].setdefault(ids["participant"], ids["ciphertexts"])
+        elif header.kind == "joint_summed" and job in self.joint:
+            self.joint[job]["total"] = self.joint[job]["total"] or ids["total"]
+        elif header.kind in ("tightened", "approved", "duty_done"):
+            self.acts.setdefault(ids["agreement"], []).append({"index": index, "kind": header.kind, "ids": ids})
+        self.keyring.fold(index, header)
+        return self
+
+    def _charged_at(self, job: str) -> int:
+        return int(self.charges[job]["index"]) if job in self.charges else self.frontier.size
+
+
+def _losses(header: Header) -> list[dict[str, Any]]:
+    return [row_of(charge) for charge in header.losses]
+
+
+def row_of(c: LedgerCharge) -> dict[str, Any]:
+    """A ledger's charge as it is kept."""
+    return {"provider": c.provider, "id_space": c.id_space, "amount": c.amount, "delta0": c.delta0, "measure": c.measure}

@@ -1,0 +1,42 @@
+"""The example of four insurers does what its page says."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from enclaves.joint_main import answer
+from policies.canonical import canonical, parse_json
+from sandbox.jobs import joint_run
+from sandbox.jobs.worker import Worker
+from sandbox.party import joint as party_joint
+from tests.support.service import checkout, running
+
+
+def test_four_insurers_total_their_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children's work is done in this process: that children do it is shown in tests/http/test_joint_jobs.py."""
+    import threading
+
+    for module in (joint_run, party_joint):
+        monkeypatch.setattr(module, "ask", lambda question, timeout=0.0: answer(parse_json(canonical(question), limit=1 << 30)))
+    path = checkout() / "examples" / "claims" / "total.py"
+    spec = importlib.util.spec_from_file_location("total", path)
+    assert spec is not None
+    assert spec.loader is not None
+    total = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(total)
+    with running(tmp_path, "sqlite") as service:
+        ended = threading.Event()
+        thread = threading.Thread(target=Worker(host=service.host, stopping=ended.is_set).work)
+        thread.start()
+        try:
+            release = total.main(service.url, {name: service.code(name) for name in total.NAMES}, tmp_path / "homes", people=300)
+        finally:
+            ended.set()
+            thread.join()
+    assert release.contributors == total.INSURERS
+    assert [cell.keys for cell in release.cells] == [(region, band) for region in ("north", "south") for band in ("0-39", "40-64", "65+")]
+    counted = sum(float(cell.figures[0].value) for cell in release.cells)
+    assert abs(counted - 4 * 300 * 2) < 300, "1 to 3 claims of 1,200 people, and noise"
