@@ -60,7 +60,7 @@ def aggregate(
 ) -> Exact:
     """Return the exact value of every statistic of the grant for every cell. Raises as `aggregate_plan`."""
     columns = {read.dataset: read.columns for read in grant.reads}
-    return aggregate_plan(grant.plan, grant.statistics, columns, declarations, files, memory_mib=memory_mib, threads=threads)
+    return aggregate_plan(grant.plan, grant.aggregated, columns, declarations, files, memory_mib=memory_mib, threads=threads)
 
 
 def aggregate_plan(
@@ -100,7 +100,7 @@ def aggregate_plan(
                 declarations[dataset],
                 names,
                 bounded=bound.bounded_by_rows or not isinstance(plan.source, Table),
-                unique=_joined_by_key(plan, dataset, declarations[dataset]),
+                unique=joined_by_key(plan, dataset, declarations[dataset]),
             )
         domains = [_domain(connection, plan, index, declarations, loaded) for index in range(len(plan.group_by))]
         widest = whole[plan.source.dataset].num_rows if isinstance(plan.source, Table) else shape(plan.source, declarations).rows
@@ -120,7 +120,7 @@ def aggregate_in_order(grant: Grant, declarations: Mapping[str, Declaration], fi
     dataset = plan.source.dataset
     source = rows_of(plan.source, declarations, {dataset: "d0"}, iter(("r0",)))
     try:
-        return _from_file(plan, grant.statistics, declarations[dataset], files[dataset], source, bound, sort=False)
+        return _from_file(plan, grant.aggregated, declarations[dataset], files[dataset], source, bound, sort=False)
     except OutOfOrder:
         return None
 
@@ -149,7 +149,7 @@ def _from_file(
     return _vectors(statistics, domains, _by_pairs(laid, statistics, blocks, every=not plan.discovers, sort=sort))
 
 
-def _joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:
+def joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:
     """Whether joins may rely on the unique key of a dataset: its columns are all equated. Otherwise no bound of `shape` rests on it.
 
     Homes publish no table that repeats a key; a table that does, breaks its provider's word and adds rows of its own units only.

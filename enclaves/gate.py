@@ -88,7 +88,7 @@ def _noised(exact: Exact, grant: Grant) -> tuple[tuple[Key, ...], dict[str, Sequ
     Discovered keys: the noised units are drawn first; nothing else is drawn, or said, about a key that stays below the threshold.
     """
     if not grant.plan.discovers:
-        return exact.keys, {s.name: add_noise(exact.vectors[s.name], s) for s in grant.statistics}
+        return exact.keys, {s.name: add_noise(exact.vectors[s.name], s) for s in grant.aggregated}
     tested = next(s for s in grant.statistics if s.name == "units")
     units = discover(exact.vectors["units"], tested, grant.loss.delta0)
     passed = [index for index, value in enumerate(units) if value is not None]

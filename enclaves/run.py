@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -26,7 +26,7 @@ from policies.isolation import lacking
 from policies.odrl import agreement_digest
 from policies.query import columns_read
 from policies.schedule import schedule
-from policies.statement import SignedStatement, Statement
+from policies.statement import Release, SignedStatement, Statement
 
 
 class Withhold(Exception):
@@ -54,7 +54,8 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
         keys = unseal_keys(grant, identity, inputs.sealed_keys)
         tables = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
         exact = _exact(grant, agreement, tables, memory_mib)
-        release = pad(pass_gate(exact, grant, agreement.by_dataset))
+        passed = pass_gate(exact, grant, agreement.by_dataset)
+        release = pad(_with_model(passed, grant, agreement, tables, memory_mib=memory_mib))
         if len(release) > most_bytes(grant, agreement) - PADDING_FOR_SEAL:
             raise Withhold("output-limit")
         sealed = seal(bytes.fromhex(grant.recipient.sealing_key), release, release_info(grant_digest(grant)))
@@ -132,6 +133,16 @@ def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]],
     if not {FOOTER, *read.columns} <= set(held):
         raise Withhold("keys-missing")
     return StoredColumns(files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
+
+
+def _with_model(release: Release, grant: Grant, agreement: Agreement, files: Mapping[str, StoredColumns], *, memory_mib: int) -> Release:
+    """The release with what its plan trains. Below the minimum group, by the noised number of units, nothing is trained."""
+    if grant.plan.training is None or release.cells[0].suppressed:
+        return release
+    # Only a run that trains reads the code for it.
+    from enclaves.learn.release import learn
+
+    return replace(release, model=learn(grant, agreement.by_dataset, files, memory_mib=memory_mib))
 
 
 def _sign(grant: Grant, identity: Identity, sealed: str | None, withheld: WithheldCode | None) -> SignedStatement:

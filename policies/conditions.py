@@ -12,8 +12,8 @@ from policies.errors import Malformed
 from policies.names import require_name, require_slug
 from policies.privacy import decimal_to_units
 
-OutputKind = Literal["number", "table", "discovered"]
-"""What a release is: one row, rows with keys that are public beforehand, or rows with keys that were found in the data."""
+OutputKind = Literal["number", "table", "discovered", "model"]
+"""What a release is: one row, rows with keys that are public beforehand, rows with keys that were found in the data, or a trained model."""
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 

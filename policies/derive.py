@@ -11,12 +11,14 @@ from policies.query import AggregateOutput, Join, KeyOutput, PerUnit, Plan, Rela
 
 Operation = Literal[
     "join_key", "group_by", "filter", "count", "sum", "avg", "output", "distinct", "variance", "quantile", "covariance", "discover",
+    "feature", "label",
 ]  # fmt: skip
 """How a plan uses a column. `output` means that values of a public domain label the cells of the release, `discover` that values which
-only the data know do, where enough units share them."""
+only the data know do, where enough units share them; `feature` and `label` that a model is trained on it."""
 
 OPERATIONS: tuple[Operation, ...] = (
     "join_key", "group_by", "filter", "count", "sum", "avg", "output", "distinct", "variance", "quantile", "covariance", "discover",
+    "feature", "label",
 )  # fmt: skip
 
 OPERATION_OF: dict[str, Operation] = {
@@ -93,6 +95,8 @@ def derive(plan: Plan) -> tuple[Use, ...]:
     for output in plan.outputs:
         for use in _output_uses(plan, output, origins):
             note(use)
+    for use in _training_uses(plan, origins):
+        note(use)
     return tuple(uses.values())
 
 
@@ -142,6 +146,16 @@ def _output_uses(plan: Plan, output: KeyOutput | AggregateOutput, origins: Origi
         for column in _values(argument, origins):
             clause = f"SELECT {output.function}({column}) AS {output.name}"
             yield Use(column=column, operation=operation, reveals="noised", output=output.name, clause=clause)
+
+
+def _training_uses(plan: Plan, origins: Origins) -> Iterator[Use]:
+    """A model reveals, with noise, whatever its inputs are computed from, also what only their conditions read."""
+    for item in plan.inputs:
+        label = plan.training is not None and plan.training.label is not None and plan.training.label.column == item.name
+        operation: Operation = "label" if label else "feature"
+        for column in _reads(item.expression, origins):
+            clause = f"SELECT {column} AS {item.name} ({operation})"
+            yield Use(column=column, operation=operation, reveals="noised", output=item.name, clause=clause)
 
 
 def _deciding(function: str, arguments: tuple[Expression, ...]) -> list[Expression]:

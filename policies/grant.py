@@ -20,7 +20,7 @@ from policies.names import require_digest, require_slug
 from policies.privacy import Loss
 from policies.query import Plan, columns_read
 from policies.request import Facts, JobRequest, VersionFact
-from policies.schedule import OUTLINES, Statistic, allot
+from policies.schedule import OUTLINES, TRAINED, Statistic, allot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +51,11 @@ class Grant:
         require_digest(self.agreement, "agreement")
         require_digest(self.request, "request")
         require_digest(self.measurement, "measurement")
+
+    @property
+    def aggregated(self) -> tuple[Statistic, ...]:
+        """The statistics of the plan's cells: all but those that a training draws."""
+        return tuple(statistic for statistic in self.statistics if statistic.measured.quantity not in TRAINED)
 
 
 def make_grant(

@@ -21,13 +21,28 @@ from policies.errors import Malformed
 from policies.expression import Constant, Expression, Ref, refs, typed
 from policies.normal_form import all_of
 from policies.privacy import units_to_decimal
-from policies.query import MAX_CELLS, MAX_OUTPUTS, AggregateOutput, Having, Key, KeyOutput, Order, Plan, Table, declared, tables
-from policies.schedule import fitted, measures, needs
+from policies.query import (
+    MAX_CELLS,
+    MAX_OUTPUTS,
+    AggregateOutput,
+    Having,
+    Key,
+    KeyOutput,
+    NamedExpression,
+    Order,
+    Plan,
+    Table,
+    declared,
+    tables,
+)
+from policies.request import JobRequest
+from policies.schedule import fitted, measures, needs, task_of
 from policies.shape import public_cells, require_sound
 from policies.sql_aggregates import Aggregate, holds_aggregate, is_aggregate, read_aggregate
 from policies.sql_functions import literal_number
 from policies.sql_sources import Rows, Sources, group_items, unaliased
 from policies.sql_text import at, bare, conjuncts, name_of, only, parse_select, position, refuse, refuse_construct
+from policies.training import Training, needs_of
 
 PARSER_VERSION = f"sqlglot/{version('sqlglot')} plan/2"
 """Logged with every decision: replay parses SQL again only under the same parser."""
@@ -43,8 +58,16 @@ _EMBEDDED_LEVELS = 4
 """Levels of JSON around a plan where it is logged."""
 
 
-def parse_plan(sql: str, declarations: Mapping[str, Declaration]) -> Plan:
+def plan_of(request: JobRequest, declarations: Mapping[str, Declaration]) -> Plan:
+    """Return the canonical plan of what a request asks. Raises Malformed as `parse_plan` does."""
+    return parse_plan(request.sql, declarations, request.training)
+
+
+def parse_plan(sql: str, declarations: Mapping[str, Declaration], training: Training | None = None) -> Plan:
     """Return the canonical plan of `sql` over the declared datasets.
+
+    Args:
+        training: what is learned from the rows of `sql`, which then names columns of rows (SELECT x AS name) instead of aggregates.
 
     Raises:
         Malformed: naming the construct that is not accepted, in `where` its position where the parser knows it, and the accepted form
@@ -61,10 +84,13 @@ def parse_plan(sql: str, declarations: Mapping[str, Declaration]) -> Plan:
     sources = Sources(declarations=declarations)
     rows = sources.rows(select, sources.named_queries(select, {}))
     sources.require_used()
-    plan = _Query(select=select, rows=rows, declarations=declarations).plan()
+    query = _Query(select=select, rows=rows, declarations=declarations)
+    plan = query.plan() if training is None else query.training(training)
     found = require_sound(plan, declarations)
     public_cells(plan, found.scope)
     measures(plan, found)
+    if training is not None:
+        needs_of(task_of(plan, found))
     _require_depth(plan)
     return plan
 
@@ -101,6 +127,34 @@ class _Query:
             having=self._having(outputs),
             order=self._order(outputs),
             limit=self._limit(),
+        )
+
+    def training(self, training: Training) -> Plan:
+        """The plan of a query of rows."""
+        for name in ("group", "having", "order", "limit"):
+            if self.select.args.get(name) is not None:
+                raise Malformed(f"a training reads rows: {name.upper()} has no meaning", code="sql")
+        inputs = []
+        for item in self.select.expressions:
+            written, node = unaliased(item)
+            if holds_aggregate(node):
+                refuse(node, "is not accepted: a training reads rows; aggregate per unit in a subquery")
+            if isinstance(node, exp.Star) or (isinstance(node, exp.Column) and isinstance(node.this, exp.Star)):
+                refuse(node, "is not accepted: name the features and the label")
+            expression = self.rows.reader("in SELECT").read(node)
+            if self.rows.is_unit(expression):
+                refuse(node, "is the privacy unit: a model that knows it knows persons", code="raw-column")
+            if written is None and not isinstance(node, exp.Column):
+                refuse(node, "needs a name: write AS name")
+            inputs.append(NamedExpression(name=written or name_of(node.this), expression=expression))
+        counted = AggregateOutput(name="people", function="COUNT_UNITS")
+        return Plan(
+            source=self.rows.relation,
+            where=all_of(self.rows.where),
+            outputs=(counted,),
+            training=training,
+            # The order in which columns are selected means nothing.
+            inputs=tuple(sorted(inputs, key=lambda item: item.name)),
         )
 
     def _keys(self) -> tuple[Key, ...]:

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from policies.codec import omitted
 from policies.declaration import Declaration
 from policies.errors import Malformed
 from policies.expression import Expression, Ref, refs
 from policies.names import require_name
 from policies.privacy import decimal_to_units
+from policies.training import Training
 
 MAX_SQL = 20_000
 """Longest query text, characters."""
@@ -181,6 +183,10 @@ class Plan:
     """A query. Cells are the product of the public values of all keys, or the discovered combinations; one cell without keys.
 
     `having`, `order` and `limit` read noised outputs only, after the gate's noise.
+
+    Attributes:
+        training: what is learned from the rows besides; `inputs` are the columns that it names. Such a plan has one cell, whose figure is
+            the number of its units.
     """
 
     kind: Literal["plan/2"] = "plan/2"
@@ -191,6 +197,8 @@ class Plan:
     having: tuple[Having, ...] = ()
     order: tuple[Order, ...] = ()
     limit: int | None = None
+    training: Training | None = omitted(None)
+    inputs: tuple[NamedExpression, ...] = omitted(())
 
     def __post_init__(self) -> None:
         names = [require_name(output.name, "outputs") for output in self.outputs]
@@ -206,6 +214,14 @@ class Plan:
             raise Malformed("HAVING and ORDER BY read outputs only", where="having")
         if self.limit is not None and not 0 <= self.limit <= MAX_CELLS:
             raise Malformed(f"must lie between 0 and {MAX_CELLS}", where="limit")
+        self._require_training()
+
+    def _require_training(self) -> None:
+        names = [require_name(item.name, "inputs") for item in self.inputs]
+        if (self.training is None) != (not names) or len(set(names)) != len(names):
+            raise Malformed("a training and its distinct inputs come together", where="inputs")
+        if self.training is not None and (self.group_by or self.having or self.order or self.limit is not None):
+            raise Malformed("a training reads rows; it has no groups and nothing to order", where="training")
 
     @property
     def aggregates(self) -> tuple[AggregateOutput, ...]:
@@ -260,6 +276,7 @@ def expressions(plan: Plan) -> Iterator[Expression]:
     if plan.where is not None:
         yield plan.where
     yield from (key.expression for key in plan.group_by)
+    yield from (item.expression for item in plan.inputs)
     for output in plan.aggregates:
         yield from output.arguments
         if output.filter is not None:

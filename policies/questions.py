@@ -28,6 +28,8 @@ def template_digest(plan: Plan) -> str:
 
 def output_kind(plan: Plan) -> OutputKind:
     """Return what a release of the plan is."""
+    if plan.training is not None:
+        return "model"
     if plan.discovers:
         return "discovered"
     return "table" if plan.group_by else "number"

@@ -16,6 +16,7 @@ from policies.names import require_dataset, require_digest, require_name, requir
 from policies.privacy import PARAMETERS, Loss
 from policies.query import MAX_SQL
 from policies.tightening import SignedTightening
+from policies.training import Training
 
 MAX_ONWARD = 100
 """Most uses onward that one request states."""
@@ -39,6 +40,7 @@ class JobRequest:
 
     Attributes:
         onward: every use by others that the consumer will make of the release; nobody else may have it.
+        training: for a model: what is learned from the rows of `sql`, which then selects named columns instead of aggregates.
     """
 
     kind: Literal["job-request/1"] = "job-request/1"
@@ -49,6 +51,7 @@ class JobRequest:
     sql: str
     loss: Loss
     onward: tuple[OnwardUse, ...] = omitted(())
+    training: Training | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_request_id(self.request_id, "request_id")

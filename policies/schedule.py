@@ -9,6 +9,7 @@ from decimal import ROUND_CEILING, Decimal, localcontext
 from typing import Literal
 
 from policies.canonical import MAX_INTEGER
+from policies.codec import omitted
 from policies.declaration import Declaration
 from policies.errors import Malformed
 from policies.expression import Expression, Typed, typed
@@ -16,13 +17,17 @@ from policies.privacy import PICO, SCALE_UNIT, Loss, scale_for, sigma_for
 from policies.query import AggregateOutput, Plan
 from policies.recent import Recent
 from policies.shape import Contribution, Shape, contribution, require_sound
+from policies.training import Need, Task, needs_of, resolve
 
-Quantity = Literal["units", "rows", "distinct", "sum", "squares", "product", "bins"]
+Quantity = Literal[
+    "units", "rows", "distinct", "sum", "squares", "product", "bins",
+    "moments", "gradients", "curvatures", "clusters", "scores", "errors",
+]  # fmt: skip
 
 UNITS_SHARE = 10
 """A test of cell sizes takes one part in ten of a job's loss: it only needs to tell large groups from small ones."""
 
-SHARES: dict[Quantity, int] = {"units": 2, "rows": 2, "distinct": 2, "sum": 2, "squares": 2, "product": 2, "bins": 4}
+SHARES: dict[str, int] = {"units": 2, "rows": 2, "distinct": 2, "sum": 2, "squares": 2, "product": 2, "bins": 4}
 UNCENTRED_SHARE = 4
 """Shares of a sum that is not taken around the middle of its bounds: relative to its size it is noisier than a count."""
 
@@ -44,6 +49,7 @@ class Measured:
         quantity: `units` counts distinct privacy units, `rows` rows, `distinct` distinct values of the argument, `sum` adds
             (x - centre) / step of the first argument, `squares` its square / step, `product` (x - centre)(y - centre) / step of the two
             arguments, `bins` counts rows per bin of the first argument: `bins` numbers a cell. Quotients are rounded towards zero.
+            The others are what a training draws (`policies.training.Need`).
         centres: per argument that is added up.
     """
 
@@ -65,6 +71,7 @@ class Statistic:
         amount: of the job's loss, in its measure.
         scale: of the noise, in units of 2^-20: the scale of discrete Laplace, the sigma of discrete Gaussian noise.
         threshold: where keys are discovered, the least noised number of units with which a key is released.
+        draws: how many vectors are drawn one after another, each with this noise; they share `amount` equally.
     """
 
     name: str
@@ -74,6 +81,7 @@ class Statistic:
     amount: int
     scale: int
     threshold: int | None = None
+    draws: int = omitted(1)
 
 
 def schedule(plan: Plan, declarations: Mapping[str, Declaration], loss: Loss, minimum_group: int) -> tuple[Statistic, ...]:
@@ -93,11 +101,13 @@ class Outline:
     Attributes:
         bound: what one unit contributes.
         wanted: the vectors, each with its name and the largest amount that one row adds.
+        needed: what a training draws besides the number of units.
         refused: message, code and place of why the plan cannot be scheduled for any loss; the other two mean nothing then.
     """
 
     bound: Contribution | None = None
     wanted: tuple[tuple[Measured, str, int], ...] = ()
+    needed: tuple[Need, ...] = ()
     refused: tuple[str, str, str | None] | None = None
 
 
@@ -107,9 +117,10 @@ def outline(plan: Plan, declarations: Mapping[str, Declaration]) -> Outline:
     try:
         bound = contribution(plan, declarations)
         wanted = tuple((measured, name, largest) for measured, (name, largest) in measures(plan, found).items())
+        needed = () if plan.training is None else needs_of(task_of(plan, found))
     except Malformed as error:  # a loss that does not fit the plan is told of first
         return Outline(refused=(error.message, error.code, error.where))
-    return Outline(bound=bound, wanted=wanted)
+    return Outline(bound=bound, wanted=wanted, needed=needed)
 
 
 OUTLINES = Recent(lambda plan, agreement: outline(plan, agreement.by_dataset))
@@ -128,6 +139,8 @@ def allot(known: Outline, plan: Plan, loss: Loss, minimum_group: int) -> tuple[S
         message, code, where = known.refused or ("the plan cannot be scheduled", "malformed", None)
         raise Malformed(message, code=code, where=where)
     bound, wanted = known.bound, known.wanted
+    if plan.training is not None:
+        return _training(known.needed, bound, loss)
     tested = plan.discovers or minimum_group > 1
     rest = loss.amount
     statistics: list[Statistic] = []
@@ -143,6 +156,45 @@ def allot(known: Outline, plan: Plan, loss: Loss, minimum_group: int) -> tuple[S
         replace(s, threshold=threshold_for(s, bound.cells, loss.delta0)) if plan.discovers and s.measured == units else s
         for s in statistics
     )
+
+
+TRAINED: frozenset[str] = frozenset({"moments", "gradients", "curvatures", "clusters", "scores", "errors"})
+"""Quantities that a training draws. All others are aggregates."""
+
+
+def task_of(plan: Plan, found: Shape) -> Task:
+    """Return the task of a plan that trains, over the shape of its source. Raises Malformed."""
+    if plan.training is None:
+        raise Malformed("the plan trains nothing", where="training")
+    known = {item.name: typed(item.expression, found.scope) for item in plan.inputs}
+    return resolve(plan.training, known, found.rows)
+
+
+def _training(needed: tuple[Need, ...], bound: Contribution, loss: Loss) -> tuple[Statistic, ...]:
+    """The number of units, and what the learner draws. Losses of the draws add up, each of them a discrete Gaussian."""
+    if loss.measure != "zcdp":
+        raise Malformed("training draws many vectors one after another and is charged in zCDP: ask in rho", code="measure")
+    share = loss.amount // UNITS_SHARE
+    found = [_statistic("units", Measured(quantity="units"), 1, bound, loss, share)]
+    whole = sum(need.share for need in needed)
+    for need in needed:
+        amount = (loss.amount - share) * need.share // whole
+        squared = need.sensitivity**2
+        scale = sigma_for(squared, amount // need.draws)
+        if scale > MAX_SCALE or squared > MAX_INTEGER:
+            raise Malformed("the loss is too small for this training: the noise would have no exact scale", code="loss-too-small")
+        found.append(
+            Statistic(
+                name=need.quantity,
+                measured=Measured(quantity=need.quantity),
+                mechanism="gaussian",
+                sensitivity=squared,
+                amount=amount,
+                scale=scale,
+                draws=need.draws,
+            )
+        )
+    return tuple(found)
 
 
 def needs(output: AggregateOutput, scope: Mapping[tuple[str, str], Typed]) -> dict[str, Measured]:

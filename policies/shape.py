@@ -15,6 +15,9 @@ from policies.expression import DIVISION_DECIMALS, MAX_EXPRESSION_DECIMALS, MAX_
 from policies.names import require_name
 from policies.query import MAX_CELLS, MAX_SOURCES, Join, Key, PerUnit, Plan, Relation, Table, UnitColumn, declared, relations, tables
 
+POOLS = "pool."
+"""Names of datasets begin so that are added up under encryption only (`policies.joint.Pool`)."""
+
 MAX_ROWS = 10**9
 """Most rows of one unit in a relation."""
 
@@ -229,6 +232,12 @@ def require_sound(plan: Plan, declarations: Mapping[str, Declaration]) -> Shape:
     for output in plan.aggregates:
         for argument in output.arguments:
             typed(argument, found.scope)
+    for item in plan.inputs:
+        typed(item.expression, found.scope)
+    if plan.training is not None and any(dataset.startswith(POOLS) for dataset in plan.sources):
+        raise Malformed("a training reads rows inside an enclave; the rows of a pool are in none", code="sql")
+    if plan.training is not None and [(o.function, o.filter) for o in plan.aggregates] != [("COUNT_UNITS", None)]:
+        raise Malformed("a plan that trains counts its units, and nothing else", where="outputs")
     return found
 
 

@@ -11,6 +11,7 @@ from policies.errors import Malformed
 from policies.granted import WithheldCode
 from policies.isolation import Layer, require_in_order
 from policies.law1 import statement as law1
+from policies.model import ModelRelease
 from policies.names import require_digest, require_key
 from policies.privacy import Loss
 from policies.schedule import Statistic
@@ -139,7 +140,11 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """What leaves an enclave, before sealing."""
+    """What leaves an enclave, before sealing.
+
+    Attributes:
+        model: of a training whose cell was not suppressed.
+    """
 
     kind: Literal["release/2"] = "release/2"
     grant: str
@@ -149,6 +154,7 @@ class Release:
     minimum_group: int
     statistics: tuple[Statistic, ...]
     loss: Loss
+    model: ModelRelease | None = omitted(None)
 
 
 AnyRelease: TypeAlias = Release | law1.Release

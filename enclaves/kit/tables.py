@@ -163,6 +163,12 @@ def rows(connection: Connection, query: Fragment) -> list[tuple[int | str | None
     return found
 
 
+def columns_of(connection: Connection, query: Fragment) -> dict[str, Any]:
+    """All rows of a query as one array for each column; none of them may hold NULL."""
+    found: dict[str, Any] = connection.execute(query.sql, list(query.parameters)).fetchnumpy()
+    return found
+
+
 def arrow(connection: Connection, query: Fragment) -> pa.Table:
     """All rows of a query, in the order in which its tables hold them as far as the query keeps it."""
     return connection.sql(query.sql, params=list(query.parameters)).to_arrow_table()

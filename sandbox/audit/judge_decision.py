@@ -16,7 +16,7 @@ from policies.errors import Malformed
 from policies.finding import Decision
 from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, public_providers, question_digest
 from policies.granted import job_id
-from policies.plan import PARSER_VERSION, parse_plan
+from policies.plan import PARSER_VERSION, plan_of
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
@@ -251,20 +251,21 @@ def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRe
         state.found.not_reparsed += 1
         return body.plan
     try:
-        own = _plan_of(state, entry.ids["agreement"], agreement, request.sql)
+        own = _plan_of(state, entry.ids["agreement"], agreement, request)
     except Malformed as error:
         state.report(entry, "decisions", f"the SQL has no plan: {error.message}")
         return body.plan
     return own if state.require(entry, own == body.plan, "decisions", "the logged plan is not what the SQL means") else body.plan
 
 
-def _plan_of(state: State, name: str, agreement: Agreement, sql: str) -> Plan:
+def _plan_of(state: State, name: str, agreement: Agreement, request: JobRequest) -> Plan:
     """What a query means under an agreement; parsed once where the same text comes again. Raises Malformed."""
-    found = state.plans.get((name, sql))
+    asked = (name, request.sql, request.training)
+    found = state.plans.get(asked)
     if found is None:
         if len(state.plans) >= MAX_PLANS:
             state.plans.clear()
-        found = state.plans[name, sql] = parse_plan(sql, agreement.by_dataset)
+        found = state.plans[asked] = plan_of(request, agreement.by_dataset)
     return found
 
 

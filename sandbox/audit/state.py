@@ -18,6 +18,7 @@ from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import JobRequest, VersionFact
 from policies.tightening import SignedTightening
+from policies.training import Training
 from sandbox.audit.backtest import Candidate
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.digest_table import DigestTable
@@ -191,7 +192,7 @@ class State:
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
         acts: tightenings, approvals and payments so far.
         candidate: terms under which every decision is made once more.
-        plans: of queries read so far, by agreement and text.
+        plans: of queries read so far, by agreement, text and training.
         found: what judging the entries so far has found.
     """
 
@@ -216,7 +217,7 @@ class State:
     waiting: set[str] | None = field(default_factory=set)
     acts: Acts = field(default_factory=Acts)
     candidate: Candidate | None = None
-    plans: dict[tuple[str, str], Plan] = field(default_factory=dict)
+    plans: dict[tuple[str, str, Training | None], Plan] = field(default_factory=dict)
     found: Findings = field(default_factory=Findings)
 
     def job(self, name: str, agreement: str) -> JobFold:

@@ -20,6 +20,7 @@ COMMANDS = {
     "offer": Lazy("sandbox.cli.market", "offer", "A provider's terms on a dataset."),
     "agreement": Lazy("sandbox.cli.market", "agreement", "Terms that all parties sign."),
     "job": Lazy("sandbox.cli.jobs", "job", "Ask for a release."),
+    "model": Lazy("sandbox.cli.models", "model", "Models: train them on what one may not see, and use them."),
     "policy": Lazy("sandbox.cli.policy", "policy", "Terms: what they mean, what is wrong with them, what would change."),
     "sql": Lazy("sandbox.cli.sql", "sql", "Queries, before any data are asked."),
     "log": Lazy("sandbox.cli.audit", "log", "The log that participants and auditors keep copies of."),

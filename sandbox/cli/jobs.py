@@ -15,6 +15,7 @@ from policies.errors import Malformed, Refused
 from policies.privacy import SCALE_UNIT, Loss, parse_loss, units_to_decimal
 from policies.request import JobRequest
 from policies.schedule import Statistic
+from policies.statement import Release
 from sandbox.cli.acting import job_approve, job_delete
 from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, progress_bar, table
 
@@ -341,6 +342,9 @@ def _show_release(client: Client, release: OpenedRelease, receipt: AnyReceipt, *
         print_json({"release": encode(release), "job": receipt.grant.job, "index": receipt.index, "repeated": again} | duties)
         return
     show_release(release)
+    if isinstance(release, Release) and release.model is not None:
+        trained, name = release.model, receipt.grant.job
+        click.echo(f"model {trained.digest}, {trained.model.size} parameters; `sandbox model card {name} --onnx FILE` keeps it")
     note = f"{receipt.grant.job}; entry {receipt.index}; {release.loss.text}"
     if isinstance(release, JointRelease):
         click.echo(f"{note}; {release.noise} noise; contributors {', '.join(release.contributors)}; receipt, log and signatures verified")

@@ -29,7 +29,7 @@ from policies.errors import Malformed, ReleaseWithheld, Unavailable
 from policies.finding import refusal
 from policies.grant import Grant, grant_digest, make_grant
 from policies.odrl import agreement_digest, agreement_document
-from policies.plan import parse_plan
+from policies.plan import plan_of
 from policies.privacy import Loss
 from policies.request import Facts, JobRequest, VersionFact
 from policies.statement import Nonce, Release
@@ -103,7 +103,7 @@ def rehearse(agreement: Agreement, request: JobRequest, twins: Mapping[str, Path
     opening = SealingKey.generate()
     agreement = _with_key(agreement, request.consumer, opening)
     request = replace(request, agreement=agreement_digest(agreement))
-    plan = parse_plan(request.sql, agreement.by_dataset)
+    plan = plan_of(request, agreement.by_dataset)
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
         files, keys = {}, {}
         for dataset in plan.sources:
@@ -131,7 +131,7 @@ def _encrypt(declaration: Declaration, twin: Path, file: Path) -> dict[str, byte
 
 
 def _grant(agreement: Agreement, request: JobRequest, files: Mapping[str, Path]) -> Grant:
-    plan = parse_plan(request.sql, agreement.by_dataset)
+    plan = plan_of(request, agreement.by_dataset)
     facts = Facts(
         now=int(time.time()),
         enclave_kind="simulated",

@@ -21,7 +21,7 @@ from policies.finding import Decision
 from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, public_providers, question_digest
 from policies.granted import MAX_RELEASE, job_id
 from policies.isolation import Layer
-from policies.plan import PARSER_VERSION, parse_plan
+from policies.plan import PARSER_VERSION, plan_of
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact, VersionFact
@@ -308,7 +308,7 @@ def _prepare(host: Host, caller: Participant, request: JobRequest) -> tuple[Stor
     stored = read_agreement(host, caller, request.agreement)
     if stored.state != "active":
         raise Conflict(f"the agreement waits for {', '.join(stored.waiting_for)}", code="agreement-not-active")
-    plan = parse_plan(request.sql, stored.agreement.by_dataset)
+    plan = plan_of(request, stored.agreement.by_dataset)
     _require_releasable(stored.agreement, plan)
     return stored, plan
 

@@ -11,7 +11,7 @@ from policies.conditions import shown_debug
 from policies.decide import decide
 from policies.errors import PolicyRefused, Tampered
 from policies.grant import CurrentGrant, entail, grant_digest, ledgers_charged
-from policies.plan import parse_plan
+from policies.plan import plan_of
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
 from sandbox.party.acts import approvals_of, tightenings_known, uses_before
@@ -45,7 +45,7 @@ def require_decided(home: Home, job: dict[str, Any], grant: CurrentGrant, agreem
     signed, stated = decode(Signed, job["signed"]), decode(Facts, job["facts"])
     consumer = agreement.party(signed.by)
     request = decode(JobRequest, verify_document(signed, "job-request", consumer.id, followed.request_key(grant.job, consumer)))
-    plan = parse_plan(request.sql, agreement.by_dataset)
+    plan = plan_of(request, agreement.by_dataset)
     for name in agreement.needed(plan.sources):
         followed.request_key(grant.job, agreement.party(name))
     if not -MAX_CLOCK_SKEW_S <= now - stated.now <= MAX_WAIT_S:

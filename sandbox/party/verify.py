@@ -13,7 +13,7 @@ from policies.codec import decode, encode
 from policies.errors import ReleaseWithheld, Tampered
 from policies.grant import AnyGrant, Grant, grant_digest
 from policies.joint_documents import JointRelease
-from policies.plan import parse_plan
+from policies.plan import plan_of
 from policies.request import JobRequest
 from policies.statement import AnyRelease
 from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt, verify_joint_receipt
@@ -55,7 +55,7 @@ def verify_release(
     # A grant of an earlier law has a plan that only its own parser makes: its SQL is bound by the request's digest, and every broker
     # derived the plan before it gave keys.
     current = isinstance(grant, Grant)
-    if grant.loss != request.loss or (current and grant.plan != parse_plan(request.sql, agreement.by_dataset)):
+    if grant.loss != request.loss or (current and grant.plan != plan_of(request, agreement.by_dataset)):
         raise Tampered("the grant is for another plan or loss than requested", code="receipt-plan")
     withheld = verified.receipt.statement.statement.withheld
     if withheld is not None:
@@ -84,7 +84,7 @@ def _verify_joint(
     grant = receipt.grant
     if job not in (None, grant.job) or grant.request != digest(encode(request)) or grant.recipient.id != request.consumer:
         raise Tampered("the receipt answers another request", code="receipt-request")
-    if grant.loss != request.loss or grant.plan != parse_plan(request.sql, agreement.by_dataset):
+    if grant.loss != request.loss or grant.plan != plan_of(request, agreement.by_dataset):
         raise Tampered("the grant is for another plan or loss than requested", code="receipt-plan")
     withheld = verified.statement.withheld
     if withheld is not None:
@@ -106,5 +106,5 @@ def require_same_question(asked: JobRequest, earlier: JobRequest, agreement: Agr
         earlier.loss,
     )
     declarations = agreement.by_dataset
-    if not same or parse_plan(asked.sql, declarations) != parse_plan(earlier.sql, declarations):
+    if not same or plan_of(asked, declarations) != plan_of(earlier, declarations):
         raise Tampered("the service repeats the answer to another question", code="receipt-request")

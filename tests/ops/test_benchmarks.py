@@ -57,6 +57,23 @@ def test_the_benchmark_of_decisions_answers_and_both_engines_deny_alike() -> Non
     assert found["ratio_to_cedar"] > 0
 
 
+def test_the_benchmarks_of_training_answer_and_name_their_figures() -> None:
+    """Figures of peers are null where their environment is not installed."""
+    for name, options, names in (
+        ("train_quality", ["--quick"], {"auc", "auc_nonprivate", "r2", "r2_nonprivate", "auc_diffprivlib"}),
+        ("train_speed", ["--quick", "--repeats", "1"], {"ratio_to_sklearn", "peak_mib"}),
+    ):
+        command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert set(found) >= names
+        if name == "train_quality":
+            assert found["auc"] > 0.65
+            assert found["r2"] > 0.5
+        else:
+            assert found["peak_mib"] > 0
+
+
 SUM_NAMES = {"encrypt_us_per_value", "ratio_to_tenseal", "ratio_to_phe", "ratio_to_heu", "bytes_per_value", "host_ns_per_value", "linear"}
 
 

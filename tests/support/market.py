@@ -15,7 +15,7 @@ from policies.agreement import Agreement, ColumnTerm, Offer, Terms
 from policies.codec import decode
 from policies.declaration import Column, Declaration
 from policies.isolation import Layer
-from policies.privacy import parse_epsilon
+from policies.privacy import Measure, parse_epsilon, parse_loss
 from policies.request import JobRequest
 from sandbox.party.agreeing import compose
 from sandbox.party.client import Client
@@ -173,8 +173,9 @@ def offer_on(
     per_job: str,
     uid: str = "research",
     isolation: tuple[Layer, ...] = (),
+    measure: Measure = "pure",
 ) -> Offer:
-    """Terms that allow aggregates of everything but the remark."""
+    """Terms that allow aggregates of everything but the remark, and in rho to train on it."""
     operations = {
         "person_id": ("join_key",),
         "year": ("join_key", "filter", "group_by", "output"),
@@ -182,7 +183,9 @@ def offer_on(
         "medical_spend": ("avg", "sum"),
         "doctor_visits": ("avg", "sum", "count", "filter"),
     }
-    columns = [{"column": c.name, "operations": list(operations[c.name])} for c in declaration.columns if c.name in operations]
+    taught = {"coinsurance": ("feature",), "doctor_visits": ("feature",), "medical_spend": ("label",)} if measure == "zcdp" else {}
+    listed = {name: [*allowed, *taught.get(name, ())] for name, allowed in operations.items()}
+    columns = [{"column": c.name, "operations": listed[c.name]} for c in declaration.columns if c.name in listed]
     return Offer(
         uid=uid,
         title="Aggregate statistics",
@@ -195,8 +198,8 @@ def offer_on(
             not_after=4_000_000_000,
             columns=decode(tuple[ColumnTerm, ...], columns),
             minimum_group=5,
-            job_loss=parse_epsilon(per_job),
-            total_loss=parse_epsilon(total),
+            job_loss=parse_loss(measure, per_job),
+            total_loss=parse_loss(measure, total),
             recipients=(consumer,),
             enclave_kinds=("simulated",),
             measurements=(measurement,),

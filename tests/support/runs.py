@@ -37,11 +37,13 @@ from policies.grant import Grant, grant_digest
 from policies.granted import Read, Recipient
 from policies.isolation import Layer
 from policies.odrl import agreement_digest
-from policies.privacy import Loss, parse_epsilon
+from policies.plan import parse_plan
+from policies.privacy import Loss, Measure, parse_epsilon
 from policies.query import Plan, columns_read
 from policies.request import JobRequest
 from policies.schedule import schedule
 from policies.statement import Nonce
+from policies.training import Training
 from sandbox.config import Config
 from sandbox.exchange.participants import issue_code
 from sandbox.host import Host
@@ -135,7 +137,15 @@ def encrypted(table: pa.Table, dataset: str, *, version: int = 1, keys: dict[str
     return sink.getvalue(), keys
 
 
-def bench(tables: dict[str, pa.Table] | None = None, *, sql: str = terms.JOIN_SQL, epsilon: str = "1", minimum_group: int = 1) -> Bench:
+def bench(
+    tables: dict[str, pa.Table] | None = None,
+    *,
+    sql: str = terms.JOIN_SQL,
+    epsilon: str = "1",
+    minimum_group: int = 1,
+    training: Training | None = None,
+    loss: Loss | None = None,
+) -> Bench:
     """Lay out one run under the agreement of `tests.support.terms` with real keys and a minimum group of one's own."""
     tables = tables or {"insurer.plans": plans(40), "clinic.care": care(40)}
     consumer = SealingKey.generate()
@@ -154,9 +164,9 @@ def bench(tables: dict[str, pa.Table] | None = None, *, sql: str = terms.JOIN_SQ
     for dataset, table in tables.items():
         files[dataset], keys[dataset] = encrypted(table, dataset)
     grant = grant_for(
-        terms.plan(sql, agreement),
+        terms.plan(sql, agreement) if training is None else parse_plan(sql, agreement.by_dataset, training),
         agreement.by_dataset,
-        loss=parse_epsilon(epsilon),
+        loss=loss or parse_epsilon(epsilon),
         minimum_group=minimum_group,
         agreement=agreement_digest(agreement),
         recipient=Recipient(id="institute", sealing_key=consumer.public.hex()),
@@ -347,7 +357,14 @@ COUNT_SQL = "SELECT COUNT(*) AS person_years FROM insurer.plans"
 
 
 def found_town(
-    folder: Path, *, persons: int = 30, total: str = "3", per_job: str = "1", isolation: tuple[Layer, ...] = (), **config: Any
+    folder: Path,
+    *,
+    persons: int = 30,
+    total: str = "3",
+    per_job: str = "1",
+    isolation: tuple[Layer, ...] = (),
+    measure: Measure = "pure",
+    **config: Any,
 ) -> Town:
     """Admit everybody, publish both tables and sign the agreement. `isolation` is what both providers require."""
     town = open_town(folder, homes=(), **config)
@@ -360,7 +377,9 @@ def found_town(
     offers = []
     for name, declaration in declarations.items():
         publish(town.clients[name], declaration, tables[name])
-        offer = market.offer_on(declaration, "institute", measurement(checkout_root()), total=total, per_job=per_job, isolation=isolation)
+        offer = market.offer_on(
+            declaration, "institute", measurement(checkout_root()), total=total, per_job=per_job, isolation=isolation, measure=measure
+        )
         offers.append(town.clients[name].offer(offer)["digest"])
     composed = compose(town.clients["institute"], "study", "Coinsurance and use of care", offers, ["auditor"])
     town.agreement = town.clients["institute"].propose(composed)["digest"]

@@ -1,0 +1,1 @@
+"""Training inside the enclave: rows become bounded integers, learners see them only through noised sums."""

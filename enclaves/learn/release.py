@@ -1,0 +1,88 @@
+"""A training run's part of the release: rows from the locked database, the model and its metrics."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from enclaves.aggregate import Stored, joined_by_key
+from enclaves.kit.expressions import Fragment, expression_sql, joined, listed
+from enclaves.kit.relations import rows_of
+from enclaves.kit.tables import Connection, columns_of, load_table, open_database, readable
+from enclaves.learn.fit import train
+from enclaves.learn.rows import MISSING, Array, Rows, encode_rows
+from policies.declaration import Declaration
+from policies.grant import Grant
+from policies.model import ModelRelease
+from policies.query import Plan
+from policies.schedule import task_of
+from policies.shape import shape
+from policies.training import Encoded, Task
+
+
+def learn(grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, Stored], *, memory_mib: int) -> ModelRelease:
+    """Return the model that a grant's training asks for.
+
+    Raises:
+        LossExceeded: training costs more than granted.
+        OutOfMemory, MemoryError: the tables need more than `memory_mib`; a training holds them as a whole.
+        Tampered: stored columns cannot be decrypted.
+    """
+    plan = grant.plan
+    task = task_of(plan, shape(plan.source, declarations))
+    loaded = {dataset: f"d{index}" for index, dataset in enumerate(plan.sources)}
+    with open_database(memory_mib=memory_mib, threads=2) as connection:
+        for read in grant.reads:
+            stored, declaration = files[read.dataset], declarations[read.dataset]
+            table = readable(stored if isinstance(stored, pa.Table) else stored.table())
+            unique = joined_by_key(plan, read.dataset, declaration)
+            load_table(connection, loaded[read.dataset], table, declaration, read.columns, bounded=True, unique=unique)
+        rows, held = read_rows(plan, task, declarations, connection, loaded)
+    model, metrics = train(rows, held, task, grant.statistics)
+    return ModelRelease(model=model, metrics=metrics)
+
+
+def read_rows(
+    plan: Plan, task: Task, declarations: Mapping[str, Declaration], connection: Connection, loaded: Mapping[str, str]
+) -> tuple[Rows, Array]:
+    """Return the encoded rows of a plan, and which of them belong to persons who are held out.
+
+    Who is held out follows from a hash of the person's id alone, so nobody's presence moves anybody else to the other side.
+    """
+    source = rows_of(plan.source, declarations, loaded, (f"r{index}" for index in itertools.count()))
+    encodings = {item.column: item for item in (*task.features, *([task.label] if task.label else []))}
+    inputs = [
+        joined(f"{{}} AS i{index}", _input(encodings[item.name], expression_sql(item.expression, source.columns)))
+        for index, item in enumerate(plan.inputs)
+    ]
+    where = Fragment(sql="") if plan.where is None else joined(" WHERE {}", expression_sql(plan.where, source.columns))
+    found = columns_of(
+        connection,
+        joined(
+            f"SELECT dense_rank() OVER (ORDER BY {source.unit}) AS p, (hash({source.unit}) % 100)::BIGINT AS h, {{}} FROM {{}}{{}}",  # noqa: S608
+            listed(", ", inputs),
+            source.source,
+            where,
+        ),
+    )
+    columns = {item.name: found[f"i{index}"] for index, item in enumerate(plan.inputs)}
+    label = task.label.column if task.label else None
+    rows = encode_rows(columns, found["p"], task)
+    known = np.ones(len(found["p"]), bool)
+    if label is not None:
+        known = columns[label] >= 0 if task.classes else columns[label] != MISSING
+    ids, first = np.unique(found["p"][known], return_index=True)
+    side = found["h"][known][first] < task.held_out
+    return rows, np.asarray(side[rows.persons]) if len(ids) else np.zeros(0, bool)
+
+
+def _input(item: Encoded, value: Fragment) -> Fragment:
+    """An input as a 64-bit integer: the index of a category or -1, a number or `MISSING`."""
+    if item.encoding != "categories":
+        return joined("coalesce(CAST({} AS BIGINT), {})", value, Fragment(sql="CAST(? AS BIGINT)", parameters=(MISSING,)))
+    kind = "VARCHAR" if isinstance(item.categories[0], str) else "BIGINT"
+    cases = [Fragment(sql=f"WHEN CAST(? AS {kind}) THEN {index}", parameters=(name,)) for index, name in enumerate(item.categories)]
+    return joined(f"CASE CAST({{}} AS {kind}) {{}} ELSE -1 END", value, listed(" ", cases))

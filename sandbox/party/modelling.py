@@ -1,0 +1,120 @@
+"""Models at home: the form that asks for one, the card that goes with one, and scoring a table with one."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from enclaves.kit.artefact import checked_onnx, score_onnx
+from policies.agreement import Agreement
+from policies.canonical import digest_bytes
+from policies.codec import decode
+from policies.conversion import DISPLAY_DELTA, epsilon_at
+from policies.errors import Malformed, NotFound
+from policies.grant import Grant
+from policies.model import Model, ModelRelease
+from policies.privacy import units_to_decimal
+from policies.statement import Release
+from policies.training import Encoded, Training
+from sandbox.audit.receipt import Receipt
+from sandbox.party.forms import read_form
+
+MOST_ROWS = 1_000_000
+"""Most rows of one table that is scored."""
+
+
+def read_training(path: Path) -> tuple[str, Training]:
+    """Return the query of rows (`sql`) and the training that a YAML or JSON form asks for. Raises Malformed."""
+    form = dict(read_form(path))
+    sql = form.pop("sql", None)
+    if not isinstance(sql, str):
+        raise Malformed("needs `sql`, the query whose columns are features and label", where="sql")
+    return sql, decode(Training, {"kind": "training/1", **form})
+
+
+def model_of(release: object) -> ModelRelease:
+    """Return the model of a release. Raises NotFound if it has none."""
+    if not isinstance(release, Release) or release.model is None:
+        raise NotFound("this release holds no model: it was no training, or too few persons took part", code="no-model")
+    return release.model
+
+
+def card_of(release: Release, receipt: Receipt, agreement: Agreement) -> dict[str, Any]:
+    """Return the model card of a verified release: what it was trained on, under which terms, at what loss, and how well it does.
+
+    Every figure on it is either a document or was released with noise; nothing is looked up in data.
+    """
+    found, grant = model_of(release), receipt.grant
+    assert isinstance(grant, Grant)
+    training = grant.plan.training
+    assert training is not None
+    people = release.cells[0].figures[0]
+    return {
+        "kind": "model-card/1",
+        "job": grant.job,
+        "agreement": grant.agreement,
+        "title": agreement.title,
+        "log_entry": receipt.index,
+        "model_digest": found.digest,
+        "onnx_digest": digest_bytes(checked_onnx(found.model)),
+        "parameters": found.model.size,
+        "learner": training.learner.kind,
+        "predicts": None if found.model.label is None else _described(found.model.label),
+        "features": [_described(feature) for feature in found.model.features],
+        "datasets": [{"dataset": read.dataset, "version": read.version, "file": read.file_digest} for read in grant.reads],
+        "terms": [{"dataset": read.dataset, "purposes": list(agreement.terms_of(read.dataset).purposes)} for read in grant.reads],
+        "persons": {"value": people.value, "low": people.low, "high": people.high},
+        "held_out_percent": training.held_out,
+        "metrics": [{"name": m.name, "value": m.value, "low": m.low, "high": m.high} for m in found.metrics],
+        "loss": release.loss.text,
+        "epsilon": epsilon_at(release.loss),
+        "delta": units_to_decimal(DISPLAY_DELTA, 12),
+        "protects": "all rows of one person, present or absent",
+        "enclave_kind": release.enclave_kind,
+        "measurement": grant.measurement,
+        "intervals": "95 %, of the noise; not of the choice of persons",
+    }
+
+
+def _described(item: Encoded) -> dict[str, Any]:
+    if item.encoding == "categories":
+        return {"column": item.column, "encoding": item.encoding, "categories": list(item.categories)}
+    bounds = {name: units_to_decimal(getattr(item, name), item.decimals) for name in ("lower", "upper", "centre")}
+    return {"column": item.column, "encoding": item.encoding, **bounds}
+
+
+def score_file(model: Model, path: Path) -> Iterator[list[float]]:
+    """Yield what a model's ONNX file predicts for every row of a CSV file whose columns are its features, empty where missing.
+
+    Raises:
+        Malformed: a missing column, a cell that is no number, too many rows, or a file that is not acceptable.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = []
+        for row in csv.DictReader(file):
+            rows.append(row)
+            if len(rows) > MOST_ROWS:
+                raise Malformed(f"more than {MOST_ROWS} rows", where=path.name)
+    columns = {feature.column: [_cell(row, feature, number) for number, row in enumerate(rows, 2)] for feature in model.features}
+    if not rows:
+        return
+    for scored in score_onnx(checked_onnx(model), columns):
+        yield [float(value) for value in scored.reshape(-1)]
+
+
+def _cell(row: dict[str, Any], feature: Encoded, line: int) -> float | int | str:
+    """One cell as the model reads it."""
+    text = row.get(feature.column)
+    if text is None:
+        raise Malformed(f"line {line} has no column `{feature.column}`", where=feature.column, code="unknown-column")
+    try:
+        if feature.encoding != "categories":
+            return float(text) if text else float("nan")
+        if isinstance(feature.categories[0], str):
+            return str(text)
+        # A number that is no category counts as none of them, as an empty cell does.
+        return int(text) if text else min(int(value) for value in feature.categories) - 1
+    except ValueError as error:
+        raise Malformed(f"line {line}: `{text[:40]}` is no number", where=feature.column) from error
