@@ -64,19 +64,23 @@ def compose(
         uid=uid,
         title=title,
         log=LogIdentity(origin=log["origin"], key=log["key"]),
-        parties=tuple(
-            Party(
-                id=name,
-                roles=tuple(of),
-                signing_key=_known(keys, name)["signing_key"],
-                sealing_key=_known(keys, name)["sealing_key"],
-                jurisdiction=(countries or {}).get(name),
-            )
-            for name, of in roles.items()
-        ),
+        parties=_parties(roles, keys, countries or {}),
         declarations=tuple(offer.declaration for offer in taken),
         terms=tuple(offer.terms for offer in taken),
         pools=pools,
+    )
+
+
+def _parties(roles: dict[str, list[Role]], keys: dict[str, Any], countries: Mapping[str, str]) -> tuple[Party, ...]:
+    return tuple(
+        Party(
+            id=name,
+            roles=tuple(of),
+            signing_key=_known(keys, name)["signing_key"],
+            sealing_key=_known(keys, name)["sealing_key"],
+            jurisdiction=countries.get(name),
+        )
+        for name, of in roles.items()
     )
 
 
