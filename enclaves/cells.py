@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from enclaves.kit.expressions import Fragment, expression_sql, joined, listed
 from enclaves.kit.relations import Rows
 from policies.canonical import MAX_INTEGER
-from policies.expression import MAX_VALUE, Expression, Typed, typed
+from policies.expression import MAX_TEXT, MAX_VALUE, Expression, Typed, typed
 from policies.query import Plan
 from policies.schedule import Measured, Statistic, bin_edges
 from policies.shape import Contribution
 
 Key = tuple[int | str | None, ...]
+
+UNWRITABLE = r"[\x00-\x08\x0B-\x1F\x7F-\x{9F}]"
+"""What no text of a release may hold (`policies.codec.is_printable`), for the database."""
 
 FEW = 50
 """Values of a domain that are listed in the text of a query; longer ones travel as one parameter."""
@@ -95,7 +98,9 @@ def _within(name: str, kind: Typed, domain: tuple[int | str | None, ...] | None)
     """The condition that a key has a value of its domain; of a discovered key, that it can be written down."""
     if domain is None:
         if kind.type == "text":
-            return None
+            return Fragment(
+                sql=f"(({name} IS NULL OR length({name}) <= {MAX_TEXT}) AND NOT coalesce(regexp_matches({name}, '{UNWRITABLE}'), false))"
+            )
         return Fragment(sql=f"({name} BETWEEN {-MAX_INTEGER} AND {MAX_INTEGER} OR {name} IS NULL)")
     values = [value for value in domain if value is not None]
     whole = [value for value in values if isinstance(value, int)]

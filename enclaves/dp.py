@@ -7,6 +7,7 @@ Before anything is drawn, OpenDP's own privacy map says what the mechanism costs
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,10 +47,10 @@ def add_noise(values: Sequence[int], statistic: Statistic, *, threads: int = 2) 
 
 def _drawn(mechanism: Any, exact: Any, threads: int) -> list[int]:
     if len(exact) <= CHUNK:
-        return [int(value) for value in mechanism(exact)] if len(exact) else []
+        return list(mechanism(exact)) if len(exact) else []
     with ThreadPoolExecutor(threads) as pool:
         parts = pool.map(mechanism, [exact[start : start + CHUNK] for start in range(0, len(exact), CHUNK)])
-        return [int(value) for part in parts for value in part]
+        return list(itertools.chain.from_iterable(parts))
 
 
 def draw_share(count: int, scale: int, *, threads: int = 2) -> list[int]:

@@ -20,8 +20,9 @@ from enclaves.kit.columns import StoredColumns
 from enclaves.kit.tables import Connection, arrow, readable
 from enclaves.pairs import BLOCK, MOST_ROWS, Codes, Lines, in_a_row, in_one
 from policies.canonical import MAX_INTEGER
+from policies.codec import is_printable
 from policies.declaration import Declaration
-from policies.expression import MAX_VALUE, Expression, Ref
+from policies.expression import MAX_TEXT, MAX_VALUE, Expression, Ref
 from policies.query import Plan, Table
 from policies.schedule import Measured, Statistic
 
@@ -191,7 +192,7 @@ def _stored_codes(expression: Expression, declaration: Declaration, table: pa.Ta
         if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
             return None
         cells = cells if column.nullable else pc.fill_null(cells, "")
-        return (numbered(cells), None) if domain is None else listed_text(cells, domain)
+        return _found_text(cells) if domain is None else listed_text(cells, domain)
     read = whole_numbers(table, declaration, column.name, clamp=True)
     if read is None:
         return None
@@ -204,6 +205,14 @@ def _stored_codes(expression: Expression, declaration: Declaration, table: pa.Ta
     inside = None if written.all() else written if missing is None else written | missing
     codes = numbered(pa.chunked_array([pa.array(values, mask=missing)]))
     return codes, inside
+
+
+def _found_text(cells: pa.ChunkedArray) -> tuple[Codes, Array | None]:
+    """Text as numbers of what occurs, and which cells can be written into a release (None: all)."""
+    codes = numbered(cells)
+    labels = [codes.label(number) for number in range(codes.size)] if len(cells) else []
+    written = np.asarray([label is None or (len(label) <= MAX_TEXT and is_printable(label)) for label in labels], np.bool_)
+    return codes, None if written.all() else written[codes.values]
 
 
 def listed_text(cells: pa.ChunkedArray, domain: tuple[int | str | None, ...]) -> tuple[Codes, Array | None]:

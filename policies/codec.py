@@ -122,9 +122,14 @@ def _text(value: Any) -> str:
         raise Malformed("must be a string")
     if len(value) > MAX_STRING:
         raise Malformed(f"is longer than {MAX_STRING} characters")
-    if _UNPRINTABLE.search(value):
+    if not is_printable(value):
         raise Malformed("holds a control character or a lone surrogate")
     return value
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text may stand in a document: no control characters but tab and line feed, no lone surrogates."""
+    return _UNPRINTABLE.search(text) is None
 
 
 def _integer(value: Any) -> int:

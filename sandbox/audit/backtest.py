@@ -11,7 +11,7 @@ from typing import Any
 
 from policies.agreement import Agreement, Terms
 from policies.errors import Malformed
-from policies.finding import Decision
+from policies.finding import Decision, Finding
 from policies.grant import AnyPlan
 from policies.odrl import parse_agreement, parse_offer
 from policies.request import Facts, JobRequest
@@ -20,18 +20,28 @@ from sandbox.audit.laws import law_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """Terms by dataset, in place of those that agreements have."""
+    """Terms by dataset, in place of those that agreements have.
+
+    Attributes:
+        uid: of the only agreement that is concerned; None where every agreement on the datasets is.
+    """
 
     terms: Mapping[str, Terms]
+    uid: str | None = None
 
     def concerns(self, agreement: Agreement, plan: AnyPlan) -> bool:
         """Whether a query under an agreement reads a dataset that the candidate has terms on."""
-        return any(dataset in self.terms and dataset in agreement.by_dataset for dataset in plan.sources)
+        named = self.uid in (None, agreement.uid)
+        return named and any(dataset in self.terms and dataset in agreement.by_dataset for dataset in plan.sources)
 
     def decide(self, request: JobRequest, agreement: Agreement, plan: AnyPlan, facts: Facts, law: str) -> Decision:
-        """The decision under the agreement with the candidate's terms. Raises Malformed where these do not fit its declarations."""
+        """The decision under the agreement with the candidate's terms; denied where these do not fit its parties and declarations."""
         terms = tuple(self.terms.get(item.dataset, item) for item in agreement.terms)
-        return law_of(law).decide(request, replace(agreement, terms=terms), plan, facts)
+        try:
+            return law_of(law).decide(request, replace(agreement, terms=terms), plan, facts)
+        except Malformed as error:
+            finding = Finding(rule="terms", dataset="", allowed=False, message=str(error))
+            return Decision(allowed=False, minimum_group=1, findings=(finding,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,13 +62,18 @@ class Difference:
 
 
 def parse_candidate(document: Any) -> Candidate:
-    """Candidate terms from an offer or an agreement (ODRL JSON-LD). Raises Malformed."""
+    """Candidate terms (ODRL JSON-LD): of an offer for every agreement on its dataset, of an agreement for those of its uid.
+
+    Raises:
+        Malformed: the document is neither.
+    """
     kind = document.get("@type") if isinstance(document, dict) else None
     if kind == "Offer":
         offer = parse_offer(document)
         return Candidate(terms={offer.terms.dataset: offer.terms})
     if kind == "Agreement":
-        return Candidate(terms={terms.dataset: terms for terms in parse_agreement(document).terms})
+        agreement = parse_agreement(document)
+        return Candidate(terms={terms.dataset: terms for terms in agreement.terms}, uid=agreement.uid)
     raise Malformed("a candidate is an offer or an agreement", where="@type")
 
 

@@ -20,7 +20,7 @@ from policies.errors import Malformed, NotFound, Tampered
 from policies.lineage import LogRotation, SignedLogRotation
 from policies.names import require_key
 from sandbox.audit.checkpoint import LogKey
-from sandbox.audit.tiles import TILE_WIDTH, LogFile, unpack_entries
+from sandbox.audit.tiles import TILE_WIDTH, LogFile, read_bundle
 
 CHECKPOINT_PATH = "checkpoint"
 KEY_PATH = "log.vkey"
@@ -161,10 +161,7 @@ class Export:
     def bundle(self, number: int, size: int, *, wanted: Callable[[Sequence[bytes]], bool] = lambda entries: True) -> Bundle:
         """One bundle of a log of `size` entries; its openings are read where its entries are `wanted` opened. Raises as `bundles`."""
         file = LogFile(kind="entries", level=0, index=number, width=min(TILE_WIDTH, size - number * TILE_WIDTH))
-        try:
-            entries = unpack_entries(self._required(file.path), file.width)
-        except Malformed as error:
-            raise Malformed(error.message, code=error.code, where=file.path) from error
+        entries = tuple(read_bundle(self.read, number, file.width))
         opened, problem = self._openings(file) if wanted(entries) else ([], "")
         openings = {opening.index: opening for opening, _ in opened}
         commitments = {opening.index: commitment for opening, commitment in opened}

@@ -23,7 +23,7 @@ h1 { font-size: 1.6rem; margin: 0 0 .2rem; } h2 { font-size: 1.15rem; margin: 2r
 .state { color: var(--tone); font-weight: 600; white-space: nowrap; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; border-bottom-width: 2px; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
-td, dd { overflow-wrap: anywhere; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 0; } dt { color: #57606a; } dd { margin: 0; }
+td:last-child, dd { overflow-wrap: anywhere; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 0; } dt { color: #57606a; } dd { margin: 0; }
 code { font: .9em ui-monospace, monospace; } footer { margin-top: 2.5rem; color: #57606a; font-size: .9rem; }
 @media print { body { margin: 0; max-width: none; font-size: 10.5pt; } h2 { break-after: avoid; } tr { break-inside: avoid; } thead { display: table-header-group; } }
 """  # noqa: E501

@@ -170,14 +170,13 @@ def unpack_entries(contents: bytes, width: int) -> tuple[bytes, ...]:
     return tuple(entries)
 
 
-def entries_from_files(read: Callable[[str], bytes], size: int) -> Iterator[bytes]:
-    """Yield the entries of a tree with `size` leaves in order, from its bundles.
+def read_bundle(read: Callable[[str], bytes], index: int, width: int) -> Sequence[bytes]:
+    """Return the first `width` entries of bundle `index`.
 
     Args:
         read: path -> contents; raises NotFound, FileNotFoundError or LookupError for a file that is not
             there. Where a partial bundle is gone, the full one that replaced it is read (C2SP tlog-tiles,
             Partial Tiles).
-        size: leaves of the tree, from a verified checkpoint.
 
     The entries are not authenticated: hash them and compare the root with the checkpoint.
 
@@ -185,12 +184,6 @@ def entries_from_files(read: Callable[[str], bytes], size: int) -> Iterator[byte
         Tampered: code "log-file-missing".
         Malformed: code "entry-bundle", for a bundle that is cut short or too long; `where` is its path.
     """
-    for index, width in _ranges(size):
-        yield from _read_bundle(read, index, width)
-
-
-def _read_bundle(read: Callable[[str], bytes], index: int, width: int) -> Sequence[bytes]:
-    """Return the first `width` entries of bundle `index`."""
     for stored in dict.fromkeys((width, TILE_WIDTH)):
         path = entries_path(index, stored)
         try:

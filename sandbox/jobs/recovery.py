@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from enclaves.kit.envelope import Signed, document_digest
+from policies.acts import SignedApproval, SignedDuty
 from policies.canonical import canonical
 from policies.codec import decode
 from policies.declaration import Declaration
@@ -21,6 +22,7 @@ from policies.grant import AnyGrant
 from policies.lineage import SignedLogRotation
 from policies.odrl import parse_agreement
 from policies.request import JobRequest
+from policies.tightening import SignedTightening
 from sandbox.audit import merkle
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.export import Export
@@ -108,7 +110,7 @@ class _Rebuilding:
         for index, (data, header) in enumerate(zip(self.found.entries, self.found.headers, strict=True), start=self.found.first):
             opening, ids = self.found.openings.get(index), header.ids
             agreement = self._agreement(ids)
-            if "job" in ids:
+            if "job" in ids and header.kind not in WAITING:
                 self.stages[ids["job"]] = header.kind if header.kind not in ("key_released", "key_refused") else "attested"
             stored = None
             if opening is not None:
@@ -136,7 +138,9 @@ class _Rebuilding:
         if header.kind == "charged":
             self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
             self.tx.charge(header.losses, header.ids.get("consumer", ""))
-        if "job" in header.ids:
+        if header.kind in WAITING or header.kind in ("tightened", "duty_done"):
+            self._acted(header)
+        elif "job" in header.ids:
             self._fold_job(index, header, body)
         elif header.kind in KEYS:
             KEYS[header.kind](self, header)
@@ -216,6 +220,20 @@ class _Rebuilding:
     def signed(self, header: Header, signed: Signed) -> None:
         """Add a signature."""
         self.tx.sign_agreement(header.ids["agreement"], signed)
+
+    def _acted(self, header: Header) -> None:
+        """Add what was signed under an agreement in force. A job that waited for approvals is to be asked for anew."""
+        ids = header.ids
+        if self.tx.agreement(ids["agreement"]) is None:
+            return
+        if header.kind == "tightened":
+            self.tx.add_tightening(SignedTightening.from_ids(ids))
+        elif header.kind == "duty_done":
+            self.tx.add_duty(SignedDuty.from_ids(ids))
+        elif header.kind == "approved":
+            self.tx.add_approval(SignedApproval.from_ids(ids))
+        elif header.kind == "awaiting" and self.tx.job(ids["job"]) is None:
+            self.tx.lose_job(ids["job"])
 
     # --- jobs
 
@@ -301,6 +319,9 @@ class _Rebuilding:
     def _append(self, kind: EntryKind, ids: dict[str, str], body: dict[str, Any], agreement: str) -> int:
         return self.tx.append(kind, at=self.host.now(), ids=ids, body=body, agreement=agreement)
 
+
+WAITING: frozenset[EntryKind] = frozenset({"awaiting", "approved", "expired"})
+"""Entries about a job that was not decided yet, or never."""
 
 ENDED: frozenset[EntryKind] = frozenset({"decided", "released", "withheld", "failed", "repeated"})
 """Last steps after which a job needs no end; a decision that allows is followed by its charge in the same transaction."""

@@ -19,13 +19,14 @@ from policies.entries import LedgerCharge
 from policies.errors import Conflict, Malformed, NotFound, Unavailable
 from policies.finding import Decision
 from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, public_providers, question_digest
-from policies.granted import job_id
+from policies.granted import MAX_RELEASE, job_id
 from policies.isolation import Layer
 from policies.plan import PARSER_VERSION, parse_plan
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact, VersionFact
 from policies.schedule import schedule
+from policies.sizes import require_releasable
 from sandbox.exchange.agreements import read_agreement
 from sandbox.exchange.epochs import require_signed_epoch
 from sandbox.exchange.records import Participant, StoredAgreement
@@ -307,7 +308,20 @@ def _prepare(host: Host, caller: Participant, request: JobRequest) -> tuple[Stor
     stored = read_agreement(host, caller, request.agreement)
     if stored.state != "active":
         raise Conflict(f"the agreement waits for {', '.join(stored.waiting_for)}", code="agreement-not-active")
-    return stored, parse_plan(request.sql, stored.agreement.by_dataset)
+    plan = parse_plan(request.sql, stored.agreement.by_dataset)
+    _require_releasable(stored.agreement, plan)
+    return stored, plan
+
+
+def _require_releasable(agreement: Agreement, plan: Plan) -> None:
+    """Refuse before anything is charged what an enclave could only withhold. The law does not ask: a charge of old stays valid."""
+    terms = [agreement.terms_of(dataset) for dataset in plan.sources]
+    allowed = [bound for term in terms if (bound := term.output_bytes) is not None]
+    try:
+        require_releasable(plan, agreement.by_dataset, max(term.minimum_group for term in terms), min([MAX_RELEASE, *allowed]))
+    except Malformed as error:
+        if error.code == "release-too-large":
+            raise
 
 
 def _known(host: Host, request: JobRequest, digest: str) -> Job | None:

@@ -12,6 +12,7 @@ from policies.plan import parse_plan
 from policies.privacy import Loss, parse_loss
 from policies.query import MAX_SQL
 from policies.schedule import schedule
+from policies.sizes import require_releasable
 from sandbox.party.forms import read_declarations
 
 MAX_STATEMENTS = 10_000
@@ -63,6 +64,7 @@ def check_statement(text: str, declarations: Mapping[str, Declaration], loss: Lo
         plan = parse_plan(text, declarations)
         asked = loss if plan.discovers else replace(loss, delta0=0)
         statistics = schedule(plan, declarations, asked, minimum_group)
+        require_releasable(plan, declarations, minimum_group)
     except Malformed as error:
         return Checked(statement=number, accepted=False, reason=str(error), text=begins, code=error.code, where=error.where)
     return Checked(statement=number, accepted=True, reason=f"{len(statistics)} noised statistics for {asked.text}", text=begins)

@@ -14,6 +14,9 @@ from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 from sandbox.party.lines import append_line, read_lines
 
+FIELDS = frozenset({"charges", "grants", "versions", "signatures", "joint", "acts", "keyring", "log_keys", "epoch", "number"})
+"""What a fold has. One that was kept before one of them existed is folded again from the beginning."""
+
 MOST_LINES = 1 << 20
 """Bytes of new entries that are kept beside a fold at least, before it is written anew."""
 
@@ -32,26 +35,32 @@ class FollowedFile:
         kept = self.home.read_or(fold_file(stem), None)
         if kept is None:
             return Followed(), Frontier()
-        seen = Frontier.from_json(kept["frontier"])
-        if "keyring" not in kept or "acts" not in kept:
-            return Followed(), seen
+        seen, lines = Frontier.from_json(kept["frontier"]), self._since(stem, kept["frontier"]["size"])
+        if not kept.keys() >= FIELDS:
+            return Followed(), seen.extend(leaf_hash(text.encode()) for text in lines)
         followed = Followed(
             frontier=seen,
             charges=kept["charges"],
             grants=kept["grants"],
             versions=kept["versions"],
             signatures=kept["signatures"],
-            joint=kept.get("joint", {}),
+            joint=kept["joint"],
             acts=kept["acts"],
             keyring=Keyring.from_json(kept["keyring"]),
             log_keys=tuple(kept["log_keys"]),
             epoch=kept["epoch"],
             number=kept["number"],
         )
-        for line in read_lines(self.home, _lines(stem))[0]:
-            if line["first"] == followed.frontier.size:  # else a line of before the file was written anew
-                followed = _taking(followed, line["entries"])
+        followed = _taking(followed, lines)
         return followed, followed.frontier
+
+    def _since(self, stem: str, size: int) -> list[str]:
+        """The entries after the first `size`, which the file covers; lines of before it was written anew do not count."""
+        found: list[str] = []
+        for line in read_lines(self.home, _lines(stem))[0]:
+            if line["first"] == size + len(found):
+                found += line["entries"]
+        return found
 
     def save(self, stem: str, followed: Followed, note: str, taken: list[str] | None) -> None:
         """Keep the fold: by a line with the entries that are new, or, where there are many lines or no file, by the file as a whole.

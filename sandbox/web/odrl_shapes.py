@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from policies.agreement import ColumnTerm, LogIdentity, Party
+from policies.conditions import Approvals, Window
 from policies.declaration import Declaration
 from policies.joint import Pool
 from policies.names import PATTERNS
@@ -18,6 +19,39 @@ def _object(properties: dict[str, Any], **others: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False, **others}
 
 
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_RIGHT: dict[str, Any] = {
+    **dict.fromkeys(("purposes", "recipients", "enclave_kinds", "measurements", "pre_approved", "output_kinds", "isolation"), _TEXTS),
+    **dict.fromkeys(("enclave_jurisdictions", "recipient_jurisdictions"), _TEXTS),
+    **{key: {"type": "integer"} for key in ("minimum_group", "uses", "evidence_age", "output_rows", "output_bytes")},
+    **{key: {"type": "string", "pattern": "^[0-9-]{10}T[0-9:]{8}Z$"} for key in ("not_before", "not_after")},
+    "no_debug": {"const": True},
+    "windows": {"type": "array", "items": Window},
+    "approvals": Approvals,
+}
+"""Field of `Terms` -> schema of its right operand; losses and whatever is not named are described by their rule only."""
+
+
+def _duty(action: str, **members: Any) -> dict[str, Any]:
+    return _object({"action": {"const": action}, **members})
+
+
+_DUTIES = [
+    _duty(
+        "compensate",
+        **{
+            "sb:before": {"const": True},
+            "sb:amount": {"type": "string"},
+            "sb:currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
+            "sb:per": {"enum": ["agreement", "job"]},
+        },
+    ),
+    _duty("inform", **{"sb:informed": {"type": "array", "items": _NAME}}),
+    _duty("attribute", **{"sb:text": {"type": "string"}}),
+    _duty("delete", **{"sb:afterDays": {"type": "integer"}}),
+    _duty("nextPolicy", **{"sb:recipients": {"type": "array", "items": _NAME}, "sb:purposes": _TEXTS}),
+]
+
 _PERMISSION = _object(
     {
         "target": _DATASET,
@@ -30,14 +64,15 @@ _PERMISSION = _object(
             "maxItems": len(OPERANDS),
             "items": {
                 "anyOf": [
-                    _object({"leftOperand": {"const": left}, "operator": {"const": operator}, "rightOperand": {}})
-                    for left, operator in OPERANDS
+                    _object({"leftOperand": {"const": left}, "operator": {"const": operator}, "rightOperand": _RIGHT.get(field, {})})
+                    for (left, operator), field in OPERANDS.items()
                 ]
             },
         },
         "sb:column": {"type": "array", "items": ColumnTerm},
     }
 )
+_PERMISSION["properties"]["duty"] = {"type": "array", "minItems": 1, "maxItems": len(_DUTIES), "items": {"anyOf": _DUTIES}}
 
 
 def _uid(kind: str) -> dict[str, str]:

@@ -49,7 +49,7 @@ def test_an_honest_log_replays_in_any_number_of_processes(folder: Path, monkeypa
         assert verdict_of(reader(folder), 3) == alone
 
 
-@pytest.mark.parametrize("plant", ["flipped-decision", "hidden-charge", "unpaid-release", "forged-request"])
+@pytest.mark.parametrize("plant", ["hidden-charge", "unpaid-release"])
 def test_a_planted_violation_is_named_alike(tmp_path: Path, plant: _history.Violation) -> None:
     _history.write(tmp_path, 300, plant=plant)
     alone = verdict_of(reader(tmp_path), 1)

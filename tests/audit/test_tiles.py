@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.errors import Malformed, NotFound, Tampered
+from sandbox.audit.export import Export
 from sandbox.audit.merkle import Frontier, completed_nodes, leaf_hash
 from sandbox.audit.tiles import (
     LogFile,
-    entries_from_files,
     entries_path,
     layout,
     pack_entries,
@@ -22,6 +24,11 @@ from sandbox.audit.tiles import (
 )
 
 entry_lists = st.lists(st.binary(max_size=40), min_size=1, max_size=30)
+
+
+def entries_of(read: Callable[[str], bytes], size: int) -> Iterator[bytes]:
+    """The entries of an export, in order."""
+    return (entry for bundle in Export(read=read).bundles(size) for entry in bundle.entries)
 
 
 def _files(entries: list[bytes]) -> dict[str, bytes]:
@@ -175,7 +182,7 @@ def test_a_bundle_has_1_to_256_entries(count: int) -> None:
 def test_an_export_read_back_gives_the_entries_and_their_leaf_hashes(size: int) -> None:
     entries = _entries(size)
     files = _files(entries)
-    assert list(entries_from_files(files.__getitem__, size)) == entries
+    assert list(entries_of(files.__getitem__, size)) == entries
 
     tiles = [file for file in layout(size) if file.kind == "tile" and file.level == 0]
     leaves = [leaf for file in tiles for leaf in unpack_hashes(files[file.path], file.width)]
@@ -201,7 +208,7 @@ def test_a_missing_bundle_is_tampering(error: Exception) -> None:
         return files[path]
 
     with pytest.raises(Tampered) as caught:
-        list(entries_from_files(read, 300))
+        list(entries_of(read, 300))
     assert (caught.value.code, caught.value.where) == ("log-file-missing", "tile/entries/000")
 
 
@@ -209,7 +216,7 @@ def test_a_short_bundle_is_malformed_and_named() -> None:
     files = _files(_entries(300))
     files["tile/entries/001.p/44"] = files["tile/entries/001.p/44"][:-1]
     with pytest.raises(Malformed) as caught:
-        list(entries_from_files(files.__getitem__, 300))
+        list(entries_of(files.__getitem__, 300))
     assert caught.value.where == "tile/entries/001.p/44"
 
 
@@ -218,12 +225,12 @@ def test_an_outage_of_the_reader_is_not_called_tampering() -> None:
         raise PermissionError(path)
 
     with pytest.raises(PermissionError):
-        list(entries_from_files(read, 1))
+        list(entries_of(read, 1))
 
 
 def test_the_full_bundle_serves_where_the_partial_one_it_replaced_is_gone() -> None:
     entries = _entries(256)
-    assert list(entries_from_files(_files(entries).__getitem__, 100)) == entries[:100]
+    assert list(entries_of(_files(entries).__getitem__, 100)) == entries[:100]
 
 
 @pytest.mark.parametrize("contents", [b"", bytes(31), bytes(33), bytes(64)])

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from enclaves.kit import columns as under_test
 from enclaves.kit import sealing
-from enclaves.kit.columns import FOOTER, decrypt_columns, encrypt_table, inspect_envelope, key_context
+from enclaves.kit.columns import FOOTER, StoredColumns, decrypt_columns, encrypt_table, inspect_envelope, key_context
 from policies.errors import Malformed, Tampered
 
 DATASET, VERSION = "shop-sales", 3
@@ -53,6 +53,10 @@ def assert_unreadable(file: Any, columns: list[str] = TABLE.column_names, **chan
     assert caught.value.code == "unreadable-columns"
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
+    stored = StoredColumns(file, columns=columns, **({"dataset": DATASET, "version": VERSION, "keys": KEYS} | changed))
+    with pytest.raises(Tampered) as caught:
+        list(stored.parts(7))
+    assert (caught.value.code, caught.value.__cause__, caught.value.__context__) == ("unreadable-columns", None, None)
 
 
 class Provider(pe.KmsClient):  # type: ignore[misc]
@@ -98,6 +102,15 @@ def test_what_is_encrypted_decrypts() -> None:
     assert decrypted(file, ["person", "amount", "rate"]).equals(TABLE)
     assert decrypted(memoryview(file), ["rate", "person"]).equals(TABLE.select(["rate", "person"]))
     assert decrypted(pa.py_buffer(file), ["amount"]).equals(TABLE.select(["amount"]))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40, 1000])
+def test_parts_are_the_whole_in_its_order(rows: int) -> None:
+    stored = StoredColumns(encrypted(), dataset=DATASET, version=VERSION, keys=KEYS, columns=["rate", "person"])
+    parts = list(stored.parts(rows))
+    assert pa.concat_tables(parts).combine_chunks().equals(stored.table())
+    assert max(part.num_rows for part in parts) <= rows
+    assert stored.table().equals(TABLE.select(["rate", "person"]))
 
 
 def test_a_path_and_a_file_object_are_written_alike(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from enclaves.kit.acts import sign_approval
-from policies.acts import DutyDone, JobApproval
+from policies.acts import DutyDone, JobApproval, attributions_of
 from policies.conditions import DAY_S, Approvals, Payment
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.privacy import parse_epsilon
 from policies.tightening import Tightening
 from sandbox.audit.replay import replay
+from sandbox.cli.jobs import show_duties
 from sandbox.exchange.paging import Page
 from sandbox.exchange.tightening import tighten, tightenings_of
 from sandbox.jobs import handout
@@ -208,6 +209,27 @@ def test_a_release_is_handed_out_until_it_is_to_be_deleted_and_late_consumers_ge
         with pytest.raises(NotFound):
             handout.release(tx, job, 0)
     assert ask(story, "again", name, epsilon="0.11").state == "released"
+
+
+def test_parties_to_be_informed_get_notice_of_a_release(story: Story) -> None:
+    with story.host.store.transaction() as tx:
+        for name in ("auditor", "clinic", "insurer"):
+            tx.set_webhook(name, "https://example.org/hook", story.host.now())
+    job = ask(story, "informed", agreed(story, "informed", notify=("auditor",)))
+    with story.host.store.reading() as tx:
+        told = {name: [(n.kind, n.subject) for n in tx.notices(name, Page(limit=50)).items] for name in ("auditor", "clinic")}
+    assert ("use", job.id) in told["auditor"]
+    assert ("use", job.id) not in told["clinic"]
+
+
+def test_the_words_of_the_provider_are_shown_with_the_release(capsys: pytest.CaptureFixture[str]) -> None:
+    signed = terms.agreement(terms=(terms.terms_insurer(attribution="Data: Insurer", delete_after=9), terms.terms_clinic()))
+    assert attributions_of(signed, ("insurer.plans", "clinic.care")) == ("Data: Insurer",)
+    assert attributions_of(signed, ("clinic.care",)) == ()
+    show_duties({"attribution": ["Data: Insurer"], "delete_after_days": 9})
+    shown = capsys.readouterr().out
+    assert "attribution: Data: Insurer" in shown
+    assert "within 9 days" in shown
 
 
 def test_the_whole_history_replays(story: Story) -> None:

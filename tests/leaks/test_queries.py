@@ -13,12 +13,14 @@ import pytest
 import enclaves.gate
 from enclaves.aggregate import Exact, aggregate
 from enclaves.gate import pass_gate
+from policies.codec import decode, encode
 from policies.declaration import Column, Declaration
 from policies.errors import Malformed
 from policies.plan import parse_plan
 from policies.privacy import SCALE_UNIT, Loss, decimal_to_units
 from policies.query import Plan
 from policies.schedule import Statistic
+from policies.statement import Release
 from tests.support.queries import grant_of
 
 VICTIM = 77
@@ -160,3 +162,42 @@ def test_without_noise_and_within_bounds_answers_are_those_of_plain_duckdb(sql: 
     for row in plain:
         wanted = [float(value or 0) for value in cast(tuple[Any, ...], row)[keys:]]
         assert answered[tuple(row[:keys])] == pytest.approx(wanted, abs=2e-4)
+
+
+@pytest.mark.parametrize("by_unit", [True, False])
+@pytest.mark.parametrize("word", ["a\0b", "\x1b[2J", "c\x85d", "e\x7f", "x" * 10_001, "\r"])
+def test_a_key_that_no_document_can_hold_is_nobodys_key_and_ends_nothing(word: str, by_unit: bool) -> None:
+    """A release with it could not be opened by its consumer; who hid one among many rows would learn that these passed the threshold."""
+    rows = [{"pid": p, "turn": 0, "x": 1, "amount": 1.0, "word": word if p % 2 else "plain\ttext"} for p in range(100)]
+    held = pa.table({name: pa.array([row[name] for row in rows]) for name in rows[0]})
+    counted = ", COUNT(DISTINCT pid) AS people" if by_unit else ""
+    sql = f"SELECT word, COUNT(*) AS n{counted} FROM a.rows GROUP BY word"
+    grant, found = exact(sql, {"a.rows": held}, Loss(amount=10**9, delta0=10**6))
+    assert found.keys == (("plain\ttext",),)
+    decode(Release, encode(pass_gate(found, grant, DECLARED)))
+
+
+def test_quantiles_of_days_are_days_within_the_bounds() -> None:
+    """In days since 1970-01-01, as everywhere inside; nobody's own day."""
+    declared = replace(
+        DECLARED["a.rows"], columns=(*DECLARED["a.rows"].columns, Column(name="born", type="date", lower="1950-01-01", upper="2010-12-31"))
+    )
+    days = [-5000 + 37 * p for p in range(400)]
+    held = pa.table(
+        {
+            "pid": range(400),
+            "turn": [0] * 400,
+            "x": [1] * 400,
+            "amount": [1.0] * 400,
+            "word": ["a"] * 400,
+            "born": pa.array(days, pa.int32()).cast(pa.date32()),
+        }
+    )
+    sql = "SELECT MEDIAN(born) AS middle, QUANTILE(born, 0.9) AS late, MIN(born) AS first, MAX(born) AS last FROM a.rows"
+    grant = grant_of(parse_plan(sql, {"a.rows": declared}), {"a.rows": declared}, loss=Loss(amount=50 * 10**9))
+    release = pass_gate(aggregate(grant, {"a.rows": declared}, {"a.rows": held}, memory_mib=256, threads=1), grant, {"a.rows": declared})
+    (cell,) = release.cells
+    width = (14_974 + 7_305) // 100 + 1
+    for figure, true in zip(cell.figures, (days[200], days[360], days[2], days[397]), strict=True):
+        assert abs(float(figure.value) - true) <= width
+        assert -7_305 <= float(figure.low) <= true <= float(figure.high) <= 14_975

@@ -55,3 +55,16 @@ def test_the_benchmark_of_encrypted_sums_answers_and_names_its_figures() -> None
     assert set(found) >= SUM_NAMES
     assert all(found[name] > 0 for name in SUM_NAMES if found[name] is not None)
     assert found["narrow"]["bytes_per_value"] < 0.6 * found["bytes_per_value"]
+
+
+def test_the_benchmarks_of_replay_and_log_answer_and_name_their_figures() -> None:
+    wanted = {
+        ("replay", "--entries", "400", "--repeats", "1"): {"entries_per_s_core", "scaling_2_cores", "peak_mib"},
+        ("log", "--quick"): {"appends_per_s", "verifies_per_s"},
+    }
+    for (name, *options), names in wanted.items():
+        command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert names <= found.keys()
+        assert all(found[figure] > 0 for figure in names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ MONDAY = Window(days=("mon",), begins="00:00", ends="24:00")
 SIGNATURE = "00" * 64
 
 
+ROOT = Path(__file__).parent.parent.parent
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -149,8 +151,8 @@ LATER = {
     "evidence_age": "tests/party/test_broker_terms.py::test_keys_are_not_released_to_evidence_older_than_the_terms_say",
     "platforms": "tests/enclaves/test_attestation.py::test_an_intel_platform_has_to_be_in_an_agreed_state",
     "output_bytes": "tests/enclaves/test_output_terms.py::test_a_release_above_the_agreed_bytes_is_withheld",
-    "notify": "tests/jobs/test_duties.py::test_parties_to_be_informed_get_notice_of_a_release",
-    "attribution": "tests/jobs/test_duties.py::test_the_words_of_the_provider_are_shown_with_the_release",
+    "notify": "tests/jobs/test_acts.py::test_parties_to_be_informed_get_notice_of_a_release",
+    "attribution": "tests/jobs/test_acts.py::test_the_words_of_the_provider_are_shown_with_the_release",
 }
 """Terms that the decision only announces, and the test of their enforcement later on the way."""
 
@@ -183,6 +185,12 @@ def test_denies(term: str) -> None:
     assert not decision.allowed
     if term in CONDITIONS and term not in LATER:
         assert failed(decision) == [term]
+
+
+def test_what_is_enforced_later_is_tested_there() -> None:
+    for place in LATER.values():
+        file, _, name = place.partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), place
 
 
 def test_every_term_has_an_enforcing_function_a_request_that_it_allows_and_one_that_it_denies() -> None:

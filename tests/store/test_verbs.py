@@ -13,6 +13,7 @@ from sqlalchemy import update
 from enclaves.kit.lineage import sign_log_rotation
 from enclaves.kit.rotation import sign_rotation
 from enclaves.kit.signatures import SigningKey
+from policies.acts import DutyDone, JobApproval, SignedApproval, SignedDuty
 from policies.agreement import LogIdentity
 from policies.canonical import digest
 from policies.codec import encode
@@ -21,6 +22,7 @@ from policies.entries import LedgerCharge, parse_header
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch
 from policies.privacy import Loss
+from policies.tightening import SignedTightening, Tightening
 from sandbox.audit.merkle import leaf_hash, root_from_nodes, verify_inclusion
 from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
@@ -554,3 +556,36 @@ def test_attempts_at_joint_totals(tx: Transaction, story: Story) -> None:
     assert tx.joint_release(job.id) is None
     tx.add_joint_release(release)
     assert tx.joint_release(job.id) == release
+
+
+def test_acts_under_an_agreement_and_what_counts_of_its_jobs(tx: Transaction, story: Story) -> None:
+    job = story.jobs["released"]
+    name = job.request.agreement
+    first = SignedTightening(tightening=Tightening(agreement=name, dataset="insurer.plans", sequence=1, uses=5), signature="00" * 64)
+    assert tx.tightenings(name) == ()
+    tx.add_tightening(first)
+    second = replace(first, tightening=replace(first.tightening, sequence=2, revoked=True))
+    tx.add_tightening(second)
+    assert tx.tightenings(name) == (first, second)
+    approval = SignedApproval(approval=JobApproval(agreement=name, job=job.id, request=job.request_digest), by="clinic", signature="00")
+    tx.add_approval(approval)
+    assert tx.approvals(name, job.id) == (approval,)
+    assert tx.approvals(name, "job-other") == ()
+    duty = SignedDuty(done=DutyDone(agreement=name, duty="deletion", about=job.id, number=1), by="institute", signature="00")
+    tx.add_duty(duty)
+    assert tx.duties_done(name) == (duty,)
+    assert sorted(map(len, (providers for _, providers in tx.uses(name)))) == [1, 2, 2, 2]
+    assert {item.id for item in tx.released_to(name, "institute")} == {job.id, story.jobs["counted"].id}
+    assert tx.awaiting_since(story.host.now()) == []
+    tx.delete_release(job.id)
+    stored = tx.release(job.id)
+    assert stored is not None
+    assert stored.sealed == b""
+    waiting = replace(job, id="job-" + "0" * 20, state="awaiting_approval", grant=None, question="")
+    waiting = replace(waiting, request=replace(job.request, request_id="request-waits"))
+    tx.add_job(waiting)
+    assert tx.awaiting_since(waiting.created_at + 1) == [waiting.id]
+    tx.decide_job(replace(waiting, state="denied", positions=Positions(decided=7)))
+    decided = tx.job(waiting.id)
+    assert decided is not None
+    assert (decided.state, decided.positions.decided) == ("denied", 7)

@@ -1,0 +1,113 @@
+"""`sandbox policy`: files in, files out, exit codes; every template makes an offer that draws no remark but what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from policies.lint import lint_terms
+from policies.odrl import agreement_document, offer_document, parse_offer
+from sandbox.cli import cli
+from sandbox.party.term_forms import declaration_form, form_of, offer_of, to_yaml
+from sandbox.party.term_templates import TEMPLATES
+from tests.support import terms as standard
+from tests.support.story import Story, export, tell
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, ["policy", *map(str, arguments)], catch_exceptions=True)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(to_yaml(form_of(agreement_document(standard.agreement()))), encoding="utf-8")
+    return path
+
+
+def test_a_form_compiles_to_the_document_and_back(study: Path, tmp_path: Path) -> None:
+    document = tmp_path / "study.json"
+    document.write_text(run("compile", study).stdout, encoding="utf-8")
+    assert json.loads(document.read_text(encoding="utf-8")) == agreement_document(standard.agreement())
+    assert run("form", document).stdout == study.read_text(encoding="utf-8")
+
+
+def test_lint_says_nothing_or_ends_with_3(study: Path) -> None:
+    assert run("lint", study).exit_code == 0
+    study.write_text(study.read_text(encoding="utf-8").replace("minimum_group: 10", "minimum_group: 1"), encoding="utf-8")
+    found = run("lint", study, "--json")
+    assert found.exit_code == 3
+    assert [remark["term"] for remark in json.loads(found.stdout)] == ["minimum_group"]
+
+
+def test_diff_names_requests(study: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(study.read_text(encoding="utf-8").replace("- actuarial-review", "- audit"), encoding="utf-8")
+    found = json.loads(run("diff", study, other, "--json").stdout)
+    assert found["changed"]
+    assert run("diff", study, study).stdout.startswith("0 of ")
+
+
+def test_digests_of_a_query_forget_its_constants(study: Path) -> None:
+    def digests(year: int) -> dict[str, str]:
+        sql = f"SELECT COUNT(*) AS n FROM insurer.plans WHERE year = {year}"
+        found: dict[str, str] = json.loads(run("digest", study, "--sql", sql, "--json").stdout)
+        return found
+
+    assert digests(1)["template"] == digests(2)["template"]
+    assert digests(1)["plan"] != digests(2)["plan"]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return tell(tmp_path_factory.mktemp("host"))
+
+
+def test_backtest_lists_what_differs_and_ends_with_3(told: Story, tmp_path: Path) -> None:
+    assert told.agreement is not None
+    for path, data in export(told.host, "insurer").items():
+        (tmp_path / "log" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "log" / path).write_bytes(data)
+    same, stricter = tmp_path / "same.yaml", tmp_path / "stricter.yaml"
+    text = to_yaml(form_of(agreement_document(told.agreement)))
+    same.write_text(text, encoding="utf-8")
+    stricter.write_text(text.replace("epsilon_per_job: 1", "epsilon_per_job: 0.3"), encoding="utf-8")
+    assert run("backtest", same, tmp_path / "log").exit_code == 0
+    found = run("backtest", stricter, tmp_path / "log", "--json")
+    assert found.exit_code == 3
+    assert [item["job"] for item in json.loads(found.stdout)["differ"]] == [told.jobs["released"].id]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_template_makes_an_offer_that_means_what_it_says(name: str, language: str, tmp_path: Path) -> None:
+    public = {"public": True, "unit": "", "id_space": "", "rows_per_unit": 1} if name == "public-data" else {}
+    declaration = standard.declaration_insurer(**public)
+    form = tmp_path / "declaration.yaml"
+    form.write_text(to_yaml(declaration_form(declaration)), encoding="utf-8")
+    fixed = ("--pre-approved", standard.digest_of("a query")) if TEMPLATES[name].fixed else ()
+    who = ("--uid", "offer", "--consumer", "institute", "--purpose", "research", "--from", "2026-01-01", "--until", "2027-01-01")
+    done = run("fill", name, "--declaration", form, *who, *fixed, "--language", language)
+    assert done.exit_code == 0, done.output
+    offer = offer_of(yaml.safe_load(done.stdout), declaration, standard.MEASUREMENT)
+    assert parse_offer(json.loads(json.dumps(offer_document(offer)))) == offer
+    assert lint_terms(offer.terms, declaration) == ()
+    assert all(line.startswith("  #") or ":" in line or line.startswith("#") for line in done.stdout.splitlines())
+    assert run("templates", "--language", language).exit_code == 0
+
+
+def test_a_template_for_the_other_kind_of_table_is_refused(tmp_path: Path) -> None:
+    form = tmp_path / "declaration.yaml"
+    form.write_text(to_yaml(declaration_form(standard.declaration_insurer())), encoding="utf-8")
+    who = ("--uid", "offer", "--consumer", "institute", "--purpose", "research", "--from", "2026-01-01", "--until", "2027-01-01")
+    for name, more in (
+        ("public-data", ()),
+        ("nothing", ()),
+        ("report", ()),
+        ("aggregate-statistics", ("--pre-approved", standard.digest_of("q"))),
+    ):
+        assert run("fill", name, "--declaration", form, *who, *more).exception is not None
