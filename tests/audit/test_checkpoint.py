@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -23,8 +22,9 @@ from sandbox.audit.merkle import (
     verify_consistency,
 )
 from sandbox.audit.tiles import tile_hashes, tile_path
+from tests.support.vectors import PUBLISHED, needs
 
-LOG = Path(__file__).resolve().parents[1] / "vectors" / "tlog" / "tessera"
+LOG = PUBLISHED / "tlog/tessera"
 LOG_VKEY = "example.com/log/testdata+33d7b496+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx"
 LOG_SIZE = 15
 
@@ -73,6 +73,7 @@ def _published_nodes() -> dict[tuple[int, int], bytes]:
     return nodes
 
 
+@needs("tlog/tessera")
 def test_every_checkpoint_of_a_published_log_follows_from_its_entries() -> None:
     checkpoints, nodes = _published_checkpoints(), _published_nodes()
     assert len(checkpoints) == 16
@@ -83,6 +84,7 @@ def test_every_checkpoint_of_a_published_log_follows_from_its_entries() -> None:
         assert [leaf_hash(entry) for entry in entries] == [nodes[0, i] for i in range(size)]
 
 
+@needs("tlog/tessera")
 def test_all_pairs_of_published_checkpoints_are_consistent() -> None:
     checkpoints, nodes = _published_checkpoints(), _published_nodes()
     pairs = list(itertools.combinations_with_replacement(range(1, LOG_SIZE + 1), 2))
@@ -97,6 +99,7 @@ def test_all_pairs_of_published_checkpoints_are_consistent() -> None:
         verify_consistency(0, checkpoints[0].root, LOG_SIZE, checkpoints[LOG_SIZE].root, [])
 
 
+@needs("tlog/tessera")
 def test_published_level_0_tiles_are_reproduced() -> None:
     nodes = _published_nodes()
     for width in range(1, LOG_SIZE + 1):
@@ -104,6 +107,7 @@ def test_published_level_0_tiles_are_reproduced() -> None:
         assert tile_hashes(0, 0, width, lambda *at: nodes[at]) == expected
 
 
+@needs("tlog/tessera")
 def test_a_published_checkpoint_with_another_size_is_rejected() -> None:
     note = (LOG / "checkpoint").read_text()
     assert "\n15\n" in note

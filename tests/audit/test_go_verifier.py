@@ -18,7 +18,7 @@ from sandbox.audit.checkpoint import Checkpoint, LogKey, sign
 from sandbox.audit.cosignature import add_lines, cosign
 from sandbox.audit.merkle import completed_nodes, consistency_proof, inclusion_proof, leaf_hash, root_from_nodes
 
-SOURCE = Path(__file__).resolve().parents[1] / "vectors" / "tlog" / "verify.go"
+SOURCE = Path(__file__).resolve().parents[1] / "support" / "verify.go"
 LIBRARY = Path("/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog")
 ORIGIN = "log.example/sandbox"
 KEY = SigningKey.from_bytes(bytes(range(32)))

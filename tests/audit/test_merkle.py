@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,12 +24,15 @@ from sandbox.audit.merkle import (
     verify_consistency,
     verify_inclusion,
 )
+from tests.support.vectors import PUBLISHED, needs
 
-PROOFS = Path(__file__).resolve().parents[1] / "vectors" / "tlog" / "proofs"
+PROOFS = PUBLISHED / "tlog/proofs"
 MAX_LEAVES = 70
 
 
 def _vectors(name: str) -> list[dict[str, Any]]:
+    if not PROOFS.is_dir():
+        return []
     loaded: list[dict[str, Any]] = json.loads((PROOFS / name).read_text())
     return loaded
 
@@ -105,6 +107,7 @@ def _hash(text: str | None) -> bytes:
     return base64.b64decode(text or "")
 
 
+@needs("tlog/proofs")
 @pytest.mark.parametrize("case", INCLUSION, ids=lambda c: c["name"])
 def test_published_inclusion_proofs_are_judged_as_published(case: dict[str, Any]) -> None:
     arguments = (
@@ -122,6 +125,7 @@ def test_published_inclusion_proofs_are_judged_as_published(case: dict[str, Any]
         verify_inclusion(*arguments)
 
 
+@needs("tlog/proofs")
 @pytest.mark.parametrize("case", CONSISTENCY, ids=lambda c: c["name"])
 def test_published_consistency_proofs_are_judged_as_published(case: dict[str, Any]) -> None:
     arguments = (
@@ -139,6 +143,7 @@ def test_published_consistency_proofs_are_judged_as_published(case: dict[str, An
         verify_consistency(*arguments)
 
 
+@needs("tlog/proofs")
 def test_published_vectors_contain_good_and_bad_proofs() -> None:
     for cases in (INCLUSION, CONSISTENCY):
         assert {case["wantErr"] for case in cases} == {True, False}

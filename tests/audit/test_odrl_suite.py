@@ -11,9 +11,10 @@ from click.testing import CliRunner
 
 from sandbox.audit.odrl_evaluation import ODRL, REPORT, TYPE, XSD, Graph, Node, active, evaluate, instant
 from sandbox.cli import cli
+from tests.support.vectors import PUBLISHED, needs
 
 pytest.importorskip("rdflib", reason="pip install -r requirements-dev.txt")
-SUITE = Path(__file__).parent.parent / "vectors" / "odrl"
+SUITE = PUBLISHED / "odrl"
 TIME = {"http://example.com/request/currentTime": {"http://purl.org/dc/terms/issued": [Node("2024-02-12T11:20:10Z", XSD + "dateTime")]}}
 
 
@@ -23,6 +24,7 @@ def run(folder: Path) -> dict[str, Any]:
     return found
 
 
+@needs("odrl")
 def test_every_case_activates_the_expected_rules_and_one_report_cannot_be_met() -> None:
     found = run(SUITE)
     assert (found["cases"], found["activation_ok"], found["report_ok"]) == (34, 34, 33)
@@ -31,6 +33,7 @@ def test_every_case_activates_the_expected_rules_and_one_report_cannot_be_met() 
     assert "does not describe" in failure["what"]
 
 
+@needs("odrl")
 def test_a_wrong_expectation_and_an_unreadable_file_are_failures(tmp_path: Path) -> None:
     for name in ("policies", "requests", "sotw"):
         (tmp_path / name).symlink_to(SUITE / name)

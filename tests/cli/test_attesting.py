@@ -15,7 +15,9 @@ from enclaves.kit.measure import MEASURED, checkout_root, measurement
 from policies.errors import Malformed
 from sandbox.cli import cli
 from tests.support.platforms import VECTORS
+from tests.support.vectors import needs
 
+pytestmark = needs("attestation")
 SNP = ("--kind", "amd-sev-snp", "--evidence", str(VECTORS / "snp/report-v2-debug.bin"))
 CHAIN = (str(VECTORS / "snp/vcek.der"), str(VECTORS / "snp/ask_ark_milan.pem"))
 NITRO = ("--kind", "aws-nitro", "--evidence", str(VECTORS / "nitro/valid.cbor"))

@@ -21,8 +21,9 @@ from sandbox.audit.merkle import inclusion_proof
 from sandbox.audit.witness import Submission
 from sandbox.cli import cli
 from sandbox.party.witness import Witness
+from tests.support.vectors import PUBLISHED, needs
 
-VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "tlog" / "proofs"
+VECTORS = PUBLISHED / "tlog/proofs"
 
 
 def run(*arguments: Any) -> Result:
@@ -144,6 +145,7 @@ def test_witnesses_must_have_cosigned_and_two_exports_are_compared(folder: Path,
         (folder / "checkpoint").write_text(note)
 
 
+@needs("tlog/proofs")
 @pytest.mark.parametrize("name", ["inclusion", "consistency"])
 def test_published_vectors_pass_and_spoiled_ones_are_failures(name: str, tmp_path: Path) -> None:
     path = VECTORS / f"{name}.json"

@@ -35,6 +35,8 @@ def by_name(sample: Sample) -> str:
 
 
 def sample_of(name: str) -> Sample:
+    if not SAMPLES:
+        pytest.skip("published test vectors ../shared/vectors/attestation are missing")
     return next(sample for sample in SAMPLES if sample.name == name)
 
 

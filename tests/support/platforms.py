@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime
 import struct
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cbor2
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,8 +19,9 @@ from cryptography.x509.oid import NameOID
 from enclaves.kit.attestation.chains import fingerprint
 from enclaves.kit.attestation.platform import PlatformEvidence
 from policies.statement import Endorsed
+from tests.support.vectors import PUBLISHED
 
-VECTORS = Path(__file__).resolve().parent.parent / "vectors" / "attestation"
+VECTORS = PUBLISHED / "attestation"
 
 
 def seconds(text: str) -> float:
@@ -29,7 +30,9 @@ def seconds(text: str) -> float:
 
 
 def vector(name: str) -> bytes:
-    """A published file."""
+    """A published file; where there is none, its test is skipped."""
+    if not VECTORS.is_dir():
+        pytest.skip("published test vectors ../shared/vectors/attestation are missing")
     return (VECTORS / name).read_bytes()
 
 
@@ -44,7 +47,9 @@ class Sample:
 
 
 def samples() -> list[Sample]:
-    """All published evidence."""
+    """All published evidence; none where it is missing."""
+    if not VECTORS.is_dir():
+        return []
     snp = PlatformEvidence(
         kind="amd-sev-snp", document=vector("snp/report-v2-debug.bin"), chain=(vector("snp/vcek.der"), vector("snp/ask_ark_milan.pem"))
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from alembic import op
 from sqlalchemy import Column, ForeignKey, Integer, LargeBinary, PrimaryKeyConstraint, String, Text
 
-revision = "0011"
-down_revision = "0010"
+revision = "0009"
+down_revision = "0008"
 
 
 def upgrade() -> None:
@@ -33,12 +33,12 @@ def upgrade() -> None:
         Column("statement", Text, nullable=False),
         Column("sealed", LargeBinary, nullable=False),
     )
-    op.execute("UPDATE settings SET value = '11' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '9' WHERE name = 'schema'")
 
 
 def downgrade() -> None:
     """Forget them; releases of joint totals are lost to their recipients."""
-    op.execute("UPDATE settings SET value = '10' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '8' WHERE name = 'schema'")
     op.drop_table("joint_releases")
     op.drop_table("joint_contributions")
     op.drop_table("joint_runs")

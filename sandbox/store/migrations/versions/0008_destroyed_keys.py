@@ -5,8 +5,8 @@ from __future__ import annotations
 from alembic import op
 from sqlalchemy import Column, PrimaryKeyConstraint, String, Text
 
-revision = "0010"
-down_revision = "0009"
+revision = "0008"
+down_revision = "0007"
 
 
 def upgrade() -> None:
@@ -17,10 +17,10 @@ def upgrade() -> None:
         Column("signed", Text, nullable=False),
         PrimaryKeyConstraint("digest"),
     )
-    op.execute("UPDATE settings SET value = '10' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '8' WHERE name = 'schema'")
 
 
 def downgrade() -> None:
     """Forget them; jobs on these files are accepted again and end without keys."""
-    op.execute("UPDATE settings SET value = '9' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '7' WHERE name = 'schema'")
     op.drop_table("destroyed_keys")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 from sqlalchemy import Column, ForeignKey, Integer, PrimaryKeyConstraint, String, Text
 
-revision = "0007"
+revision = "0006"
 down_revision = "0005"
 
 
@@ -22,7 +22,7 @@ def upgrade() -> None:
         Column("signed", Text, nullable=False),
         PrimaryKeyConstraint("agreement", "kind", "subject", "participant", "number"),
     )
-    op.execute("UPDATE settings SET value = '7' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '6' WHERE name = 'schema'")
 
 
 def downgrade() -> None:
