@@ -81,7 +81,8 @@ def test_a_measurement_is_the_same_on_another_machine(tmp_path: Path) -> None:
     """Another order of files, other times, rights and line ends; byte code and hidden files beside them."""
     root, before = checkout_root(), os.umask(0o077)
     try:
-        files = [*(path for folder in MEASURED for path in (root / folder).rglob("*.py")), root / "requirements.txt"]
+        found = (path for folder in MEASURED for path in (root / folder).rglob("*") if path.is_file() and path.suffix != ".pyc")
+        files = [*found, root / "requirements.txt"]
         for path in sorted(files, reverse=True):
             copy = tmp_path / path.relative_to(root)
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -317,6 +317,12 @@ def test_what_an_operator_watches(tx: Transaction) -> None:
     assert 4000 in tx.workers_seen()
     assert 1000 not in tx.workers_seen()
     assert tx.workers_seen() == sorted(tx.workers_seen(), reverse=True)
+    later = 10**15
+    tx.see_worker("worker-3", later, 0, ("network", "uid"))
+    tx.see_worker("worker-4", later + 1, 0, ("network", "filesystem"))
+    assert tx.isolation_since(later) == ("network",)
+    assert tx.isolation_since(later + 1) == ("network", "filesystem")
+    assert tx.isolation_since(later + 2) == ()
 
 
 def test_a_transaction_that_fails_leaves_nothing(story: Story) -> None:
