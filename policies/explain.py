@@ -166,7 +166,7 @@ def _tries(finding: Finding, asked: Asked, agreement: Agreement) -> Iterator[tup
 
 
 def _candidates(finding: Finding, asked: Asked, agreement: Agreement) -> Iterator[Change]:
-    terms = [agreement.terms_of(dataset) for dataset in asked.plan.sources if dataset in agreement.by_dataset]
+    terms = [agreement.terms_of(dataset) for dataset in agreement.members(asked.plan.sources) if dataset in agreement.by_dataset]
     if finding.rule == "columns":
         yield from _column_changes(finding, asked.plan)
     elif finding.rule == "purpose":

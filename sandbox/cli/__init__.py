@@ -21,11 +21,13 @@ COMMANDS = {
     "agreement": Lazy("sandbox.cli.market", "agreement", "Terms that all parties sign."),
     "job": Lazy("sandbox.cli.jobs", "job", "Ask for a release."),
     "model": Lazy("sandbox.cli.models", "model", "Models: train them on what one may not see, and use them."),
-    "policy": Lazy("sandbox.cli.policy", "policy", "Terms: what they mean, what is wrong with them, what would change."),
+    "policy": Lazy("sandbox.cli.policy", "policy", "Terms of agreements: what they mean, what is wrong with them, what would change."),
     "sql": Lazy("sandbox.cli.sql", "sql", "Queries, before any data are asked."),
     "log": Lazy("sandbox.cli.audit", "log", "The log that participants and auditors keep copies of."),
     "audit": Lazy("sandbox.cli.audit", "audit", "What an auditor does, offline."),
-    "witness": Lazy("sandbox.cli.witness", "witness", "Cosign checkpoints, so that nobody can be shown another log."),
+    "witness": Lazy(
+        "sandbox.cli.witness", "witness", "Cosign checkpoints that extend what was seen, so that nobody can be shown another log."
+    ),
     "receipt": Lazy("sandbox.cli.audit", "receipt", "Receipts of releases."),
     "completion": Lazy("sandbox.cli.completion", "completion", "Print the script that makes SHELL complete `sandbox`."),
 }

@@ -315,7 +315,7 @@ def _prepare(host: Host, caller: Participant, request: JobRequest) -> tuple[Stor
 
 def _require_releasable(agreement: Agreement, plan: Plan) -> None:
     """Refuse before anything is charged what an enclave could only withhold. The law does not ask: a charge of old stays valid."""
-    terms = [agreement.terms_of(dataset) for dataset in plan.sources]
+    terms = [agreement.terms_of(dataset) for dataset in agreement.members(plan.sources)]
     allowed = [bound for term in terms if (bound := term.output_bytes) is not None]
     try:
         require_releasable(plan, agreement.by_dataset, max(term.minimum_group for term in terms), min([MAX_RELEASE, *allowed]))

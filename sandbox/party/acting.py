@@ -20,7 +20,7 @@ def approve(client: Client, job_id: str) -> dict[str, Any]:
     if job_id != job_id_of(digest):
         raise Tampered("the service shows another request than the job's", code="receipt-request")
     approval = JobApproval(agreement=str(signed.body["agreement"]), job=job_id, request=digest)
-    return client.send("/jobs/approvals", "job-approval", approval)
+    return client.send("/approvals", "job-approval", approval)
 
 
 def tighten(client: Client, name: str, dataset: str, **change: Any) -> dict[str, Any]:

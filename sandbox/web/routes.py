@@ -242,7 +242,7 @@ JOBS = (
         errors=(409,), summary="The receipt, to every party of the agreement.",
     ),
     Operation(
-        method="POST", path=f"{API}/jobs/approvals", view=jobs_api.approve_job, tag="jobs", body=SignedOnly,
+        method="POST", path=f"{API}/approvals", view=jobs_api.approve_job, tag="jobs", body=SignedOnly,
         document=Document(purpose="job-approval", body=JobApproval), answer=views.JobView, errors=(403, 404, 409),
         summary="Approve a job that waits for approvals.",
         description=f"The approval that makes enough decides the job and charges it. {SAME_AGAIN}",

@@ -219,6 +219,7 @@ def test_a_whole_run_over_the_pipe(laid: Bench, tmp_path: Path) -> None:
         paths[dataset].write_bytes(data)
     with EnclaveProcess() as enclave:
         evidence = enclave.start(laid.grant, agreement_document(laid.agreement), list(laid.nonces), PATIENCE_S)
+        pid = enclave.pid
         attested = appraise(
             evidence, grant=laid.grant, kinds=["simulated"], measurements=[measurement(checkout_root())], nonce=laid.nonces[0]
         )
@@ -226,7 +227,7 @@ def test_a_whole_run_over_the_pipe(laid: Bench, tmp_path: Path) -> None:
         statement, sealed = enclave.run({name: value.hex() for name, value in keys.items()}, paths, PATIENCE_S)
         assert statement.statement.withheld is None
         assert statement.statement.sealed == digest_bytes(sealed)
-        assert until(lambda: gone(enclave.pid)), "one run, then the end"
+        assert until(lambda: gone(pid)), "one run, then the end"
 
 
 def test_a_missing_file_ends_it_without_a_statement(laid: Bench, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,7 @@ from policies.joint_documents import JointContribution, JointManifest, JointRele
 from sandbox.audit.joint_receipt import JointReceipt, verify_joint_receipt
 from sandbox.audit.receipt import log_key
 from sandbox.audit.replay import replay
+from sandbox.party.connection import Connection
 from sandbox.party.exporting import export_log
 from sandbox.party.joint import JointPart
 from tests.support.pool import BANDS, REGIONS, distributed
@@ -339,6 +341,28 @@ def test_contributions_count_once_and_only_by_their_own_signer(pooled: PoolMarke
     assert record["state"] == "released"
     assert [error.code for error in seen if isinstance(error, SandboxError)] == ["joint-once"]
     assert kinds(pooled, job).count("joint_contributed") == 3
+
+
+def test_what_is_sent_twice_counts_once(pooled: PoolMarket, monkeypatch: pytest.MonkeyPatch) -> None:
+    once, paths = Connection._send, set()
+
+    def twice(self: Connection, method: str, path: str, **arguments: Any) -> Any:
+        if "data" in arguments:
+            arguments["data"] = b"".join(arguments["data"])
+        answer = once(self, method, path, **arguments)
+        if method == "POST" and path.startswith("/joint-totals"):
+            again = once(self, method, path, **arguments)
+            assert (again.status_code, again.content) == (answer.status_code, answer.content), path
+            paths.add(path.rpartition("/")[2])
+        return answer
+
+    monkeypatch.setattr(Connection, "_send", twice)
+    job = pooled.submit()
+    with pooled.working():
+        assert pooled.finish(job, pooled.parts())["state"] == "released"
+    assert paths == {"manifests", "files", "contributions", "statements"}
+    counted = Counter(kinds(pooled, job))
+    assert [counted[kind] for kind in ("joint_keyed", "joint_contributed", "joint_summed", "joint_released")] == [1, 3, 1, 1]
 
 
 def test_a_host_that_substitutes_the_key_gets_no_contribution(pooled: PoolMarket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,8 +254,19 @@ ROWS: dict[str, Row] = {
 }
 
 
-ON_ITS_OWN = {"sign_epoch"}
-"""An epoch begins a new log, so it has a town and tests of its own below."""
+ACTS, JOINT = "tests/party/test_acting.py::test_acts_that_are_sent_twice_count_once", "tests/http/test_joint_jobs.py"
+ON_ITS_OWN = {
+    "sign_epoch": "below: an epoch begins a new log, so it has a town of its own",
+    "tighten": ACTS,
+    "approve_job": ACTS,
+    "report_duty": ACTS,
+    "destroy": ACTS,
+    "accept_joint_manifest": f"{JOINT}::test_what_is_sent_twice_counts_once",
+    "add_joint_file": f"{JOINT}::test_what_is_sent_twice_counts_once",
+    "accept_joint_contribution": f"{JOINT}::test_what_is_sent_twice_counts_once",
+    "accept_joint_statement": f"{JOINT}::test_what_is_sent_twice_counts_once",
+}
+"""Operations that need more than a market, and where they are sent twice."""
 
 
 @pytest.fixture(scope="module", params=DATABASES if os.environ.get("SANDBOX_FULL") else DATABASES[:1])

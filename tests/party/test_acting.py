@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
 
 from policies.conditions import Approvals, Payment
+from policies.entries import parse_header
 from policies.errors import PolicyRefused, Unavailable
 from sandbox.cli import cli
 from sandbox.party.acting import approve, confirm_payment, tighten
-from tests.support.runs import COUNT_SQL, Town, copy_town, found_town, network_down
+from sandbox.party.keeping import destroy
+from tests.support.runs import COUNT_SQL, Answer, Direct, Town, copy_town, found_town, network_down
+
+
+class Twice(Direct):
+    """Every request that changes something goes out twice and is answered the same."""
+
+    def request(self, method: str, url: str, **arguments: Any) -> Answer:
+        """Ask the application."""
+        answer = super().request(method, url, **arguments)
+        if method == "POST":
+            again = super().request(method, url, **arguments)
+            assert (again.status_code, again.content) == (answer.status_code, answer.content)
+        return answer
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +70,20 @@ def test_brokers_release_keys_for_a_job_that_was_approved_and_paid(town: Town) -
     for name in ("insurer", "clinic"):
         town.broker(name).step()
         assert len(town.headers("key_released", waiting["id"])) == 1 + (name == "clinic")
+
+
+def test_acts_that_are_sent_twice_count_once(town: Town) -> None:
+    agree(town, approvals=Approvals(need=1, of=("insurer", "clinic")), payment=Payment(amount="10", currency="CNY", per="job"))
+    for client in town.clients.values():
+        client.session = cast(Any, Twice(town.app))
+    confirm_payment(town.clients["insurer"], town.agreement, "institute")
+    waiting = town.clients["institute"].submit(town.request("twice"))
+    assert approve(town.clients["clinic"], waiting["id"])["state"] == "charged"
+    tighten(town.clients["insurer"], town.agreement, "insurer.plans", minimum_group=500)
+    destroy(town.clients["insurer"], "insurer.plans", 1)
+    with town.host.store.reading() as tx:
+        kinds = Counter(parse_header(data).kind for data in tx.entries(0, tx.log_size()))
+    assert [kinds[kind] for kind in ("duty_done", "approved", "charged", "tightened", "destroyed")] == [1, 1, 1, 1, 1]
 
 
 def test_the_own_broker_obeys_a_tightening_that_the_service_never_got(town: Town) -> None:
