@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -38,12 +39,35 @@ class Ran:
     waiting: str
 
 
+@dataclass
+class Shops:
+    """What was set up on each database; pytest would take it down at every change of database, and there are two in every file."""
+
+    stack: ExitStack
+    ran: dict[str, Ran] = field(default_factory=dict)
+    markets: dict[tuple[str, str], Market] = field(default_factory=dict)
+
+
 @pytest.fixture(scope="session")
-def ran(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+def shops() -> Iterator[Shops]:
+    """Everything that the tests of this process share."""
+    with ExitStack() as stack:
+        yield Shops(stack)
+
+
+@pytest.fixture(scope="session")
+def ran(database: str, shops: Shops, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """A service on which one job was refused keys, one was released and one waits for keys.
 
     Brokers are gone and the worker is frozen afterwards: from here on a charged job stays charged, and nothing changes but by a request.
     """
+    if database not in shops.ran:
+        shops.ran[database] = shops.stack.enter_context(_ran(database, tmp_path_factory))
+    return shops.ran[database]
+
+
+@contextmanager
+def _ran(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     with running(tmp_path_factory.mktemp(f"service-{database}"), database, worker=True) as found:
         market = open_market(found, persons=300)
         refused = _refuse(market)
@@ -65,15 +89,21 @@ def service(ran: Ran) -> Service:
 
 
 @pytest.fixture(scope="session")
-def market(service: Service) -> Market:
+def market(database: str, service: Service, shops: Shops) -> Market:
     """Participants and an active agreement of whom no job has run."""
-    return open_market(service)
+    return _market("own", database, service, shops)
 
 
 @pytest.fixture(scope="session")
-def stranger(service: Service) -> Market:
+def stranger(database: str, service: Service, shops: Shops) -> Market:
     """Participants of another agreement on the same service."""
-    return open_market(service)
+    return _market("other", database, service, shops)
+
+
+def _market(name: str, database: str, service: Service, shops: Shops) -> Market:
+    if (name, database) not in shops.markets:
+        shops.markets[name, database] = open_market(service)
+    return shops.markets[name, database]
 
 
 def _refuse(market: Market) -> str:
