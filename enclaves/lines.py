@@ -222,6 +222,16 @@ def listed_text(cells: pa.ChunkedArray, domain: tuple[int | str | None, ...]) ->
     return _listed(places, as_array(pc.is_null(cells)) if cells.null_count else None, listed)
 
 
+def coded(cells: pa.ChunkedArray, domain: Domain) -> Codes:
+    """A key that the database has cut to a domain, as numbers of the domain."""
+    assert domain is not None
+    if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+        return listed_text(cells, domain)[0]
+    missing = as_array(cells.is_null()) if cells.null_count else None
+    listed = _known(domain)
+    return _listed(_places(as_array(pc.fill_null(cells, 0) if cells.null_count else cells), listed), missing, listed)[0]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Known:
     """A domain: its values without NULL, as an array too where they are integers, and the first where they are consecutive."""

@@ -48,17 +48,16 @@ def whole_numbers(
     return values, None
 
 
-def most_repeated(table: pa.Table, declaration: Declaration, by: Sequence[str]) -> int | None:
-    """Most rows that share their values of the key columns `by`; rows without a unit do not count. None if the database has to look."""
+def repeats_beyond(table: pa.Table, declaration: Declaration, by: Sequence[str], most: int) -> bool | None:
+    """Whether more than `most` rows share their values of the key columns `by`; None if the database has to look.
+
+    Rows without a unit do not count.
+    """
     parts = [_key_column(table, declaration, name) for name in by]
-    columns = [part for part in parts if part is not None]
-    if len(columns) < len(parts):
+    if len(parts) != 1 or parts[0] is None:
         return None
-    if not table.num_rows:
-        return 0
-    if len(columns) > 1 or not is_ascending(columns[0]):
-        return None if len(columns) > 1 else longest(np.sort(columns[0]))
-    return longest(columns[0])
+    values = parts[0] if is_ascending(parts[0]) else np.sort(parts[0])
+    return bool((values[most:] == values[: len(values) - most]).any()) if most < len(values) else False
 
 
 def is_whole(kind: pa.DataType) -> bool:

@@ -171,6 +171,10 @@ class StoredColumns:
         self._file, self._dataset, self._version = pa.py_buffer(file), dataset, version
         self._keys, self._columns = keys, tuple(columns)
 
+    def only(self, columns: Sequence[str]) -> StoredColumns:
+        """Some of the columns."""
+        return StoredColumns(self._file, dataset=self._dataset, version=self._version, keys=self._keys, columns=columns)
+
     def table(self) -> pa.Table:
         """All of it. Raises Tampered (code ``unreadable-columns``)."""
         return decrypt_columns(self._file, dataset=self._dataset, version=self._version, keys=self._keys, columns=self._columns)
