@@ -107,6 +107,8 @@ def _plain(cells: pa.Array, column: Column) -> tuple[Array, Array | None] | None
         return _buffer(cells, np.dtype(kind.to_pandas_dtype())), missing
     if column.type != "decimal" or column.lower is None or max(map(abs, column.bounds)) > MOST:
         return None
+    if (pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind)) and kind.scale == column.decimals:
+        return _buffer(cells, np.dtype(np.int32 if kind.bit_width == 32 else np.int64)), missing
     if pa.types.is_decimal128(kind) and kind.precision <= 18 and kind.scale == column.decimals:
         # Up to 18 digits the lower of two 64-bit words is the number.
         return np.ascontiguousarray(_buffer(cells, np.dtype(np.int64), words=2)), missing
