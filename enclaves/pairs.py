@@ -128,9 +128,11 @@ def pairs_of(lines: Lines) -> Pairs:
         return replace(found, units=units[found.units])
     # Twice as many numbers fit the core where they are half as long.
     packed = _packed(lines, first, np.dtype(np.int32 if reach.bit_length() <= SHORT_BITS else np.int64))
-    if is_ascending(packed):
-        return _reduced(packed, lines.amounts, lines, first)
-    return _reduced(*_sorted(packed.astype(np.int64, copy=False), reach, lines), lines, first)
+    begin = starts(packed)
+    if is_ascending(packed[begin]):
+        return _reduced(packed, begin, lines.amounts, lines, first)
+    packed, amounts = _sorted(packed.astype(np.int64, copy=False), reach, lines)
+    return _reduced(packed, starts(packed), amounts, lines, first)
 
 
 def sorted_pairs(blocks: Sequence[Lines], largest: Mapping[str, int]) -> Iterator[Pairs]:
@@ -164,7 +166,7 @@ def sorted_pairs(blocks: Sequence[Lines], largest: Mapping[str, int]) -> Iterato
         for name in reversed(bits):
             amounts[name] = (part & ((1 << bits[name]) - 1)) - largest[name]
             part >>= bits[name]
-        yield _reduced(part, amounts, full[0], first)
+        yield _reduced(part, starts(part), amounts, full[0], first)
 
 
 def _cuts(packed: Array, span: int) -> Iterator[tuple[int, int]]:
@@ -193,10 +195,9 @@ def _packed(lines: Lines, first: int, kind: np.dtype[Any] = LONG) -> Array:
     return packed
 
 
-def _reduced(packed: Array, amounts: dict[str, Array], lines: Lines, first: int) -> Pairs:
-    """Sorted rows added up."""
-    begin, width = starts(packed), lines.width
-    places = packed[begin]
+def _reduced(packed: Array, begin: Array, amounts: dict[str, Array], lines: Lines, first: int) -> Pairs:
+    """Sorted rows added up; runs of equal ones begin at `begin`."""
+    places, width = packed[begin], lines.width
     owners = places // width if width > 1 else places
     cells = places - owners * width if width > 1 else np.zeros(len(owners), np.int64)
     return Pairs(

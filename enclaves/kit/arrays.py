@@ -72,7 +72,8 @@ def _key_column(table: pa.Table, declaration: Declaration, name: str) -> Array |
 
 def is_ascending(values: Array) -> bool:
     """Whether no value is below the one before it."""
-    return bool((values[1:] >= values[:-1]).all())
+    # Counting is quicker than `any`.
+    return not np.count_nonzero(values[1:] < values[:-1])
 
 
 def starts(values: Array) -> Array:

@@ -225,6 +225,17 @@ def test_one_unit_moves_no_vector_of_a_join_beyond_its_sensitivity(seed: int, pl
         assert sum(map(abs, by)) <= statistic.sensitivity
 
 
+def test_a_unit_longer_than_many_blocks_and_those_around_it_are_each_whole() -> None:
+    ids = np.repeat([1, 2, 3, 4, 5, 6, 7, 8], [3, 40, 1, 70, 15, 1, 1, 33])
+    whole = pairs.Lines(units=ids, keys=(), amounts={"row": np.arange(len(ids))})
+    parts = list(lines.whole_units(whole.chosen(slice(start, start + 16)) for start in range(0, len(ids), 16)))
+    assert sorted(unit for part in parts for unit in set(part.units.tolist())) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert all((np.diff(part.units) >= 0).all() for part in parts)
+    assert sorted(np.concatenate([part.amounts["row"] for part in parts]).tolist()) == list(range(len(ids)))
+    with pytest.raises(lines.OutOfOrder):
+        list(lines.whole_units(whole.chosen(some) for some in (slice(16, 32), slice(0, 16))))
+
+
 @given(
     units=st.lists(st.integers(-40, 40), unique=True, max_size=12),
     among=st.lists(st.integers(-40, 40), unique=True, max_size=12),
