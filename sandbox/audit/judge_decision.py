@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from enclaves.kit.envelope import Signed, document_digest
+from enclaves.kit.envelope import Signed
 from policies.agreement import Agreement
-from policies.canonical import digest
+from policies.canonical import canonical, digest, digest_bytes
 from policies.codec import decode, encode
 from policies.decide import LAW_VERSION
 from policies.entries import LedgerCharge
@@ -237,9 +237,9 @@ def _backtest(state: State, entry: Entry, request: JobRequest, agreement: Agreem
 
 def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -> JobRequest:
     """The request as its consumer signed it, under the key of the agreement."""
-    request = decode(JobRequest, signed.body)
-    state.verify(entry, signed, "job-request", request.consumer, agreement.party(request.consumer).signing_key)
-    named = (entry.ids["request"], entry.ids["agreement"]) == (document_digest(signed), request.agreement)
+    request, text = decode(JobRequest, signed.body), canonical(signed.body)
+    state.verify(entry, signed, "job-request", request.consumer, agreement.party(request.consumer).signing_key, text)
+    named = (entry.ids["request"], entry.ids["agreement"]) == (digest_bytes(text), request.agreement)
     state.require(entry, named, "signatures", "the header names another request or agreement than was signed")
     state.relate(entry, "asked", f"{request.consumer} {request.request_id}")
     return request

@@ -279,11 +279,12 @@ class State:
         fold = self.agreements.get(digest)
         return None if fold is None else fold.agreement
 
-    def verify(self, entry: Entry, signed: Signed, purpose: Purpose, by: str, public: str | None = None) -> bool:
+    def verify(self, entry: Entry, signed: Signed, purpose: Purpose, by: str, public: str | None = None, text: bytes | None = None) -> bool:
         """Whether `by` signed for `purpose`; reports it if not.
 
         Args:
             public: the key (hex) that an agreement names, from which the one in force follows; None for the participant's key in force.
+            text: the canonical bytes of the document's body, where the caller has them already.
         """
         if by not in self.participants:
             self.report(entry, "signatures", f"`{by}` is not admitted")
@@ -298,7 +299,7 @@ class State:
             self.report(entry, "signatures", f"the keys of `{by}` were revoked before")
             return False
         try:
-            verify_document(signed, purpose, by, key)
+            verify_document(signed, purpose, by, key, text)
         except Tampered as error:
             self.report(entry, "signatures", error.message)
             return False
