@@ -11,8 +11,8 @@ Who sees what:
 
 - without keys: the file size and, since each encrypted module carries its length, the compressed size of
   every page;
-- with the footer key alone: column names, types, row counts, column sizes, and which keys are needed; no
-  value and no column statistic (those would be encrypted with the column's key, and are not written at all);
+- with the footer key alone: column names, types, which may hold NULL, row counts, column sizes, and which
+  keys are needed; no value and no column statistic (those would be encrypted with the column's key, and are not written at all);
 - with a column's key too: that column.
 
 ``AES_GCM_CTR_V1`` does not authenticate pages, and pyarrow ends the whole process when column metadata is
