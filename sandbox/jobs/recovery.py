@@ -137,7 +137,7 @@ class _Rebuilding:
     def _fold(self, index: int, header: Header, body: dict[str, Any] | None) -> None:
         if header.kind == "charged":
             self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
-            self.tx.charge(header.losses, header.ids.get("consumer", ""))
+            self.tx.charge(header.losses, header.ids.get("consumer", ""), header.at)
         if header.kind in WAITING or header.kind in ("tightened", "duty_done"):
             self._acted(header)
         elif "job" in header.ids:
