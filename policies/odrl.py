@@ -33,6 +33,8 @@ OPERANDS = {
     ("sb:jobLoss", "lteq"): "job_loss",
     ("sb:totalLoss", "lteq"): "total_loss",
     ("sb:consumerLoss", "lteq"): "consumer_loss",
+    ("sb:totalRefresh", "eq"): "total_refresh",
+    ("sb:consumerRefresh", "eq"): "consumer_refresh",
     ("sb:enclaveKind", "isAnyOf"): "enclave_kinds",
     ("sb:measurement", "isAnyOf"): "measurements",
     ("count", "lteq"): "uses",
@@ -54,6 +56,8 @@ OPERANDS = {
 OPTIONAL = frozenset(
     {
         "consumer_loss",
+        "total_refresh",
+        "consumer_refresh",
         "uses",
         "windows",
         "enclave_jurisdictions",

@@ -9,17 +9,18 @@ from typing import Any
 from enclaves.kit.appraisal import Attested
 from enclaves.kit.envelope import Purpose, Signed, verify_document
 from policies.agreement import Agreement, LogIdentity
+from policies.budgets import Budget, period_begins
 from policies.declaration import Declaration
 from policies.entries import Header, LedgerCharge
 from policies.errors import Tampered
 from policies.grant import AnyGrant
 from policies.joint_documents import JointContribution, JointManifest
-from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import JobRequest, VersionFact
 from policies.tightening import SignedTightening
 from policies.training import Training
 from sandbox.audit.backtest import Candidate
+from sandbox.audit.charge_times import ChargeTimes
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.digest_table import DigestTable
 from sandbox.audit.findings import Findings, Relation, What
@@ -86,7 +87,8 @@ class Derived:
     Attributes:
         ledgers: that are to be charged; none where nothing is.
         public: providers of public tables that the plan reads.
-        totals, consumer_totals: strictest bounds by ledger, of all charges and of those for the asking consumer.
+        now: stated time of the decision, seconds since 1970.
+        budgets: strictest bounds on the ledgers.
         names_consumer: whether a charge under this law names the consumer.
         repeats: the job whose release is to be handed out again.
         grant: None where the own decision denies or repeats.
@@ -95,8 +97,8 @@ class Derived:
     request: JobRequest
     ledgers: tuple[Ledger, ...]
     public: tuple[str, ...]
-    totals: dict[Ledger, Loss]
-    consumer_totals: dict[Ledger, Loss]
+    now: int
+    budgets: tuple[Budget, ...]
     names_consumer: bool
     repeats: str | None
     grant: AnyGrant | None
@@ -128,7 +130,7 @@ class JobFold:
         providers: of the ledgers charged and of public tables: those whose keys a run needs.
         question: digest of what was asked of which data; empty where not opened.
         answered: providers that released or refused keys; `released`: those that released; `renounced`: those that renounced the grant.
-        losses, consumer: of its charge.
+        losses, consumer, charged_at: of its charge; the time of its entry in milliseconds since 1970.
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
         attested_at: time of the entry of its evidence, milliseconds since 1970.
         at: indices of its entries so far; `blind`: whether it was decided before its agreement was known.
@@ -144,6 +146,7 @@ class JobFold:
     renounced: set[str] = field(default_factory=set)
     losses: tuple[LedgerCharge, ...] = ()
     consumer: str = ""
+    charged_at: int = 0
     question: str = ""
     grant_id: str = ""
     evidence_id: str = ""
@@ -190,6 +193,7 @@ class State:
         jobs: those that have not ended; `ended`: of all others, only the number in `ENDS` of how they ended.
         requests: digests of decided requests.
         ledgers: sums of all charges; `of_consumers`: of those for one consumer, under "" of those whose header names none.
+        times: when ledgers were charged.
         log_keys: keys of this log in the order of its `log_rotated` entries, the first one before them; empty without such entries.
         log_names: logs that agreements may name besides this one, from the epoch that opens it.
         named: agreements' logs, to be judged once all keys of the log are known.
@@ -214,6 +218,7 @@ class State:
     requests: DigestTable = field(default_factory=DigestTable)
     ledgers: defaultdict[Ledger, Total] = field(default_factory=lambda: defaultdict(Total))
     of_consumers: defaultdict[tuple[Ledger, str], Total] = field(default_factory=lambda: defaultdict(Total))
+    times: defaultdict[Ledger, ChargeTimes] = field(default_factory=lambda: defaultdict(ChargeTimes))
     log_keys: list[str] = field(default_factory=list)
     log_names: set[LogIdentity] = field(default_factory=set)
     named: list[tuple[int, LogIdentity]] = field(default_factory=list)
@@ -248,16 +253,18 @@ class State:
         """Note what an entry says about other jobs."""
         self.found.relations.append(Relation(entry.index, what, subject, other))
 
-    def charge(self, charge: LedgerCharge, consumer: str) -> bool:
-        """Count a charge; returns whether it is in the measure of its ledger."""
+    def charge(self, charge: LedgerCharge, consumer: str, at: int) -> bool:
+        """Count a charge that was entered at a time (milliseconds since 1970); returns whether it is in the measure of its ledger."""
         ledger = (charge.provider, charge.id_space)
+        self.times[ledger].add(at, charge.amount, charge.delta0, consumer)
         total = self.ledgers[ledger] = self.ledgers[ledger].plus(charge)
         self.of_consumers[ledger, consumer] = self.of_consumers[ledger, consumer].plus(charge)
         return total.measure == charge.measure
 
-    def give_back(self, charge: LedgerCharge, consumer: str) -> None:
-        """Take a void charge from its ledger."""
+    def give_back(self, charge: LedgerCharge, consumer: str, at: int) -> None:
+        """Take a void charge, which was entered at a time, from its ledger."""
         ledger = (charge.provider, charge.id_space)
+        self.times[ledger].add(at, -charge.amount, -charge.delta0, consumer)
         self.ledgers[ledger] = self.ledgers[ledger].minus(charge)
         self.of_consumers[ledger, consumer] = self.of_consumers[ledger, consumer].minus(charge)
 
@@ -265,6 +272,19 @@ class State:
         """What counts to one consumer: charges that name it, and those that name nobody."""
         own, unnamed = (self.of_consumers.get((ledger, name), Total()) for name in (consumer, ""))
         return own.plus(unnamed) if consumer else unnamed
+
+    def counted(self, budget: Budget, consumer: str, now: int) -> Total:
+        """What counts against a bound at `now`, seconds since 1970."""
+        ledger = (budget.provider, budget.id_space)
+        if budget.days is None:
+            return self.consumer_total(ledger, consumer) if budget.own else self.ledgers.get(ledger, Total())
+        return self.recent(ledger, budget.days, now, consumer if budget.own else None)
+
+    def recent(self, ledger: Ledger, days: int, now: int, consumer: str | None) -> Total:
+        """What a ledger was charged in the last `days` days before `now`, in all or counting to a consumer."""
+        times = self.times.get(ledger, ChargeTimes())
+        amount, delta0 = times.after(period_begins(now, days), consumer)
+        return Total(measure=self.ledgers.get(ledger, Total()).measure, amount=amount, delta0=delta0)
 
     def report(self, entry: Entry, promise: Promise, what: str) -> None:
         """Note something about an entry that does not follow."""

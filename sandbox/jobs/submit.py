@@ -11,6 +11,7 @@ from enclaves.kit.envelope import Signed, document_digest
 from policies.accuracy import DEFAULT_ROWS, Expected, expected, needed_loss
 from policies.acts import approvers_of
 from policies.agreement import Agreement
+from policies.budgets import budgets, period_begins, periods
 from policies.canonical import digest as digest_of
 from policies.codec import decode, encode
 from policies.conditions import shown_debug
@@ -24,9 +25,10 @@ from policies.isolation import Layer
 from policies.plan import PARSER_VERSION, plan_of
 from policies.privacy import Loss
 from policies.query import Plan
-from policies.request import Facts, JobRequest, SpentFact, VersionFact
+from policies.request import Facts, JobRequest, RecentFact, SpentFact, VersionFact
 from policies.schedule import schedule
 from policies.sizes import require_releasable
+from policies.tightening import tightened
 from sandbox.exchange.agreements import read_agreement
 from sandbox.exchange.epochs import require_signed_epoch
 from sandbox.exchange.records import Participant, StoredAgreement
@@ -103,27 +105,11 @@ def foresee(preview: Preview, request: JobRequest, *, rows: int | None, half_wid
 def _remaining(preview: Preview) -> tuple[Remaining, ...]:
     agreement, facts = preview.agreement, preview.facts
     left: dict[tuple[str, str], Loss] = {}
-    for dataset in agreement.members(preview.plan.sources):
-        declaration, terms = agreement.by_dataset[dataset], agreement.terms_of(dataset)
-        if declaration.public:
-            continue
-        ledger = (declaration.provider, declaration.id_space)
-        bounds = [_left(terms.total_loss, facts.spent_on(*ledger))]
-        if terms.consumer_loss is not None:
-            bounds.append(_left(terms.consumer_loss, facts.consumer_spent_on(*ledger)))
-        for loss in bounds:
-            known = left.get(ledger, loss)
-            left[ledger] = replace(loss, amount=min(loss.amount, known.amount), delta0=min(loss.delta0, known.delta0))
+    for budget in budgets(tightened(agreement, facts.tightenings), preview.plan.sources):
+        ledger, loss = (budget.provider, budget.id_space), budget.left(facts)
+        known = left.get(ledger, loss)
+        left[ledger] = replace(loss, amount=min(loss.amount, known.amount), delta0=min(loss.delta0, known.delta0))
     return tuple(Remaining(provider=provider, id_space=id_space, loss=loss) for (provider, id_space), loss in sorted(left.items()))
-
-
-def _left(most: Loss, spent: Loss) -> Loss:
-    payable = most.measure == spent.measure or not spent.amount
-    return replace(
-        most,
-        amount=max(0, most.amount - spent.amount) if payable else 0,
-        delta0=max(0, most.delta0 - spent.delta0) if payable else 0,
-    )
 
 
 def submit(host: Host, caller: Participant, signed: Signed) -> Job:
@@ -293,7 +279,7 @@ def _record(
         for provider, id_space in ledgers_charged(terms, plan)
     ]
     consumer = grant.recipient.id
-    tx.charge(losses, consumer)
+    tx.charge(losses, consumer, now)
     named = {"job": ids["job"], "agreement": agreement, "grant": grant_digest(grant)}
     public = public_providers(terms, plan)
     paid = named | {"consumer": consumer} | ({"public": ",".join(public)} if public else {})
@@ -376,7 +362,16 @@ def _facts(
         approved_by=tuple(sorted(found.by for found in tx.approvals(request.agreement, name))),
         overdue=overdue(tx, request.agreement, agreement, request.consumer, now),
         isolation=_isolation(tx, agreement, plan),
+        recent=_recent(tx, agreement, request.consumer, plan, now // 1000),
     )
+
+
+def _recent(tx: Transaction, agreement: Agreement, consumer: str, plan: Plan, now: int) -> tuple[RecentFact, ...]:
+    found = []
+    for provider, id_space, days in periods(agreement, plan.sources):
+        spent, own = tx.charged_since(provider, id_space, period_begins(now, days), consumer)
+        found.append(RecentFact(provider=provider, id_space=id_space, days=days, spent=spent, own=own))
+    return tuple(found)
 
 
 def _isolation(tx: Transaction, agreement: Agreement, plan: Plan) -> tuple[Layer, ...]:

@@ -25,6 +25,8 @@ _SAME = {
     "recipients": "recipients",
     "purposes": "purposes",
     "minimum_group": "minimum_group",
+    "renew_total_days": "total_refresh",
+    "renew_per_consumer_days": "consumer_refresh",
     "enclaves": "enclave_kinds",
     "measurements": "measurements",
     "uses": "uses",

@@ -25,7 +25,7 @@ from policies.finding import Decision
 from policies.odrl import agreement_document, parse_agreement
 from policies.privacy import parse_epsilon
 from policies.questions import plan_digest, template_digest
-from policies.request import OnwardUse, UsesFact
+from policies.request import OnwardUse, RecentFact, UsesFact
 from policies.rules_conditions import CONDITIONS
 from policies.tightening import SignedTightening, Tightening
 from policies.vocabulary import TERMS
@@ -79,6 +79,11 @@ def uses(**counts: int) -> dict[str, Any]:
     return {"uses": (UsesFact(provider="insurer", **{"jobs": 0, "own": 0, **counts}),)}
 
 
+def recent(amount: str, own: str = "0.000000001", days: int = 30) -> RecentFact:
+    """What the insurer's ledger was charged lately, and the part of it for the institute."""
+    return RecentFact(provider="insurer", id_space="rand-hie", days=days, spent=parse_epsilon(amount), own=parse_epsilon(own))
+
+
 PAID = Payment(amount="100", currency="CNY", per="job")
 ONWARD = Onward(recipients=("auditor",), purposes=("supervision",))
 HARDENED = TdxFloor(statuses=("UpToDate", "SWHardeningNeeded"))
@@ -100,6 +105,17 @@ CASES: dict[str, tuple[Given, Given]] = {
     "consumer_loss": (
         Given({"consumer_loss": parse_epsilon("1")}, {"consumer_spent": (spent("0.5"),)}),
         Given({"consumer_loss": parse_epsilon("1")}, {"consumer_spent": (spent("0.6"),)}),
+    ),
+    "total_refresh": (
+        Given({"total_refresh": 30}, {"spent": (spent("90"),), "recent": (recent("2.5"),)}),
+        Given({"total_refresh": 30}, {"spent": (spent("90"),), "recent": (recent("2.6"),)}),
+    ),
+    "consumer_refresh": (
+        Given(
+            {"consumer_loss": parse_epsilon("1"), "consumer_refresh": 30},
+            {"consumer_spent": (spent("2"),), "recent": (recent("2", "0.5"),)},
+        ),
+        Given({"consumer_loss": parse_epsilon("1"), "consumer_refresh": 30}, {"recent": (recent("2", "0.6"),)}),
     ),
     "enclave_kinds": (Given(), Given({"enclave_kinds": ()})),
     "measurements": (Given(), Given(facts={"measurement": digest_of("another")})),
@@ -282,6 +298,9 @@ def test_terms_speak_of_parties_only(change: dict[str, Any]) -> None:
         lambda: terms_insurer(evidence_age=0),
         lambda: terms_insurer(delete_after=0),
         lambda: terms_insurer(attribution=""),
+        lambda: terms_insurer(total_refresh=0),
+        lambda: terms_insurer(total_refresh=3651),
+        lambda: terms_insurer(consumer_refresh=30),
         lambda: terms_insurer(pre_approved=("sha256:1",)),
         lambda: terms_insurer(enclave_jurisdictions=("DE", "DE")),
     ],
