@@ -6,6 +6,7 @@ from enclaves.kit.envelope import Signed, sign_document, verify_document
 from enclaves.kit.signatures import SigningKey
 from policies.acts import DutyDone, JobApproval, SignedApproval, SignedDuty
 from policies.codec import encode
+from policies.exchange import ExchangeAct, SignedExchangeAct
 from policies.tightening import SignedTightening, Tightening
 
 
@@ -43,3 +44,15 @@ def verify_duty(signed: SignedDuty, public: str) -> DutyDone:
     body = Signed(purpose="duty-done", by=signed.by, body=encode(signed.done), signature=signed.signature)
     verify_document(body, "duty-done", signed.by, public)
     return signed.done
+
+
+def sign_exchange_act(item: ExchangeAct, by: str, key: SigningKey) -> SignedExchangeAct:
+    """Return an act on an exchange, signed by who acts."""
+    return SignedExchangeAct(item=item, by=by, signature=sign_document("exchange-act", by, item, key).signature)
+
+
+def verify_exchange_act(signed: SignedExchangeAct, public: str) -> ExchangeAct:
+    """Return the act if `by` signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
+    body = Signed(purpose="exchange-act", by=signed.by, body=encode(signed.item), signature=signed.signature)
+    verify_document(body, "exchange-act", signed.by, public)
+    return signed.item

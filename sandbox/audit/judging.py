@@ -26,7 +26,7 @@ from sandbox.audit.tiles import TILE_WIDTH
 PART_BUNDLES = 64
 """Bundles of a part, where the log is long enough."""
 
-FROM_HEADERS = ("agreement", "stage", "providers", "answered", "released", "grant_id", "evidence_id", "at", "blind")
+FROM_HEADERS = ("agreement", "stage", "providers", "answered", "released", "grant_id", "evidence_id", "at", "blind", "exchange", "leg")
 """What the fold of a job knows from headers, in whichever process; all else it knows from judging the job with its bodies."""
 
 REJUDGED = 4

@@ -64,7 +64,9 @@ def require_decided(home: Home, job: dict[str, Any], grant: CurrentGrant, agreem
 def _own_facts(
     home: Home, grant: CurrentGrant, agreement: Agreement, plan: Plan, stated: Facts, followed: Followed, consumer: Party, now: float
 ) -> Facts:
-    """What the followed log says of charges and versions, and this clock of the time; the host only states the enclave."""
+    """What the followed log says of charges and versions, and this clock of the time; the host only states the enclave, and how far
+    an exchange got: a replay holds that against the log.
+    """
     ledgers, asker = ledgers_charged(agreement, plan), consumer.id
     versions = (followed.version_before(grant.job, dataset) for dataset in plan.sources)
     return Facts(
@@ -88,6 +90,7 @@ def _own_facts(
         enclave_debug=shown_debug(stated.enclave_kind),
         approved_by=approvals_of(followed, grant.job, grant.agreement, agreement, grant.request),
         overdue=stated.overdue,
+        exchange=stated.exchange,
     )
 
 
