@@ -20,7 +20,7 @@ from policies.plan import PARSER_VERSION, plan_of
 from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.tightening import tightened
-from sandbox.audit import judge_policy
+from sandbox.audit import judge_escrow, judge_policy
 from sandbox.audit.backtest import difference
 from sandbox.audit.laws import law_of
 from sandbox.audit.order import follow
@@ -90,6 +90,7 @@ def decided(state: State, entry: Entry) -> None:
         state.cannot("signatures", "decisions", "budgets", "grants")
     else:
         job.derived = _derive(state, entry, job, agreement, decode(DecidedBody, entry.body))
+    job.exchange, job.leg = entry.ids.get("exchange", ""), judge_escrow.leg_of(entry)
     allowed = {"yes": True, "no": False}.get(entry.ids["allowed"])
     state.require(entry, allowed is not None, "decisions", "the header says neither yes nor no")
     if not allowed:
@@ -110,6 +111,7 @@ def charged(state: State, entry: Entry) -> None:
     public = entry.ids.get("public", "")
     job.providers = frozenset([loss.provider for loss in losses] + (public.split(",") if public else []))
     job.grant_id, job.losses, job.consumer, job.charged_at = entry.ids["grant"], losses, consumer, entry.header.at
+    judge_escrow.note_charged(state, entry, job)
     if entry.body is not None:
         state.require(entry, decode(ChargedBody, entry.body).job == entry.ids["job"], "budgets", "the body names another job")
     own = job.derived
@@ -200,7 +202,9 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     law, current = law_of(body.law), body.law == LAW_VERSION
     judge_policy.require_known_terms(agreement, current)
     judge_policy.check_facts(state, entry, agreement, request, plan, facts)
-    job.question = "" if agreement.pool_of(plan.sources) is not None else question_digest(request, plan, facts.versions)
+    judge_escrow.check_fact(state, entry, request, facts)
+    unasked = agreement.pool_of(plan.sources) is not None or request.exchange is not None
+    job.question = "" if unasked else question_digest(request, plan, facts.versions)
     _check_facts(state, entry, plan, facts, ledgers)
     _check_consumer_facts(state, entry, request.consumer if current else None, facts, ledgers)
     _check_recent_facts(state, entry, request.consumer, facts, periods(agreement, plan.sources) if current else ())

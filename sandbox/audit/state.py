@@ -13,6 +13,8 @@ from policies.budgets import Budget, period_begins
 from policies.declaration import Declaration
 from policies.entries import Header, LedgerCharge
 from policies.errors import Tampered
+from policies.escrow import Course
+from policies.exchange import Exchange
 from policies.grant import AnyGrant
 from policies.joint_documents import JointContribution, JointManifest
 from policies.query import Plan
@@ -134,6 +136,7 @@ class JobFold:
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
         attested_at: time of the entry of its evidence, milliseconds since 1970.
         at: indices of its entries so far; `blind`: whether it was decided before its agreement was known.
+        exchange, leg: that the job is part of; empty and 0 for one that is part of none.
         attempts: at a joint total so far; `gone`: contributors that dropped out of it; `joint`: the present attempt.
         grant: the logged one, or where it was not opened the derived one; None if neither is known. `grant_named`: its digest.
     """
@@ -157,9 +160,20 @@ class JobFold:
     grant: AnyGrant | None = None
     grant_named: str = ""
     attested: Attested | None = None
+    exchange: str = ""
+    leg: int = 0
     joint: JointFold | None = None
     attempts: int = 0
     gone: set[str] = field(default_factory=set)
+
+
+@dataclass(kw_only=True, slots=True)
+class ExchangeFold:
+    """An exchange as far as the log has told; document and course are None where the proposal was not opened."""
+
+    exchange: Exchange | None = None
+    course: Course | None = None
+    agreements: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -199,6 +213,7 @@ class State:
         named: agreements' logs, to be judged once all keys of the log are known.
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
         acts: tightenings, approvals and payments so far.
+        exchanges: of two legs; `escrowed`: by job whose release is a leg's delivery, its exchange.
         candidate: terms under which every decision is made once more.
         plans: of queries read so far, by agreement, text and training.
         found: what judging the entries so far has found.
@@ -225,6 +240,8 @@ class State:
     epoch_id: str = ""
     waiting: set[str] | None = field(default_factory=set)
     acts: Acts = field(default_factory=Acts)
+    exchanges: dict[str, ExchangeFold] = field(default_factory=dict)
+    escrowed: dict[str, str] = field(default_factory=dict)
     candidate: Candidate | None = None
     plans: dict[tuple[str, str, Training | None], Plan] = field(default_factory=dict)
     found: Findings = field(default_factory=Findings)
