@@ -18,6 +18,7 @@ from policies.conditions import (
     Onward,
     OutputKind,
     Payment,
+    RowQuota,
     Window,
     require_country,
     require_distinct,
@@ -120,6 +121,8 @@ class Terms:
         no_debug: whether the enclave must be shown not to be debuggable.
         evidence_age: oldest evidence that keys are released to, seconds.
         pre_approved: digests of the plans, or of the plans without their constants, that may be asked.
+        scored_rows, score_decimals, withhold_probing: of a model: most rows that it scores for a consumer, most decimals of a score, and
+            whether scores of rows that look made to copy it are withheld.
         output_kinds, output_rows, output_bytes: what a release may be, most rows, and most bytes of the sealed release.
         approvals: who must approve each job.
         payment, notify, attribution, delete_after, onward: duties. Paid before use; parties that learn of each release; words that
@@ -157,6 +160,9 @@ class Terms:
     onward: Onward | None = omitted(None)
     isolation: tuple[Layer, ...] = omitted(())
     platforms: tuple[PlatformFloor, ...] = omitted(())
+    scored_rows: RowQuota | None = omitted(None)
+    score_decimals: int | None = omitted(None)
+    withhold_probing: bool = omitted(False)
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")
@@ -204,6 +210,7 @@ class Terms:
             "output_rows": (1, 10_000_000),
             "output_bytes": (SMALLEST_OUTPUT, 2**40),
             "delete_after": (1, MAX_DELETE_DAYS),
+            "score_decimals": (0, 6),
         }
         for where, (least, most) in bounds.items():
             value = getattr(self, where)

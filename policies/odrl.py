@@ -48,6 +48,9 @@ OPERANDS = {
     ("sb:approvals", "gteq"): "approvals",
     ("sb:isolation", "isAllOf"): "isolation",
     ("sb:platform", "isAllOf"): "platforms",
+    ("sb:scoredRows", "lteq"): "scored_rows",
+    ("sb:scoreDecimals", "lteq"): "score_decimals",
+    ("sb:withholdProbing", "eq"): "withhold_probing",
 }
 """(left operand, operator) -> field of `Terms`; each appears exactly once in a permission, those of `OPTIONAL` at most once."""
 
@@ -67,6 +70,9 @@ OPTIONAL = frozenset(
         "approvals",
         "isolation",
         "platforms",
+        "scored_rows",
+        "score_decimals",
+        "withhold_probing",
     }
 )
 _LOSSES = frozenset({"job_loss", "total_loss", "consumer_loss"})

@@ -15,6 +15,7 @@ from policies.isolation import Layer, require_in_order
 from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
 from policies.privacy import PARAMETERS, Loss
 from policies.query import MAX_SQL
+from policies.service import Scoring
 from policies.tightening import SignedTightening
 from policies.training import Training
 
@@ -41,6 +42,7 @@ class JobRequest:
     Attributes:
         onward: every use by others that the consumer will make of the release; nobody else may have it.
         training: for a model: what is learned from the rows of `sql`, which then selects named columns instead of aggregates.
+        scoring: for scores: which model scores the rows of `sql`, which then selects named columns. Its loss is 0.
     """
 
     kind: Literal["job-request/1"] = "job-request/1"
@@ -52,6 +54,7 @@ class JobRequest:
     loss: Loss
     onward: tuple[OnwardUse, ...] = omitted(())
     training: Training | None = omitted(None)
+    scoring: Scoring | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_request_id(self.request_id, "request_id")
@@ -60,10 +63,18 @@ class JobRequest:
         require_slug(self.purpose, "purpose")
         if len(self.sql) > MAX_SQL:
             raise Malformed(f"is longer than {MAX_SQL} characters", where="sql", code="sql")
-        if self.loss.amount <= 0:
+        if self.scoring is not None:
+            self._require_scoring()
+        elif self.loss.amount <= 0:
             raise Malformed(f"{PARAMETERS[self.loss.measure]} must be above 0", where="loss.amount")
         if len(self.onward) > MAX_ONWARD or len(set(self.onward)) != len(self.onward):
             raise Malformed(f"must be distinct uses, at most {MAX_ONWARD}", where="onward")
+
+    def _require_scoring(self) -> None:
+        if self.training is not None:
+            raise Malformed("a request trains a model or scores rows, not both", where="scoring")
+        if self.loss.amount or self.loss.delta0:
+            raise Malformed("scores of one's own rows cost no privacy loss: ask for 0", where="loss.amount")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +118,19 @@ class UsesFact:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredFact:
+    """How many rows a model has scored for the asking consumer under the agreement, within the time that its terms count."""
+
+    dataset: str
+    rows: int
+
+    def __post_init__(self) -> None:
+        require_dataset(self.dataset, "dataset")
+        if self.rows < 0:
+            raise Malformed("rows are counted from 0", where="rows")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """Everything a decision reads besides request, agreement and plan. Replay re-derives all but time and enclave from the log.
 
@@ -123,6 +147,7 @@ class Facts:
         approved_by: parties that approved this very request, sorted.
         overdue: jobs of the consumer under the agreement whose release was to be deleted by now, and was not reported as deleted.
         isolation: the layers around every enclave that the host would start; stated where terms require any.
+        scored: of the model that a call asks, where its terms count rows.
     """
 
     now: int
@@ -140,6 +165,7 @@ class Facts:
     approved_by: tuple[str, ...] = omitted(())
     overdue: tuple[str, ...] = omitted(())
     isolation: tuple[Layer, ...] = omitted(())
+    scored: tuple[ScoredFact, ...] = omitted(())
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")
@@ -147,7 +173,7 @@ class Facts:
         for spent in (self.spent, self.consumer_spent):
             if len({(fact.provider, fact.id_space) for fact in spent}) != len(spent):
                 raise Malformed("states a ledger twice")
-        if len(set(datasets)) != len(datasets):
+        if len(set(datasets)) != len(datasets) or len({fact.dataset for fact in self.scored}) != len(self.scored):
             raise Malformed("states a dataset twice")
         if self.repeats is not None:
             require_slug(self.repeats, "repeats")
@@ -162,6 +188,10 @@ class Facts:
             if fact.provider == provider:
                 return fact
         return _unused(provider)
+
+    def scored_by(self, dataset: str) -> int | None:
+        """Rows that a model has scored for the consumer so far; None where it is not stated."""
+        return next((fact.rows for fact in self.scored if fact.dataset == dataset), None)
 
     def version_of(self, dataset: str) -> VersionFact | None:
         """The newest version of a dataset, or None if none is published."""

@@ -15,6 +15,7 @@ from policies.model import ModelRelease
 from policies.names import require_digest, require_key
 from policies.privacy import Loss
 from policies.schedule import Statistic
+from policies.service import Probing, Scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +91,11 @@ def _is_hex(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statement:
-    """What the enclave states of a run. `sealed` is the digest of the sealed release, or None with a `withheld` code."""
+    """What the enclave states of a run. `sealed` is the digest of the sealed release, or None with a `withheld` code.
+
+    Attributes:
+        probing: of a call of a scoring service whose rows were read.
+    """
 
     kind: Literal["statement/2"] = "statement/2"
     grant: str
@@ -99,6 +104,7 @@ class Statement:
     withheld: WithheldCode | None
     statistics: tuple[Statistic, ...]
     loss: Loss
+    probing: Probing | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_digest(self.grant, "grant")
@@ -144,6 +150,7 @@ class Release:
 
     Attributes:
         model: of a training whose cell was not suppressed.
+        scores: of a call of a scoring service, which has no cells.
     """
 
     kind: Literal["release/2"] = "release/2"
@@ -155,6 +162,7 @@ class Release:
     statistics: tuple[Statistic, ...]
     loss: Loss
     model: ModelRelease | None = omitted(None)
+    scores: Scores | None = omitted(None)
 
 
 AnyRelease: TypeAlias = Release | law1.Release

@@ -14,7 +14,7 @@ from policies.decide import LAW_VERSION
 from policies.entries import LedgerCharge
 from policies.errors import Malformed
 from policies.finding import Decision
-from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, public_providers, question_digest
+from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, metered, public_providers, question_digest
 from policies.granted import job_id
 from policies.plan import PARSER_VERSION, plan_of
 from policies.privacy import Loss
@@ -125,6 +125,8 @@ def charged(state: State, entry: Entry) -> None:
     same = sorted(losses, key=lambda loss: (loss.provider, loss.id_space)) == wanted
     state.require(entry, same, "budgets", f"charged {_shown(losses)}; the grant spends {_shown(wanted)}")
     state.require(entry, public == ",".join(own.public), "budgets", "the header names other providers of public tables than the plan reads")
+    stated = {name: entry.ids[name] for name in ("model", "rows") if name in entry.ids}
+    state.require(entry, stated == own.metered, "budgets", "the header meters other rows than the call asks to be scored")
     named = consumer == (own.request.consumer if own.names_consumer else "")
     state.require(entry, named, "budgets", f"charged for `{consumer}`; `{own.request.consumer}` asked")
     for ledger, most in own.totals.items():
@@ -219,6 +221,7 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
         request=request,
         ledgers=ledgers if grant is not None else (),
         public=public_providers(agreement, plan),
+        metered=metered(plan) if grant is not None else {},
         totals=_bounds(bounds, plan, "total_loss"),
         consumer_totals=_bounds(bounds, plan, "consumer_loss") if current else {},
         names_consumer=current,
@@ -260,7 +263,7 @@ def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRe
 
 def _plan_of(state: State, name: str, agreement: Agreement, request: JobRequest) -> Plan:
     """What a query means under an agreement; parsed once where the same text comes again. Raises Malformed."""
-    asked = (name, request.sql, request.training)
+    asked = (name, request.sql, request.training, request.scoring)
     found = state.plans.get(asked)
     if found is None:
         if len(state.plans) >= MAX_PLANS:

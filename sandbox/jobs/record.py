@@ -14,7 +14,8 @@ from policies.errors import Conflict, Tampered
 from policies.grant import grant_digest
 from policies.granted import FailureCode
 from policies.joint_grant import JointGrant
-from policies.statement import SignedEvidence, SignedStatement
+from policies.query import Plan
+from policies.statement import SignedEvidence, SignedStatement, Statement
 from sandbox.exchange.tightening import require_standing
 from sandbox.host import Host
 from sandbox.jobs.states import Job, JobState, Positions, StoredRelease
@@ -92,10 +93,17 @@ def _store_outcome(host: Host, tx: Transaction, held: Job, signed: SignedStateme
     index = tx.append(kind, at=host.now(), ids=ids, body={"statement": encode(signed)}, agreement=held.request.agreement)
     ended = tx.move_job(held, state, positions=replace(held.positions, ended=index), code=statement.withheld or "")
     tx.add_release(StoredRelease(job=held.id, statement=signed, sealed=sealed))
+    if isinstance(statement, Statement) and statement.probing == "suspected":
+        tx.add_notices("probing", held.id, _owner_of_model(held), host.now())
     if sealed:
         tx.add_notices("release", held.id, [held.request.consumer], host.now())
         tx.add_notices("use", held.id, informed(tx, held), host.now())
     return ended
+
+
+def _owner_of_model(job: Job) -> list[str]:
+    scoring = job.plan.scoring if isinstance(job.plan, Plan) else None
+    return [] if scoring is None else [scoring.model.partition(".")[0]]
 
 
 def informed(tx: Transaction, job: Job) -> list[str]:

@@ -18,7 +18,7 @@ from policies.decide import LAW_VERSION, decide
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, Malformed, NotFound, Unavailable
 from policies.finding import Decision
-from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, public_providers, question_digest
+from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, metered, public_providers, question_digest
 from policies.granted import MAX_RELEASE, job_id
 from policies.isolation import Layer
 from policies.plan import PARSER_VERSION, plan_of
@@ -33,7 +33,7 @@ from sandbox.exchange.records import Participant, StoredAgreement
 from sandbox.exchange.rotation import require_carried, require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
-from sandbox.jobs.duties import is_over, overdue, uses_facts
+from sandbox.jobs.duties import is_over, overdue, scored_facts, uses_facts
 from sandbox.jobs.states import Job, JobState, Positions, require_transition
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ def _record(
     tx.charge(losses, consumer)
     named = {"job": ids["job"], "agreement": agreement, "grant": grant_digest(grant)}
     public = public_providers(terms, plan)
-    paid = named | {"consumer": consumer} | ({"public": ",".join(public)} if public else {})
+    paid = named | {"consumer": consumer} | ({"public": ",".join(public)} if public else {}) | metered(plan)
     charged = tx.append("charged", at=now, ids=paid, body={"job": ids["job"]}, losses=losses, agreement=agreement)
     granted = tx.append("granted", at=now, ids=named, body={"grant": encode(grant)}, agreement=agreement)
     return Positions(decided=decided, charged=charged, granted=granted)
@@ -376,6 +376,7 @@ def _facts(
         approved_by=tuple(sorted(found.by for found in tx.approvals(request.agreement, name))),
         overdue=overdue(tx, request.agreement, agreement, request.consumer, now),
         isolation=_isolation(tx, agreement, plan),
+        scored=scored_facts(tx, request.agreement, agreement, plan, request.consumer, now // 1000),
     )
 
 

@@ -14,7 +14,7 @@ from policies.grant import CurrentGrant, entail, grant_digest, ledgers_charged
 from policies.plan import plan_of
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
-from sandbox.party.acts import approvals_of, tightenings_known, uses_before
+from sandbox.party.acts import approvals_of, scored_before, tightenings_known, uses_before
 from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 
@@ -88,6 +88,7 @@ def _own_facts(
         enclave_debug=shown_debug(stated.enclave_kind),
         approved_by=approvals_of(followed, grant.job, grant.agreement, agreement, grant.request),
         overdue=stated.overdue,
+        scored=scored_before(followed, grant.job, grant.agreement, agreement, plan, asker, min(stated.now, int(now))),
     )
 
 

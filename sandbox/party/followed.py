@@ -31,6 +31,7 @@ class Followed:
         signatures: by agreement and party, index and commitment of the entry of its signature.
         joint: by job, of the newest attempt at a joint total: digest of its manifest, of everybody's ciphertexts, and of the total.
         acts: by agreement, (index, kind, header ids) of tightenings, approvals and duties done.
+        scored: by agreement, (index, time in ms, model, rows, consumer) of charged calls of a scoring service.
         keyring: rotations and revocations of participants' keys.
         log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
         epoch: digest of the epoch with which the log opens, and `number` of it; empty and 0 for one that opens with none.
@@ -43,6 +44,7 @@ class Followed:
     signatures: dict[str, Any] = field(default_factory=dict)
     joint: dict[str, Any] = field(default_factory=dict)
     acts: dict[str, Any] = field(default_factory=dict)
+    scored: dict[str, Any] = field(default_factory=dict)
     keyring: Keyring = field(default_factory=Keyring)
     log_keys: tuple[str, ...] = ()
     epoch: str = ""
@@ -119,6 +121,7 @@ class Followed:
             signatures={agreement: dict(rows) for agreement, rows in self.signatures.items()},
             joint={job: {**row, "contributions": dict(row["contributions"])} for job, row in self.joint.items()},
             acts={agreement: list(rows) for agreement, rows in self.acts.items()},
+            scored={agreement: list(rows) for agreement, rows in self.scored.items()},
             keyring=self.keyring.copy(),
         )
 
@@ -145,6 +148,9 @@ class Followed:
                 raise Tampered(f"{job} is charged twice", code="charged-twice")
             paid = {"index": index, "losses": _losses(header), "consumer": ids.get("consumer", "")}
             self.charges[job] = paid | {"agreement": ids.get("agreement", ""), "public": ids.get("public", "")}
+            if "rows" in ids:
+                call = {"index": index, "at": header.at, "model": ids.get("model", ""), "rows": int(ids["rows"])}
+                self.scored.setdefault(ids.get("agreement", ""), []).append(call | {"consumer": paid["consumer"]})
         elif header.kind == "granted":
             self.grants[job] = {"index": index, "grant": ids["grant"]}
         elif header.kind == "published":
@@ -165,6 +171,12 @@ class Followed:
             self.acts.setdefault(ids["agreement"], []).append({"index": index, "kind": header.kind, "ids": ids})
         self.keyring.fold(index, header)
         return self
+
+    def scored_before(self, job: str, agreement: str, model: str, consumer: str, since: int) -> int:
+        """Rows that a model was charged to score for a consumer under an agreement before `job`, from `since` (seconds since 1970) on."""
+        end = self._charged_at(job)
+        calls = (row for row in self.scored.get(agreement, ()) if row["index"] < end and row["at"] // 1000 >= since)
+        return sum(int(row["rows"]) for row in calls if (row["model"], row["consumer"]) == (model, consumer))
 
     def _charged_at(self, job: str) -> int:
         return int(self.charges[job]["index"]) if job in self.charges else self.frontier.size
