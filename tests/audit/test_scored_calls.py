@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from enclaves.kit.appraisal import release_info
+from enclaves.kit.offered import model_table
 from policies.canonical import parse_json
 from policies.codec import decode
 from policies.conditions import RowQuota
@@ -35,9 +36,7 @@ def told_story(folder: Path, **model: Any) -> tuple[Story, str]:
     story = begin(folder)
     agreement = scoring.market(**model)
     story.agreement = story.sealed_agreement(parties=ROLES, declarations=agreement.declarations, terms=agreement.terms)
-    for declaration, table in zip(
-        agreement.declarations, (scoring.model_table(scoring.risk_model()), scoring.people_table(ROWS)), strict=True
-    ):
+    for declaration, table in zip(agreement.declarations, (model_table(scoring.risk_model()), scoring.people_table(ROWS)), strict=True):
         story.declare(declaration)
         story.publish(declaration, table, 1)
     return story, story.agree(story.agreement)

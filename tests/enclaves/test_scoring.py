@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enclaves.kit.offered import model_table
 from enclaves.learn.probing import FEWEST_ROWS, probing_of
 from enclaves.learn.rows import MISSING
 from enclaves.learn.service import Unscored, encoded_rows, read_model, rounded, scores_of
@@ -22,7 +23,7 @@ from policies.model import Model, Tree
 from policies.scoring import predicted
 from policies.service import MODEL_COLUMN, PART_CHARACTERS, PART_COLUMN, model_declaration, model_parts, parse_model
 from policies.training import Encoded
-from tests.support.scoring import model_table, one
+from tests.support.scoring import one
 
 FEATURES = (
     Encoded(column="plan", encoding="categories", categories=("a", "b", "c")),

@@ -11,7 +11,7 @@ from policies.agreement import Agreement, ColumnTerm, Terms
 from policies.declaration import Column, Declaration
 from policies.model import WEIGHT_BITS, Model
 from policies.privacy import Loss
-from policies.service import MODEL_COLUMN, PART_COLUMN, Scoring, model_declaration, model_parts
+from policies.service import MODEL_COLUMN, Scoring, model_declaration
 from policies.training import Encoded
 from tests.support import terms
 
@@ -62,12 +62,6 @@ def people_table(rows: list[tuple[int, int, int | None]]) -> pa.Table:
     persons, plans, visits = zip(*rows, strict=True)
     kinds = pa.schema([("person_id", pa.int64()), ("plan", pa.int64()), ("visits", pa.int64())])
     return pa.table({"person_id": persons, "plan": plans, "visits": visits}, schema=kinds)
-
-
-def model_table(model: Model) -> pa.Table:
-    """A model as its owner publishes it."""
-    parts = model_parts(model)
-    return pa.table({PART_COLUMN: pa.array(range(len(parts)), pa.int64()), MODEL_COLUMN: pa.array(parts, pa.string())})
 
 
 def model_terms(**overrides: Any) -> Terms:
