@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from policies.entries import EntryKind, parse_header
 from policies.errors import Malformed, SandboxError
-from sandbox.audit import judge_decision, judge_exchange, judge_joint, judge_keys, judge_lineage, judge_policy, judge_run
+from sandbox.audit import judge_decision, judge_exchange, judge_joint, judge_keys, judge_lineage, judge_policy, judge_run, judge_void
 from sandbox.audit.export import Opened
 from sandbox.audit.state import Entry, State
 from sandbox.audit.verdict import Promise
@@ -71,6 +71,8 @@ RULES: dict[EntryKind, Rule] = {
     "joint_released": _rule("job agreement grant manifest total statement sealed", judge_joint.ended, "releases", "releases"),
     "joint_withheld": _rule("job agreement grant manifest total statement code", judge_joint.ended, "releases", "releases"),
     "failed": _rule("job agreement code", judge_run.failed, "releases"),
+    "renounced": _rule("job grant provider signature", judge_void.renounced, "signatures"),
+    "voided": _rule("job agreement grant", judge_void.voided, "budgets", optional="consumer"),
     "measured": _rule("kind measurement", judge_keys.measured, "evidence", "evidence"),
     "destroyed": _rule("dataset version file", judge_keys.destroyed, "signatures", "signatures"),
 }
@@ -91,8 +93,8 @@ def judge_entry(state: State, index: int, data: bytes, opened: Opened | None) ->
     if header.ids.keys() - rule.optional != rule.ids:
         state.report(entry, "log", f"the header must name {', '.join(sorted(rule.ids))} and nothing else")
         return
-    if header.losses and header.kind not in ("charged", "epoch_opened"):
-        state.report(entry, "budgets", "only a charge has losses")
+    if header.losses and header.kind not in ("charged", "voided", "epoch_opened"):
+        state.report(entry, "budgets", "only a charge has losses, or what voids it")
     if opened is not None and state.require(
         entry, opened.commitment == header.commitment, "log", "the opening does not match its commitment"
     ):

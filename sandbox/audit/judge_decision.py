@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from enclaves.kit.envelope import Signed, document_digest
+from enclaves.kit.envelope import Signed
 from policies.agreement import Agreement
-from policies.canonical import digest
+from policies.canonical import canonical, digest, digest_bytes
 from policies.codec import decode, encode
 from policies.decide import LAW_VERSION
 from policies.entries import LedgerCharge
@@ -26,7 +25,7 @@ from sandbox.audit.backtest import difference
 from sandbox.audit.laws import law_of
 from sandbox.audit.order import follow
 from sandbox.audit.state import Derived, Entry, JobFold, Ledger, State
-from sandbox.audit.totals import Total
+from sandbox.audit.totals import Total, shown
 
 MAX_PLANS = 2_000
 """Plans that a replay keeps by their text."""
@@ -110,7 +109,7 @@ def charged(state: State, entry: Entry) -> None:
         return
     public = entry.ids.get("public", "")
     job.providers = frozenset([loss.provider for loss in losses] + (public.split(",") if public else []))
-    job.grant_id = entry.ids["grant"]
+    job.grant_id, job.losses, job.consumer = entry.ids["grant"], losses, consumer
     if entry.body is not None:
         state.require(entry, decode(ChargedBody, entry.body).job == entry.ids["job"], "budgets", "the body names another job")
     own = job.derived
@@ -123,7 +122,7 @@ def charged(state: State, entry: Entry) -> None:
         for provider, id_space in own.ledgers
     ]
     same = sorted(losses, key=lambda loss: (loss.provider, loss.id_space)) == wanted
-    state.require(entry, same, "budgets", f"charged {_shown(losses)}; the grant spends {_shown(wanted)}")
+    state.require(entry, same, "budgets", f"charged {shown(losses)}; the grant spends {shown(wanted)}")
     state.require(entry, public == ",".join(own.public), "budgets", "the header names other providers of public tables than the plan reads")
     stated = {name: entry.ids[name] for name in ("model", "rows") if name in entry.ids}
     state.require(entry, stated == own.metered, "budgets", "the header meters other rows than the call asks to be scored")
@@ -240,9 +239,9 @@ def _backtest(state: State, entry: Entry, request: JobRequest, agreement: Agreem
 
 def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -> JobRequest:
     """The request as its consumer signed it, under the key of the agreement."""
-    request = decode(JobRequest, signed.body)
-    state.verify(entry, signed, "job-request", request.consumer, agreement.party(request.consumer).signing_key)
-    named = (entry.ids["request"], entry.ids["agreement"]) == (document_digest(signed), request.agreement)
+    request, text = decode(JobRequest, signed.body), canonical(signed.body)
+    state.verify(entry, signed, "job-request", request.consumer, agreement.party(request.consumer).signing_key, text)
+    named = (entry.ids["request"], entry.ids["agreement"]) == (digest_bytes(text), request.agreement)
     state.require(entry, named, "signatures", "the header names another request or agreement than was signed")
     state.relate(entry, "asked", f"{request.consumer} {request.request_id}")
     return request
@@ -320,10 +319,6 @@ def _bounds(agreement: Agreement, plan: AnyPlan, name: Literal["total_loss", "co
         known = bounds.get(ledger, most)
         bounds[ledger] = Loss(measure=most.measure, amount=min(most.amount, known.amount), delta0=min(most.delta0, known.delta0))
     return bounds
-
-
-def _shown(charges: Iterable[LedgerCharge]) -> str:
-    return ", ".join(f"{Total().plus(c).text} on {c.provider}/{c.id_space}" for c in charges) or "nothing"
 
 
 def _decision_difference(own: Decision, logged: Decision) -> str:

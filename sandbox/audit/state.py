@@ -28,7 +28,7 @@ from sandbox.audit.keyring import Keyring
 from sandbox.audit.totals import Total
 from sandbox.audit.verdict import PROMISES, Mismatch, Promise, PromiseState
 
-ENDS: tuple[str, ...] = ("", "denied", "released", "withheld", "failed", "repeated", "joint_released", "joint_withheld")
+ENDS: tuple[str, ...] = ("", "denied", "released", "withheld", "failed", "repeated", "joint_released", "joint_withheld", "voided")
 """Last stages of a job; the place of each is its number."""
 
 Ledger = tuple[str, str]
@@ -130,7 +130,8 @@ class JobFold:
         stage: kind of the last step, `denied`, or `nothing` before the first.
         providers: of the ledgers charged and of public tables: those whose keys a run needs.
         question: digest of what was asked of which data; empty where not opened.
-        answered: providers that released or refused keys; `released`: those that released.
+        answered: providers that released or refused keys; `released`: those that released; `renounced`: those that renounced the grant.
+        losses, consumer: of its charge.
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
         attested_at: time of the entry of its evidence, milliseconds since 1970.
         at: indices of its entries so far; `blind`: whether it was decided before its agreement was known.
@@ -143,6 +144,9 @@ class JobFold:
     providers: frozenset[str] = frozenset()
     answered: set[str] = field(default_factory=set)
     released: set[str] = field(default_factory=set)
+    renounced: set[str] = field(default_factory=set)
+    losses: tuple[LedgerCharge, ...] = ()
+    consumer: str = ""
     question: str = ""
     grant_id: str = ""
     evidence_id: str = ""
@@ -256,6 +260,12 @@ class State:
         self.of_consumers[ledger, consumer] = self.of_consumers[ledger, consumer].plus(charge)
         return total.measure == charge.measure
 
+    def give_back(self, charge: LedgerCharge, consumer: str) -> None:
+        """Take a void charge from its ledger."""
+        ledger = (charge.provider, charge.id_space)
+        self.ledgers[ledger] = self.ledgers[ledger].minus(charge)
+        self.of_consumers[ledger, consumer] = self.of_consumers[ledger, consumer].minus(charge)
+
     def consumer_total(self, ledger: Ledger, consumer: str) -> Total:
         """What counts to one consumer: charges that name it, and those that name nobody."""
         own, unnamed = (self.of_consumers.get((ledger, name), Total()) for name in (consumer, ""))
@@ -284,11 +294,12 @@ class State:
         fold = self.agreements.get(digest)
         return None if fold is None else fold.agreement
 
-    def verify(self, entry: Entry, signed: Signed, purpose: Purpose, by: str, public: str | None = None) -> bool:
+    def verify(self, entry: Entry, signed: Signed, purpose: Purpose, by: str, public: str | None = None, text: bytes | None = None) -> bool:
         """Whether `by` signed for `purpose`; reports it if not.
 
         Args:
             public: the key (hex) that an agreement names, from which the one in force follows; None for the participant's key in force.
+            text: the canonical bytes of the document's body, where the caller has them already.
         """
         if by not in self.participants:
             self.report(entry, "signatures", f"`{by}` is not admitted")
@@ -303,7 +314,7 @@ class State:
             self.report(entry, "signatures", f"the keys of `{by}` were revoked before")
             return False
         try:
-            verify_document(signed, purpose, by, key)
+            verify_document(signed, purpose, by, key, text)
         except Tampered as error:
             self.report(entry, "signatures", error.message)
             return False

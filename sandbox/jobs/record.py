@@ -19,6 +19,7 @@ from policies.statement import SignedEvidence, SignedStatement, Statement
 from sandbox.exchange.tightening import require_standing
 from sandbox.host import Host
 from sandbox.jobs.states import Job, JobState, Positions, StoredRelease
+from sandbox.jobs.voids import ask_to_renounce
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
@@ -114,7 +115,7 @@ def informed(tx: Transaction, job: Job) -> list[str]:
 
 
 def record_failure(host: Host, job_id: str, code: FailureCode) -> None:
-    """End a running job without a release; its charge stays. A job that ended otherwise is left alone."""
+    """End a running job without a release. A job that ended otherwise is left alone."""
     with host.store.transaction() as tx:
         held = tx.lock_job(job_id)
         if held is None or held.state != "running":
@@ -124,7 +125,8 @@ def record_failure(host: Host, job_id: str, code: FailureCode) -> None:
 
 
 def fail_held(host: Host, tx: Transaction, held: Job, code: FailureCode) -> Job:
-    """End a held job without a release; its charge stays."""
+    """End a held job without a release; its charge stays unless every broker renounces the grant."""
     ids = {"job": held.id, "agreement": held.request.agreement, "code": code}
     index = tx.append("failed", at=host.now(), ids=ids, body={"code": code}, agreement=held.request.agreement)
+    ask_to_renounce(tx, held)
     return tx.move_job(held, "failed", positions=replace(held.positions, ended=index), code=code)

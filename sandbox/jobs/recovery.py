@@ -1,7 +1,7 @@
 """After a restore: the missing entries are appended exactly as they were, from participants' exports, and what they imply is rebuilt.
 
 Ledgers always, from public headers; the rest as far as bodies are opened. No run is continued or repeated: every job that had not ended
-ends `failed`, and its charge stays. Nothing is ever charged less.
+ends `failed`, and its charge stays. Nothing is charged less than the log says.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class _Rebuilding:
         for index, (data, header) in enumerate(zip(self.found.entries, self.found.headers, strict=True), start=self.found.first):
             opening, ids = self.found.openings.get(index), header.ids
             agreement = self._agreement(ids)
-            if "job" in ids and header.kind not in WAITING:
+            if "job" in ids and header.kind not in (*WAITING, "renounced", "voided"):
                 self.stages[ids["job"]] = header.kind if header.kind not in ("key_released", "key_refused") else "attested"
             stored = None
             if opening is not None:
@@ -138,6 +138,9 @@ class _Rebuilding:
         if header.kind == "charged":
             self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
             self.tx.charge(header.losses, header.ids.get("consumer", ""))
+        if header.kind == "voided":
+            self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
+            self.tx.give_back(header.losses, header.ids.get("consumer", ""))
         if header.kind in WAITING or header.kind in ("tightened", "duty_done"):
             self._acted(header)
         elif "job" in header.ids:
@@ -243,6 +246,11 @@ class _Rebuilding:
             return
         job = self.tx.job(header.ids["job"])
         if job is None:
+            return
+        if header.kind == "renounced":
+            request = self.tx.key_request(job.id, header.ids["provider"])
+            if request is not None:
+                self.tx.set_key_request(replace(request, renounced=header.ids["signature"]))
             return
         positions, state, code, evidence = job.positions, job.state, job.code, job.evidence
         if header.kind in ("charged", "granted", "attested"):

@@ -80,6 +80,25 @@ class JobTables:
                 .values(amount=consumer_charges.c.amount + charge.amount, delta0=consumer_charges.c.delta0 + charge.delta0)
             )
 
+    def give_back(self, charges: Iterable[LedgerCharge], consumer: str) -> None:
+        """Take void charges from ledgers that `lock_ledgers` holds.
+
+        Raises:
+            Conflict: code `ledger-void`, where a ledger has not paid as much.
+        """
+        for charge in charges:
+            named = {"provider": charge.provider, "id_space": charge.id_space}
+            tables = [(ledgers, named)] + ([(consumer_charges, named | {"consumer": consumer})] if consumer else [])
+            for table, where in tables:
+                done = self.connection.execute(
+                    update(table)
+                    .where(*(table.c[name] == value for name, value in where.items()))
+                    .where(table.c.amount >= charge.amount, table.c.delta0 >= charge.delta0)
+                    .values(amount=table.c.amount - charge.amount, delta0=table.c.delta0 - charge.delta0)
+                )
+                if done.rowcount != 1:
+                    raise Conflict(f"ledger {charge.provider}/{charge.id_space} has not paid as much", code="ledger-void")
+
     def raise_ledgers(self, totals: Mapping[tuple[str, str], Loss]) -> None:
         """Raise what ledgers have paid, by provider and id space; one that has paid as much is left alone.
 
@@ -236,7 +255,7 @@ class JobTables:
         self.connection.execute(
             update(key_requests)
             .where(key_requests.c.job == request.job, key_requests.c.provider == request.provider)
-            .values(state=request.state, nonce=request.nonce, sealed=request.sealed, reason=request.reason)
+            .values(state=request.state, nonce=request.nonce, sealed=request.sealed, reason=request.reason, renounced=request.renounced)
         )
 
     def add_release(self, release: StoredRelease) -> None:
@@ -290,4 +309,12 @@ def _parsed_request(text: str) -> tuple[JobRequest, Signed]:
 
 def key_request_of(row: Any) -> KeyRequest:
     """The key request that a row holds."""
-    return KeyRequest(job=row.job, provider=row.provider, state=row.state, nonce=row.nonce, sealed=row.sealed, reason=row.reason)
+    return KeyRequest(
+        job=row.job,
+        provider=row.provider,
+        state=row.state,
+        nonce=row.nonce,
+        sealed=row.sealed,
+        reason=row.reason,
+        renounced=row.renounced,
+    )

@@ -189,6 +189,7 @@ key_requests = Table(
     Column("nonce", String(64), nullable=False),
     Column("sealed", Text, nullable=False),
     Column("reason", String(60), nullable=False),
+    Column("renounced", String(128), nullable=False, server_default=""),
     PrimaryKeyConstraint("job", "provider"),
 )
 

@@ -170,6 +170,22 @@ def test_ledgers(tx: Transaction) -> None:
     assert tx.spent()["a_provider", "persons"].amount == 5
 
 
+def test_a_void_charge_leaves_ledger_and_consumer_and_never_more_than_was_paid(tx: Transaction) -> None:
+    ledger = ("a_provider", "persons")
+    charge = LedgerCharge(provider="a_provider", id_space="persons", amount=5, delta0=2)
+    tx.lock_ledgers([ledger])
+    tx.charge([charge, charge], "institute")
+    tx.charge([charge], "")
+    tx.give_back([charge], "institute")
+    spent = tx.spent()
+    assert (spent[ledger].amount, spent[ledger].delta0) == (10, 4)
+    assert tx.spent_for("another", spent)[ledger].amount == 5
+    for more, consumer in ((replace(charge, amount=11), ""), (replace(charge, amount=6), "institute"), (charge, "stranger")):
+        with pytest.raises(Conflict) as refused:
+            tx.give_back([more], consumer)
+        assert refused.value.code == "ledger-void"
+
+
 def test_a_ledger_tells_what_counts_to_one_consumer(tx: Transaction) -> None:
     ledger = ("a_provider", "persons")
     tx.lock_ledgers([ledger])
