@@ -14,7 +14,9 @@ from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 from sandbox.party.lines import append_line, read_lines
 
-FIELDS = frozenset({"charges", "grants", "versions", "signatures", "joint", "acts", "voids", "keyring", "log_keys", "epoch", "number"})
+FIELDS = frozenset(
+    {"charges", "times", "grants", "versions", "signatures", "joint", "acts", "voids", "keyring", "log_keys", "epoch", "number"}
+)
 """What a fold has. One that was kept before one of them existed is folded again from the beginning."""
 
 MOST_LINES = 1 << 20
@@ -41,6 +43,7 @@ class FollowedFile:
         followed = Followed(
             frontier=seen,
             charges=kept["charges"],
+            times=kept["times"],
             grants=kept["grants"],
             versions=kept["versions"],
             signatures=kept["signatures"],
@@ -80,6 +83,7 @@ class FollowedFile:
         value = {
             "frontier": followed.frontier.to_json(),
             "charges": followed.charges,
+            "times": followed.times,
             "grants": followed.grants,
             "versions": followed.versions,
             "signatures": followed.signatures,
