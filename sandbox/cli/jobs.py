@@ -16,7 +16,7 @@ from policies.privacy import SCALE_UNIT, Loss, parse_loss, units_to_decimal
 from policies.request import JobRequest
 from policies.schedule import Statistic
 from policies.statement import Release
-from sandbox.cli.acting import job_approve, job_delete
+from sandbox.cli.acting import job_approve, job_cancel, job_delete
 from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def job() -> None:
 
 
 job.add_command(job_approve)
+job.add_command(job_cancel)
 job.add_command(job_delete)
 
 STAGES = ("charged", "running")

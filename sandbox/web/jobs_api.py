@@ -103,6 +103,11 @@ def receipt(call: Call[Query, None], job_id: str) -> Response:
         return reply(handout.receipt(tx, _ended(_visible(tx, job_id, call.who))))
 
 
+def cancel_job(call: Call[Query, SignedOnly]) -> Response:
+    """Take back a request of the caller's that waits."""
+    return reply(job_view(approve.cancel(host(), call.who, call.body.signed.document())))
+
+
 def approve_job(call: Call[Query, SignedOnly]) -> Response:
     """Approve a job that waits for it."""
     return reply(job_view(approve.approve(host(), call.who, call.body.signed.document())))
