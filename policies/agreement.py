@@ -125,6 +125,7 @@ class Terms:
         pre_approved: digests of the plans, or of the plans without their constants, that may be asked.
         output_kinds, output_rows, output_bytes: what a release may be, most rows, and most bytes of the sealed release.
         approvals: who must approve each job.
+        exchange_only: whether every job must be part of an exchange.
         payment, notify, attribution, delete_after, onward: duties. Paid before use; parties that learn of each release; words that
             stand by each release; days after which it is deleted; whom it may be passed on to.
     """
@@ -162,6 +163,7 @@ class Terms:
     platforms: tuple[PlatformFloor, ...] = omitted(())
     total_refresh: int | None = omitted(None)
     consumer_refresh: int | None = omitted(None)
+    exchange_only: bool = omitted(False)
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")

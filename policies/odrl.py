@@ -48,6 +48,7 @@ OPERANDS = {
     ("sb:outputRows", "lteq"): "output_rows",
     ("sb:outputBytes", "lteq"): "output_bytes",
     ("sb:approvals", "gteq"): "approvals",
+    ("sb:exchangeOnly", "eq"): "exchange_only",
     ("sb:isolation", "isAllOf"): "isolation",
     ("sb:platform", "isAllOf"): "platforms",
 }
@@ -69,6 +70,7 @@ OPTIONAL = frozenset(
         "output_rows",
         "output_bytes",
         "approvals",
+        "exchange_only",
         "isolation",
         "platforms",
     }

@@ -11,6 +11,8 @@ from policies.codec import omitted
 from policies.conditions import require_country
 from policies.documents import SignedRotation
 from policies.errors import Malformed
+from policies.escrow import Course
+from policies.exchange import Bound, Exchange
 from policies.isolation import Layer, require_in_order
 from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
 from policies.privacy import PARAMETERS, Loss
@@ -40,6 +42,7 @@ class JobRequest:
 
     Attributes:
         onward: every use by others that the consumer will make of the release; nobody else may have it.
+        exchange: the leg of an exchange that the job is part of.
         training: for a model: what is learned from the rows of `sql`, which then selects named columns instead of aggregates.
     """
 
@@ -52,6 +55,7 @@ class JobRequest:
     loss: Loss
     onward: tuple[OnwardUse, ...] = omitted(())
     training: Training | None = omitted(None)
+    exchange: Bound | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_request_id(self.request_id, "request_id")
@@ -122,6 +126,14 @@ class UsesFact:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExchangeFact:
+    """An exchange, named by its digest, and its course before the decision."""
+
+    exchange: Exchange
+    course: Course
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """Everything a decision reads besides request, agreement and plan. Replay re-derives all but time and enclave from the log.
 
@@ -138,6 +150,7 @@ class Facts:
         approved_by: parties that approved this very request, sorted.
         overdue: jobs of the consumer under the agreement whose release was to be deleted by now, and was not reported as deleted.
         recent: of ledgers whose bounds are renewed, sorted by ledger and days.
+        exchange: the exchange that the request is bound to, and how far it got, where the asking consumer is a participant of it.
         isolation: the layers around every enclave that the host would start; stated where terms require any.
     """
 
@@ -157,6 +170,7 @@ class Facts:
     overdue: tuple[str, ...] = omitted(())
     isolation: tuple[Layer, ...] = omitted(())
     recent: tuple[RecentFact, ...] = omitted(())
+    exchange: ExchangeFact | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")

@@ -137,6 +137,11 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "So many of them have signed an approval of this very request; its author is never the only one. The job waits meanwhile.",
         (f"{_MORE}.approvals", "sandbox.jobs.approve.approve"),
     ),
+    "exchange_only": (
+        "`true`",
+        "The job is part of a leg of an exchange, asks what the leg says, and its release stays sealed until both legs are handed over.",
+        (f"{_MORE}.exchange_only", "sandbox.jobs.handout.require_handed_over"),
+    ),
     "payment": (
         "`sb:amount`, `sb:currency` (ISO 4217), `sb:per` (`agreement` or `job`), `sb:before`",
         "The provider has signed that it was paid: once, or once for each job of the consumer.",

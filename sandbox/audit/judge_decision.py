@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from enclaves.kit.envelope import Signed, document_digest
+from enclaves.kit.envelope import Signed
 from policies.agreement import Agreement
 from policies.budgets import Budget, budgets, periods
-from policies.canonical import digest
+from policies.canonical import canonical, digest, digest_bytes
 from policies.codec import decode, encode
 from policies.decide import LAW_VERSION
 from policies.entries import LedgerCharge
@@ -21,12 +20,12 @@ from policies.plan import PARSER_VERSION, plan_of
 from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.tightening import tightened
-from sandbox.audit import judge_policy
+from sandbox.audit import judge_escrow, judge_policy
 from sandbox.audit.backtest import difference
 from sandbox.audit.laws import law_of
 from sandbox.audit.order import follow
 from sandbox.audit.state import Derived, Entry, JobFold, Ledger, State
-from sandbox.audit.totals import Total
+from sandbox.audit.totals import Total, shown
 
 MAX_PLANS = 2_000
 """Plans that a replay keeps by their text."""
@@ -91,6 +90,7 @@ def decided(state: State, entry: Entry) -> None:
         state.cannot("signatures", "decisions", "budgets", "grants")
     else:
         job.derived = _derive(state, entry, job, agreement, decode(DecidedBody, entry.body))
+    job.exchange, job.leg = entry.ids.get("exchange", ""), judge_escrow.leg_of(entry)
     allowed = {"yes": True, "no": False}.get(entry.ids["allowed"])
     state.require(entry, allowed is not None, "decisions", "the header says neither yes nor no")
     if not allowed:
@@ -110,7 +110,8 @@ def charged(state: State, entry: Entry) -> None:
         return
     public = entry.ids.get("public", "")
     job.providers = frozenset([loss.provider for loss in losses] + (public.split(",") if public else []))
-    job.grant_id = entry.ids["grant"]
+    job.grant_id, job.losses, job.consumer, job.charged_at = entry.ids["grant"], losses, consumer, entry.header.at
+    judge_escrow.note_charged(state, entry, job)
     if entry.body is not None:
         state.require(entry, decode(ChargedBody, entry.body).job == entry.ids["job"], "budgets", "the body names another job")
     own = job.derived
@@ -123,7 +124,7 @@ def charged(state: State, entry: Entry) -> None:
         for provider, id_space in own.ledgers
     ]
     same = sorted(losses, key=lambda loss: (loss.provider, loss.id_space)) == wanted
-    state.require(entry, same, "budgets", f"charged {_shown(losses)}; the grant spends {_shown(wanted)}")
+    state.require(entry, same, "budgets", f"charged {shown(losses)}; the grant spends {shown(wanted)}")
     state.require(entry, public == ",".join(own.public), "budgets", "the header names other providers of public tables than the plan reads")
     named = consumer == (own.request.consumer if own.names_consumer else "")
     state.require(entry, named, "budgets", f"charged for `{consumer}`; `{own.request.consumer}` asked")
@@ -201,7 +202,9 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     law, current = law_of(body.law), body.law == LAW_VERSION
     judge_policy.require_known_terms(agreement, current)
     judge_policy.check_facts(state, entry, agreement, request, plan, facts)
-    job.question = "" if agreement.pool_of(plan.sources) is not None else question_digest(request, plan, facts.versions)
+    judge_escrow.check_fact(state, entry, request, facts)
+    unasked = agreement.pool_of(plan.sources) is not None or request.exchange is not None
+    job.question = "" if unasked else question_digest(request, plan, facts.versions)
     _check_facts(state, entry, plan, facts, ledgers)
     _check_consumer_facts(state, entry, request.consumer if current else None, facts, ledgers)
     _check_recent_facts(state, entry, request.consumer, facts, periods(agreement, plan.sources) if current else ())
@@ -239,9 +242,9 @@ def _backtest(state: State, entry: Entry, request: JobRequest, agreement: Agreem
 
 def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -> JobRequest:
     """The request as its consumer signed it, under the key of the agreement."""
-    request = decode(JobRequest, signed.body)
-    state.verify(entry, signed, "job-request", request.consumer, agreement.party(request.consumer).signing_key)
-    named = (entry.ids["request"], entry.ids["agreement"]) == (document_digest(signed), request.agreement)
+    request, text = decode(JobRequest, signed.body), canonical(signed.body)
+    state.verify(entry, signed, "job-request", request.consumer, agreement.party(request.consumer).signing_key, text)
+    named = (entry.ids["request"], entry.ids["agreement"]) == (digest_bytes(text), request.agreement)
     state.require(entry, named, "signatures", "the header names another request or agreement than was signed")
     state.relate(entry, "asked", f"{request.consumer} {request.request_id}")
     return request
@@ -318,10 +321,6 @@ def _check_recent_facts(state: State, entry: Entry, consumer: str, facts: Facts,
             named = f" for `{whose}`" if whose else ""
             what = f"ledger {'/'.join(ledger)}: {spent.text} stated as charged{named} in {fact.days} days; charged were {total.text}"
             state.require(entry, total.is_stated_by(spent), "budgets", what)
-
-
-def _shown(charges: Iterable[LedgerCharge]) -> str:
-    return ", ".join(f"{Total().plus(c).text} on {c.provider}/{c.id_space}" for c in charges) or "nothing"
 
 
 def _decision_difference(own: Decision, logged: Decision) -> str:

@@ -13,6 +13,8 @@ from policies.budgets import Budget, period_begins
 from policies.declaration import Declaration
 from policies.entries import Header, LedgerCharge
 from policies.errors import Tampered
+from policies.escrow import Course
+from policies.exchange import Exchange
 from policies.grant import AnyGrant
 from policies.joint_documents import JointContribution, JointManifest
 from policies.query import Plan
@@ -28,7 +30,7 @@ from sandbox.audit.keyring import Keyring
 from sandbox.audit.totals import Total
 from sandbox.audit.verdict import PROMISES, Mismatch, Promise, PromiseState
 
-ENDS: tuple[str, ...] = ("", "denied", "released", "withheld", "failed", "repeated", "joint_released", "joint_withheld")
+ENDS: tuple[str, ...] = ("", "denied", "released", "withheld", "failed", "repeated", "joint_released", "joint_withheld", "voided")
 """Last stages of a job; the place of each is its number."""
 
 Ledger = tuple[str, str]
@@ -129,10 +131,12 @@ class JobFold:
         stage: kind of the last step, `denied`, or `nothing` before the first.
         providers: of the ledgers charged and of public tables: those whose keys a run needs.
         question: digest of what was asked of which data; empty where not opened.
-        answered: providers that released or refused keys; `released`: those that released.
+        answered: providers that released or refused keys; `released`: those that released; `renounced`: those that renounced the grant.
+        losses, consumer, charged_at: of its charge; the time of its entry in milliseconds since 1970.
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
         attested_at: time of the entry of its evidence, milliseconds since 1970.
         at: indices of its entries so far; `blind`: whether it was decided before its agreement was known.
+        exchange, leg: that the job is part of; empty and 0 for one that is part of none.
         attempts: at a joint total so far; `gone`: contributors that dropped out of it; `joint`: the present attempt.
         grant: the logged one, or where it was not opened the derived one; None if neither is known. `grant_named`: its digest.
     """
@@ -142,6 +146,10 @@ class JobFold:
     providers: frozenset[str] = frozenset()
     answered: set[str] = field(default_factory=set)
     released: set[str] = field(default_factory=set)
+    renounced: set[str] = field(default_factory=set)
+    losses: tuple[LedgerCharge, ...] = ()
+    consumer: str = ""
+    charged_at: int = 0
     question: str = ""
     grant_id: str = ""
     evidence_id: str = ""
@@ -152,9 +160,20 @@ class JobFold:
     grant: AnyGrant | None = None
     grant_named: str = ""
     attested: Attested | None = None
+    exchange: str = ""
+    leg: int = 0
     joint: JointFold | None = None
     attempts: int = 0
     gone: set[str] = field(default_factory=set)
+
+
+@dataclass(kw_only=True, slots=True)
+class ExchangeFold:
+    """An exchange as far as the log has told; document and course are None where the proposal was not opened."""
+
+    exchange: Exchange | None = None
+    course: Course | None = None
+    agreements: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -196,6 +215,7 @@ class State:
         named: agreements' logs, to be judged once all keys of the log are known.
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
         acts: tightenings, approvals and payments so far.
+        exchanges: of two legs; `escrowed`: by job whose release is a leg's delivery, its exchange.
         candidate: terms under which every decision is made once more.
         plans: of queries read so far, by agreement, text and training.
         found: what judging the entries so far has found.
@@ -222,6 +242,8 @@ class State:
     epoch_id: str = ""
     waiting: set[str] | None = field(default_factory=set)
     acts: Acts = field(default_factory=Acts)
+    exchanges: dict[str, ExchangeFold] = field(default_factory=dict)
+    escrowed: dict[str, str] = field(default_factory=dict)
     candidate: Candidate | None = None
     plans: dict[tuple[str, str, Training | None], Plan] = field(default_factory=dict)
     found: Findings = field(default_factory=Findings)
@@ -257,6 +279,13 @@ class State:
         total = self.ledgers[ledger] = self.ledgers[ledger].plus(charge)
         self.of_consumers[ledger, consumer] = self.of_consumers[ledger, consumer].plus(charge)
         return total.measure == charge.measure
+
+    def give_back(self, charge: LedgerCharge, consumer: str, at: int) -> None:
+        """Take a void charge, which was entered at a time, from its ledger."""
+        ledger = (charge.provider, charge.id_space)
+        self.times[ledger].add(at, -charge.amount, -charge.delta0, consumer)
+        self.ledgers[ledger] = self.ledgers[ledger].minus(charge)
+        self.of_consumers[ledger, consumer] = self.of_consumers[ledger, consumer].minus(charge)
 
     def consumer_total(self, ledger: Ledger, consumer: str) -> Total:
         """What counts to one consumer: charges that name it, and those that name nobody."""
@@ -299,11 +328,12 @@ class State:
         fold = self.agreements.get(digest)
         return None if fold is None else fold.agreement
 
-    def verify(self, entry: Entry, signed: Signed, purpose: Purpose, by: str, public: str | None = None) -> bool:
+    def verify(self, entry: Entry, signed: Signed, purpose: Purpose, by: str, public: str | None = None, text: bytes | None = None) -> bool:
         """Whether `by` signed for `purpose`; reports it if not.
 
         Args:
             public: the key (hex) that an agreement names, from which the one in force follows; None for the participant's key in force.
+            text: the canonical bytes of the document's body, where the caller has them already.
         """
         if by not in self.participants:
             self.report(entry, "signatures", f"`{by}` is not admitted")
@@ -318,7 +348,7 @@ class State:
             self.report(entry, "signatures", f"the keys of `{by}` were revoked before")
             return False
         try:
-            verify_document(signed, purpose, by, key)
+            verify_document(signed, purpose, by, key, text)
         except Tampered as error:
             self.report(entry, "signatures", error.message)
             return False

@@ -18,6 +18,7 @@ from policies.conditions import shown_debug
 from policies.decide import LAW_VERSION, decide
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, Malformed, NotFound, Unavailable
+from policies.exchange import Bound
 from policies.finding import Decision
 from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, public_providers, question_digest
 from policies.granted import MAX_RELEASE, job_id
@@ -29,6 +30,7 @@ from policies.request import Facts, JobRequest, RecentFact, SpentFact, VersionFa
 from policies.schedule import schedule
 from policies.sizes import require_releasable
 from policies.tightening import tightened
+from sandbox.exchange import escrow
 from sandbox.exchange.agreements import read_agreement
 from sandbox.exchange.epochs import require_signed_epoch
 from sandbox.exchange.records import Participant, StoredAgreement
@@ -190,7 +192,7 @@ def _decided(
         code="",
         worker="",
         created_at=now,
-        question="" if not isinstance(grant, Grant) else question_digest(request, plan, facts.versions),
+        question=_question(request, plan, facts, grant),
     )
 
 
@@ -218,11 +220,18 @@ def decide_held(host: Host, tx: Transaction, job: Job, spent: dict[tuple[str, st
         decision=decision,
         grant=grant,
         positions=_record(now, tx, job.signed, job.request_digest, stored.agreement, job.plan, facts, decision, grant),
-        question="" if not isinstance(grant, Grant) else question_digest(job.request, job.plan, facts.versions),
+        question=_question(job.request, job.plan, facts, grant),
     )
     require_transition(job.state, decided.state)
     tx.decide_job(decided)
     return decided
+
+
+def _question(request: JobRequest, plan: Plan, facts: Facts, grant: CurrentGrant | None) -> str:
+    """The question that a job answers for those who ask it again; empty where its answer is nobody else's."""
+    if not isinstance(grant, Grant) or request.exchange is not None:
+        return ""
+    return question_digest(request, plan, facts.versions)
 
 
 def _state(decision: Decision, grant: CurrentGrant | None) -> JobState:
@@ -265,7 +274,8 @@ def _record(
         "law": LAW_VERSION,
         "parser": PARSER_VERSION,
     }
-    verdict = {"allowed": "yes" if decision.allowed else "no"}
+    bound = decode(Bound, signed.body["exchange"]) if "exchange" in signed.body else None
+    verdict = {"allowed": "yes" if decision.allowed else "no"} | (bound.to_ids() if bound is not None else {})
     decided = tx.append("decided", at=now, ids=ids | verdict, body=body, agreement=agreement)
     if not decision.allowed:
         return Positions(decided=decided)
@@ -284,6 +294,8 @@ def _record(
     public = public_providers(terms, plan)
     paid = named | {"consumer": consumer} | ({"public": ",".join(public)} if public else {})
     charged = tx.append("charged", at=now, ids=paid, body={"job": ids["job"]}, losses=losses, agreement=agreement)
+    if bound is not None:
+        escrow.note_charged(tx, ids["job"], bound, now)
     granted = tx.append("granted", at=now, ids=named, body={"grant": encode(grant)}, agreement=agreement)
     return Positions(decided=decided, charged=charged, granted=granted)
 
@@ -341,8 +353,9 @@ def _facts(
     versions = tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in newest if v is not None)
     charged = {ledger: spent[ledger] for ledger in ledgers_charged(agreement, plan) if ledger in spent}
     # What contributors hold of a pool is known to nobody else, so no question on one is known to be the same.
-    pooled = agreement.pool_of(plan.sources) is not None
-    answered = None if pooled else tx.answered(question_digest(request, plan, versions))
+    # Nor is what an exchange gives: its release is held back until the hand-over.
+    own = agreement.pool_of(plan.sources) is not None or request.exchange is not None
+    answered = None if own else tx.answered(question_digest(request, plan, versions))
     if answered is not None and is_over(tx, answered, agreement, now):
         answered = None  # what was to be deleted is not handed out again
     name = job_id(digest_of(encode(request)))
@@ -363,6 +376,7 @@ def _facts(
         overdue=overdue(tx, request.agreement, agreement, request.consumer, now),
         isolation=_isolation(tx, agreement, plan),
         recent=_recent(tx, agreement, request.consumer, plan, now // 1000),
+        exchange=escrow.fact(tx, request),
     )
 
 

@@ -69,7 +69,9 @@ def require_decided(home: Home, job: dict[str, Any], grant: CurrentGrant, agreem
 def _own_facts(
     home: Home, grant: CurrentGrant, agreement: Agreement, plan: Plan, stated: Facts, followed: Followed, consumer: Party, now: float
 ) -> Facts:
-    """What the followed log says of charges and versions, and this clock of the time; the host only states the enclave."""
+    """What the followed log says of charges and versions, and this clock of the time; the host only states the enclave, and how far
+    an exchange got: a replay holds that against the log.
+    """
     ledgers, asker = ledgers_charged(agreement, plan), consumer.id
     versions = (followed.version_before(grant.job, dataset) for dataset in plan.sources)
     return Facts(
@@ -97,6 +99,7 @@ def _own_facts(
             followed.recent_before(grant.job, provider, id_space, days, asker, int(now))
             for provider, id_space, days in periods(agreement, plan.sources)
         ),
+        exchange=stated.exchange,
     )
 
 

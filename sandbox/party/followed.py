@@ -8,7 +8,7 @@ from typing import Any
 from enclaves.kit.lineage import verify_log_rotation
 from policies.agreement import Party
 from policies.budgets import period_begins
-from policies.documents import SignedRotation
+from policies.documents import SignedRenunciation, SignedRotation
 from policies.entries import Header, LedgerCharge
 from policies.errors import PolicyRefused, Tampered
 from policies.lineage import SignedLogRotation
@@ -33,6 +33,8 @@ class Followed:
         signatures: by agreement and party, index and commitment of the entry of its signature.
         joint: by job, of the newest attempt at a joint total: digest of its manifest, of everybody's ciphertexts, and of the total.
         acts: by agreement, (index, kind, header ids) of tightenings, approvals and duties done.
+        voids: by job, (index of what voids its charge or None, (index, header ids) of every renunciation of its grant).
+        void: jobs whose voids count for this home (`sandbox.party.voids.judged`); derived, not kept.
         keyring: rotations and revocations of participants' keys.
         log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
         epoch: digest of the epoch with which the log opens, and `number` of it; empty and 0 for one that opens with none.
@@ -46,6 +48,8 @@ class Followed:
     signatures: dict[str, Any] = field(default_factory=dict)
     joint: dict[str, Any] = field(default_factory=dict)
     acts: dict[str, Any] = field(default_factory=dict)
+    voids: dict[str, Any] = field(default_factory=dict)
+    void: frozenset[str] = frozenset()
     keyring: Keyring = field(default_factory=Keyring)
     log_keys: tuple[str, ...] = ()
     epoch: str = ""
@@ -72,6 +76,7 @@ class Followed:
             Loss(measure=loss.get("measure", "pure"), amount=loss["amount"], delta0=loss.get("delta0", 0))
             for name, charge in self.charges.items()
             if charge["index"] < end
+            and not (name in self.void and self.voids[name]["index"] < end)
             and (after is None or self.times[name] > after)
             and (consumers is None or charge.get("consumer", "") in consumers)
             for loss in charge["losses"]
@@ -112,6 +117,11 @@ class Followed:
             raise Tampered(f"`{party.id}` signed with keys that were revoked", code="bad-signature")
         return key
 
+    def providers(self, job: str) -> set[str]:
+        """Providers whose keys the run of a charged job needs: of its ledgers, and of public tables."""
+        charge = self.charges[job]
+        return {loss["provider"] for loss in charge["losses"]} | {name for name in charge.get("public", "").split(",") if name}
+
     def total(self, provider: str, id_space: str) -> Loss:
         """Own total of all charges on one ledger."""
         return self.spent_before("", provider, id_space)
@@ -131,6 +141,7 @@ class Followed:
             signatures={agreement: dict(rows) for agreement, rows in self.signatures.items()},
             joint={job: {**row, "contributions": dict(row["contributions"])} for job, row in self.joint.items()},
             acts={agreement: list(rows) for agreement, rows in self.acts.items()},
+            voids={job: {**row, "renounced": list(row["renounced"])} for job, row in self.voids.items()},
             keyring=self.keyring.copy(),
         )
 
@@ -138,7 +149,7 @@ class Followed:
         """Fold one entry, which changes the tables of this copy; returns the fold.
 
         Raises:
-            Tampered: code `charged-twice`, `bad-rotation`, `bad-revocation`, `bad-log-rotation` or `bad-epoch`.
+            Tampered: code `charged-twice`, `bad-void`, `bad-rotation`, `bad-revocation`, `bad-log-rotation` or `bad-epoch`.
         """
         ids, job = header.ids, header.ids.get("job", "")
         if header.kind == "log_rotated":
@@ -177,8 +188,25 @@ class Followed:
             self.joint[job]["total"] = self.joint[job]["total"] or ids["total"]
         elif header.kind in ("tightened", "approved", "duty_done"):
             self.acts.setdefault(ids["agreement"], []).append({"index": index, "kind": header.kind, "ids": ids})
+        elif header.kind in ("renounced", "voided"):
+            self._note_void(header, index)
         self.keyring.fold(index, header)
         return self
+
+    def _note_void(self, header: Header, index: int) -> None:
+        """Keep a renunciation, or what follows from those of all. Whether they are signed is judged at home, where keys are known."""
+        job = header.ids.get("job", "")
+        row = self.voids.setdefault(job, {"index": None, "renounced": []})
+        if header.kind == "renounced":
+            SignedRenunciation.from_ids(header.ids)
+            row["renounced"].append({"index": index, "ids": header.ids})
+            return
+        charge, grant = self.charges.get(job), self.grants.get(job, {}).get("grant")
+        signed = {item["ids"]["provider"] for item in row["renounced"] if item["ids"]["grant"] == grant}
+        made = charge is not None and (_losses(header), header.ids.get("consumer", "")) == (charge["losses"], charge["consumer"])
+        if not made or row["index"] is not None or not self.providers(job) <= signed:
+            raise Tampered(f"the charge of {job} is voided otherwise than it was made and renounced", code="bad-void")
+        row["index"] = index
 
     def _charged_at(self, job: str) -> int:
         return int(self.charges[job]["index"]) if job in self.charges else self.frontier.size

@@ -34,6 +34,7 @@ _SAME = {
     "enclave_countries": "enclave_jurisdictions",
     "recipient_countries": "recipient_jurisdictions",
     "no_debug": "no_debug",
+    "exchange_only": "exchange_only",
     "evidence_age_s": "evidence_age",
     "pre_approved": "pre_approved",
     "output_kinds": "output_kinds",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
@@ -82,10 +82,33 @@ class JobTables:
                 .values(amount=consumer_charges.c.amount + charge.amount, delta0=consumer_charges.c.delta0 + charge.delta0)
             )
 
-    def date_charge(self, charge: LedgerCharge, consumer: str, at: int) -> None:
-        """Note when a ledger was charged, milliseconds since 1970, for bounds that are renewed."""
+    def give_back(self, charges: Iterable[LedgerCharge], consumer: str, at: int) -> None:
+        """Take void charges from ledgers that `lock_ledgers` holds.
+
+        Args:
+            at: when they were charged, milliseconds since 1970.
+
+        Raises:
+            Conflict: code `ledger-void`, where a ledger has not paid as much.
+        """
+        for charge in charges:
+            named = {"provider": charge.provider, "id_space": charge.id_space}
+            tables = [(ledgers, named)] + ([(consumer_charges, named | {"consumer": consumer})] if consumer else [])
+            for table, where in tables:
+                done = self.connection.execute(
+                    update(table)
+                    .where(*(table.c[name] == value for name, value in where.items()))
+                    .where(table.c.amount >= charge.amount, table.c.delta0 >= charge.delta0)
+                    .values(amount=table.c.amount - charge.amount, delta0=table.c.delta0 - charge.delta0)
+                )
+                if done.rowcount != 1:
+                    raise Conflict(f"ledger {charge.provider}/{charge.id_space} has not paid as much", code="ledger-void")
+            self.date_charge(charge, consumer, at, times=-1)
+
+    def date_charge(self, charge: LedgerCharge, consumer: str, at: int, *, times: Literal[1, -1] = 1) -> None:
+        """Note when a ledger was charged, milliseconds since 1970, for bounds that are renewed; `times` -1 takes one of then away."""
         named = {"provider": charge.provider, "id_space": charge.id_space, "consumer": consumer, "at": at}
-        self.connection.execute(insert(charges).values(**named, amount=charge.amount, delta0=charge.delta0))
+        self.connection.execute(insert(charges).values(**named, amount=times * charge.amount, delta0=times * charge.delta0))
 
     def charged_since(self, provider: str, id_space: str, after: int, consumer: str) -> tuple[Loss, Loss]:
         """What a ledger was charged after a time, milliseconds since 1970: in all, and counting to a consumer."""
@@ -257,7 +280,7 @@ class JobTables:
         self.connection.execute(
             update(key_requests)
             .where(key_requests.c.job == request.job, key_requests.c.provider == request.provider)
-            .values(state=request.state, nonce=request.nonce, sealed=request.sealed, reason=request.reason)
+            .values(state=request.state, nonce=request.nonce, sealed=request.sealed, reason=request.reason, renounced=request.renounced)
         )
 
     def add_release(self, release: StoredRelease) -> None:
@@ -311,4 +334,12 @@ def _parsed_request(text: str) -> tuple[JobRequest, Signed]:
 
 def key_request_of(row: Any) -> KeyRequest:
     """The key request that a row holds."""
-    return KeyRequest(job=row.job, provider=row.provider, state=row.state, nonce=row.nonce, sealed=row.sealed, reason=row.reason)
+    return KeyRequest(
+        job=row.job,
+        provider=row.provider,
+        state=row.state,
+        nonce=row.nonce,
+        sealed=row.sealed,
+        reason=row.reason,
+        renounced=row.renounced,
+    )

@@ -22,6 +22,7 @@ from sandbox.store.schema import (
     former_entries,
     former_receipts,
     jobs,
+    key_requests,
     log_links,
     log_state,
     openings,
@@ -116,6 +117,7 @@ class LineageTables:
             self.connection.execute(delete(table))
         self.connection.execute(update(log_state).where(log_state.c.id == 1).values(size=0))
         self.connection.execute(update(jobs).values(question=""))
+        self.connection.execute(update(key_requests).values(renounced=""))  # charges of before are in the totals of the epoch
         self.connection.execute(update(jobs).where(jobs.c.state.in_(("charged", "running"))).values(state="failed", code="worker-died"))
         self.replace_setting("log_origin", epoch.log.origin)
         self.replace_setting("log_key", epoch.log.key)

@@ -202,6 +202,7 @@ key_requests = Table(
     Column("nonce", String(64), nullable=False),
     Column("sealed", Text, nullable=False),
     Column("reason", String(60), nullable=False),
+    Column("renounced", String(128), nullable=False, server_default=""),
     PrimaryKeyConstraint("job", "provider"),
 )
 
@@ -346,4 +347,28 @@ notices = Table(
     Column("attempts", Integer, nullable=False),
     Column("next_at", BigInteger, nullable=False),
     Index("ix_notices_due", "state", "next_at"),
+)
+
+exchanges = Table(
+    "exchanges",
+    metadata,
+    Column("digest", String(71), primary_key=True),
+    Column("first", String(40), ForeignKey("participants.id"), nullable=False, index=True),
+    Column("second", String(40), ForeignKey("participants.id"), nullable=False, index=True),
+    Column("arbiter", String(40), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("course", Text, nullable=False),
+    Column("stage", String(20), nullable=False, index=True),
+    Column("closed", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+exchange_acts = Table(
+    "exchange_acts",
+    metadata,
+    Column("exchange", String(71), ForeignKey("exchanges.digest"), nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("signed", Text, nullable=False),
+    PrimaryKeyConstraint("exchange", "place"),
 )

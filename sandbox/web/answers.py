@@ -13,7 +13,7 @@ from policies.codec import members
 from policies.grant import grant_digest
 from sandbox.exchange.records import Dataset, StoredAgreement, StoredOffer, Version
 from sandbox.jobs.notices import Notice
-from sandbox.jobs.states import Job, KeyRequest
+from sandbox.jobs.states import ASKED, Job, KeyRequest, ShownKeyState
 from sandbox.web.views import (
     AgreementView,
     DatasetView,
@@ -102,4 +102,11 @@ def notice_view(notice: Notice) -> NoticeView:
 
 def key_request_view(request: KeyRequest, job: Job) -> KeyRequestView:
     """A key request as it is answered."""
-    return KeyRequestView(state=request.state, nonce=request.nonce, job=job_view(job))
+    return KeyRequestView(state=key_state(request), nonce=request.nonce, job=job_view(job))
+
+
+def key_state(request: KeyRequest) -> ShownKeyState:
+    """What a key request waits for, as it is answered."""
+    if request.renounced:
+        return "ended" if request.renounced == ASKED else "renounced"
+    return request.state

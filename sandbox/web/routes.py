@@ -7,6 +7,7 @@ from policies.declaration import Declaration
 from policies.documents import (
     Admission,
     AgreementSignature,
+    GrantRenunciation,
     KeyDestruction,
     KeyRefusalStatement,
     KeyReleaseStatement,
@@ -270,7 +271,13 @@ JOBS = (
     Operation(
         method="POST", path=f"{API}/key-requests/refusals", view=jobs_api.refuse_keys, tag="key requests", body=SignedOnly,
         document=Document(purpose="key-refusal", body=KeyRefusalStatement), answer=views.KeyStateView, errors=(403, 404, 409),
-        summary="Refuse keys to a run.", description=SAME_AGAIN,
+        summary="Refuse keys to a run.", description=f"Of a run that `ended`, it says that the grant is not renounced. {SAME_AGAIN}",
+    ),
+    Operation(
+        method="POST", path=f"{API}/key-requests/renunciations", view=jobs_api.renounce_grant, tag="key requests", body=SignedOnly,
+        document=Document(purpose="grant-renunciation", body=GrantRenunciation), answer=views.KeyStateView, errors=(403, 404, 409),
+        summary="Renounce the grant of a run that failed without keys.",
+        description=f"What all its providers have renounced is charged to nobody: the last one voids the charge. {SAME_AGAIN}",
     ),
 )  # fmt: skip
 

@@ -25,7 +25,7 @@ from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
 from sandbox.jobs.joint_states import JointTask
 from sandbox.jobs.notices import NoticeKind, NoticeState
-from sandbox.jobs.states import JobState, KeyState, Positions
+from sandbox.jobs.states import JobState, Positions, ShownKeyState
 from sandbox.jobs.submit import Remaining
 from sandbox.web.odrl_shapes import AGREEMENT, OFFER
 from sandbox.web.shapes import Document
@@ -254,7 +254,7 @@ class Jobs:
 class KeyRequestView:
     """A key request with everything that a broker checks."""
 
-    state: KeyState
+    state: ShownKeyState
     nonce: str
     job: JobView
 
@@ -271,7 +271,7 @@ class KeyRequests:
 class KeyStateView:
     """What a key request waits for now."""
 
-    state: KeyState
+    state: ShownKeyState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,11 +21,13 @@ from policies.conditions import DAYS, Approvals, Onward, Payment, Window
 from policies.decide import decide
 from policies.derive import OPERATIONS
 from policies.errors import Malformed
+from policies.escrow import Course
+from policies.exchange import Asked, Bound, Exchange, Leg, exchange_digest
 from policies.finding import Decision
 from policies.odrl import agreement_document, parse_agreement
 from policies.privacy import parse_epsilon
 from policies.questions import plan_digest, template_digest
-from policies.request import OnwardUse, RecentFact, UsesFact
+from policies.request import ExchangeFact, OnwardUse, RecentFact, UsesFact
 from policies.rules_conditions import CONDITIONS
 from policies.tightening import SignedTightening, Tightening
 from policies.vocabulary import TERMS
@@ -92,6 +94,27 @@ FOR_OTHERS = ColumnTerm(column="medical_spend", operations=("sum",), recipients=
 FOR_INSTITUTE = ColumnTerm(column="medical_spend", operations=("sum",), recipients=("institute",))
 SUM_SQL = "SELECT SUM(medical_spend) AS spend FROM insurer.plans"
 
+ORDERED = Exchange(
+    uid="count-for-order",
+    title="A number for an order",
+    accept_by=NOW + 1,
+    deadline=NOW + 1,
+    dispute_days=1,
+    legs=(
+        Leg(
+            kind="data",
+            giver="insurer",
+            receiver="institute",
+            agreement=request().agreement,
+            purpose="public-health-research",
+            ask=Asked(sql=COUNT_SQL, loss=request().loss),
+        ),
+        Leg(kind="order", giver="institute", receiver="insurer", document=digest_of("order")),
+    ),
+)
+BOUND = Bound(exchange=exchange_digest(ORDERED), leg=1)
+EXCHANGED = ExchangeFact(exchange=ORDERED, course=Course(stage="open", proposer="insurer"))
+
 CASES: dict[str, tuple[Given, Given]] = {
     "assignees": (Given(), Given(terms={"assignees": ()})),
     "columns": (Given({"columns": (FOR_INSTITUTE,)}, sql=SUM_SQL), Given({"columns": (FOR_OTHERS,)}, sql=SUM_SQL)),
@@ -149,6 +172,10 @@ CASES: dict[str, tuple[Given, Given]] = {
     "approvals": (
         Given({"approvals": TWO}, {"approved_by": ("clinic", "insurer")}),
         Given({"approvals": TWO}, {"approved_by": ("institute",)}),
+    ),
+    "exchange_only": (
+        Given({"exchange_only": True}, {"exchange": EXCHANGED}, {"exchange": BOUND}),
+        Given({"exchange_only": True}),
     ),
     "payment": (Given({"payment": PAID}, uses(jobs=1, own=1, paid=2)), Given({"payment": PAID}, uses(jobs=1, own=1, paid=1))),
     "notify": (Given({"notify": ("auditor",)}), Given({"notify": ("auditor",), "purposes": ()})),

@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, String, column, insert, select, table
 
 revision = "0014"
-down_revision = "0009"
+down_revision = "0013"
 
 _BATCH = 1000
 
@@ -51,5 +51,5 @@ def dated(data: bytes) -> list[dict[str, object]]:
 
 def downgrade() -> None:
     """Forget when ledgers were charged."""
-    op.execute("UPDATE settings SET value = '9' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '13' WHERE name = 'schema'")
     op.drop_table("charges")
