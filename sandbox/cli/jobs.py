@@ -136,6 +136,8 @@ def job_check(
 
 def _show_changes(explanation: dict[str, Any]) -> None:
     """The smallest changes that would pass, and what none passes."""
+    for origin in explanation["origins"]:
+        click.echo(f"not allowed: {origin}")
     if explanation["changes"]:
         sufficient = "what would pass" if not explanation["remains"] else "what would help"
         click.echo(f"{sufficient}: {'; '.join(change['text'] for change in explanation['changes'])}")

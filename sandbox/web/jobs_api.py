@@ -12,6 +12,7 @@ from policies.errors import Conflict, Malformed, NotFound
 from policies.explain import explain
 from policies.finding import refusal
 from policies.request import JobRequest
+from policies.reveals import reveals
 from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
@@ -50,6 +51,7 @@ def check(call: Call[Query, CheckBody]) -> Response:
             decision=preview.decision,
             grant=preview.grant,
             explanation=explain(request, preview.agreement, preview.plan, preview.facts),
+            reveals=reveals(preview.plan, (request.consumer, *(use.recipient for use in request.onward)), request.sql),
         )
     )
 
