@@ -35,6 +35,7 @@ OWNERS = {
         "policies/sql_expressions",
         "policies/sql_aggregates",
         "policies/sql_sources",
+        "policies/sql_places",
     ),
     "pyarrow": (
         "enclaves/kit",

@@ -273,6 +273,7 @@ ON_ITS_OWN = {
     "sign_epoch": "below: an epoch begins a new log, so it has a town of its own",
     "tighten": ACTS,
     "approve_job": ACTS,
+    "cancel_job": ACTS,
     "report_duty": ACTS,
     "destroy": ACTS,
     "accept_joint_manifest": f"{JOINT}::test_what_is_sent_twice_counts_once",
