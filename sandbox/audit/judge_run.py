@@ -144,12 +144,16 @@ def ended(state: State, entry: Entry) -> None:
 
 
 def failed(state: State, entry: Entry) -> None:
-    """A run that ended without a release, its charge kept."""
+    """A run that ended without a release. Its charge is kept, unless nobody released keys and every provider renounces the grant."""
     job = follow(state, entry)
     if job is None:
         return
     judge_escrow.note_ended(state, entry, job)
-    state.end(entry.ids["job"], "failed")
+    if job.released or job.attempts:
+        state.end(entry.ids["job"], "failed")
+    else:
+        # Of its charge something may yet follow, for which headers are enough.
+        job.stage, job.derived, job.grant, job.attested = "failed", None, None, None
     if entry.body is not None:
         same = decode(FailedBody, entry.body).code == entry.ids["code"]
         state.require(entry, same, "releases", "the header names another failure than the body")

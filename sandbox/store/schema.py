@@ -156,6 +156,19 @@ consumer_charges = Table(
     PrimaryKeyConstraint("provider", "id_space", "consumer"),
 )
 
+charges = Table(
+    "charges",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("provider", String(40), nullable=False),
+    Column("id_space", String(60), nullable=False),
+    Column("consumer", String(40), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("delta0", BigInteger, nullable=False),
+    Index("ix_charges_recent", "provider", "id_space", "at"),
+)
+
 jobs = Table(
     "jobs",
     metadata,
@@ -189,6 +202,7 @@ key_requests = Table(
     Column("nonce", String(64), nullable=False),
     Column("sealed", Text, nullable=False),
     Column("reason", String(60), nullable=False),
+    Column("renounced", String(128), nullable=False, server_default=""),
     PrimaryKeyConstraint("job", "provider"),
 )
 
