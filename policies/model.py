@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from policies.canonical import digest
-from policies.codec import encode
+from policies.codec import encode, omitted
+from policies.contribution import Contribution
 from policies.errors import Malformed
 from policies.training import MAX_DEPTH, Encoded
 
@@ -94,10 +95,15 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRelease:
-    """What a training run releases besides the number of persons. An ONNX file follows from the model (`enclaves.kit.artefact`)."""
+    """What a training run releases besides the number of persons. An ONNX file follows from the model (`enclaves.kit.artefact`).
+
+    Attributes:
+        contribution: where the training asks that its worth be divided.
+    """
 
     model: Model
     metrics: tuple[Metric, ...]
+    contribution: Contribution | None = omitted(None)
 
     @property
     def digest(self) -> str:
