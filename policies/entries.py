@@ -23,6 +23,7 @@ EntryKind = Literal[
     "tightened", "awaiting", "approved", "duty_done", "measured", "destroyed",
     "joint_keyed", "joint_contributed", "joint_dropped", "joint_summed", "joint_released", "joint_withheld",
     "renounced", "voided",
+    "exchange_proposed", "exchange_act", "handed_over", "exchange_ended",
 ]  # fmt: skip
 """Every kind of entry of version 1. Kinds are only ever added."""
 

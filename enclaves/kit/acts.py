@@ -7,6 +7,7 @@ from enclaves.kit.signatures import SigningKey
 from policies.acts import DutyDone, JobApproval, SignedApproval, SignedDuty
 from policies.codec import encode
 from policies.documents import GrantRenunciation, SignedRenunciation
+from policies.exchange import ExchangeAct, SignedExchangeAct
 from policies.tightening import SignedTightening, Tightening
 
 
@@ -55,3 +56,15 @@ def verify_renunciation(signed: SignedRenunciation, public: str) -> GrantRenunci
 def signed_renunciation(signed: SignedRenunciation) -> Signed:
     """The signed document whose parts a header holds."""
     return Signed(purpose="grant-renunciation", by=signed.provider, body=encode(signed.renunciation), signature=signed.signature)
+
+
+def sign_exchange_act(item: ExchangeAct, by: str, key: SigningKey) -> SignedExchangeAct:
+    """Return an act on an exchange, signed by who acts."""
+    return SignedExchangeAct(item=item, by=by, signature=sign_document("exchange-act", by, item, key).signature)
+
+
+def verify_exchange_act(signed: SignedExchangeAct, public: str) -> ExchangeAct:
+    """Return the act if `by` signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
+    body = Signed(purpose="exchange-act", by=signed.by, body=encode(signed.item), signature=signed.signature)
+    verify_document(body, "exchange-act", signed.by, public)
+    return signed.item

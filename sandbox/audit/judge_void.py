@@ -43,7 +43,7 @@ def voided(state: State, entry: Entry) -> None:
     losses = (entry.header.losses, entry.ids.get("consumer", "")) == (job.losses, job.consumer)
     if state.require(entry, losses, "budgets", what) and all_signed and same:
         for loss in job.losses:
-            state.give_back(loss, job.consumer)
+            state.give_back(loss, job.consumer, job.charged_at)
         state.end(entry.ids["job"], "voided")
 
 

@@ -27,8 +27,8 @@ PART_BUNDLES = 64
 """Bundles of a part, where the log is long enough."""
 
 FROM_HEADERS = (
-    "agreement", "stage", "providers", "answered", "released", "renounced", "losses", "consumer", "grant_id", "evidence_id", "at",
-    "blind",
+    "agreement", "stage", "providers", "answered", "released", "renounced", "losses", "consumer", "charged_at", "grant_id", "evidence_id",
+    "at", "blind", "exchange", "leg",
 )  # fmt: skip
 """What the fold of a job knows from headers, in whichever process; all else it knows from judging the job with its bodies."""
 

@@ -16,7 +16,7 @@ from policies.canonical import canonical
 from policies.codec import decode
 from policies.declaration import Declaration
 from policies.documents import Admission, SignedRotation, VersionManifest
-from policies.entries import EntryKind, Header
+from policies.entries import EntryKind, Header, parse_header
 from policies.errors import NotFound
 from policies.grant import AnyGrant
 from policies.lineage import SignedLogRotation
@@ -104,6 +104,7 @@ class _Rebuilding:
     report: Recovery
     agreements: dict[str, str] = field(default_factory=dict)
     stages: dict[str, EntryKind] = field(default_factory=dict)
+    charged_at: dict[str, int] = field(default_factory=dict)
 
     def all(self) -> None:
         """Append and fold every entry in order, then end what had not ended."""
@@ -134,13 +135,21 @@ class _Rebuilding:
         # Nobody reads the body of a job that nothing tells of.
         return self.agreements.get(ids["job"], "unknown")
 
+    def _charge_time(self, name: str) -> int:
+        """When a job was charged, milliseconds since 1970: in the recovered entries or before them."""
+        if name not in self.charged_at and (job := self.tx.job(name)) is not None:
+            charge = next(iter(self.tx.entries(job.positions.charged, job.positions.charged + 1)))
+            self.charged_at[name] = parse_header(charge).at
+        return self.charged_at[name]
+
     def _fold(self, index: int, header: Header, body: dict[str, Any] | None) -> None:
         if header.kind == "charged":
             self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
-            self.tx.charge(header.losses, header.ids.get("consumer", ""))
+            self.tx.charge(header.losses, header.ids.get("consumer", ""), header.at)
+            self.charged_at[header.ids.get("job", "")] = header.at
         if header.kind == "voided":
             self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
-            self.tx.give_back(header.losses, header.ids.get("consumer", ""))
+            self.tx.give_back(header.losses, header.ids.get("consumer", ""), self._charge_time(header.ids["job"]))
         if header.kind in WAITING or header.kind in ("tightened", "duty_done"):
             self._acted(header)
         elif "job" in header.ids:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from enclaves.kit.envelope import Signed
 from policies.codec import decode
 from policies.documents import GrantRenunciation, SignedRenunciation
-from policies.entries import LedgerCharge, parse_header
+from policies.entries import Header, parse_header
 from policies.errors import Conflict, NotFound
 from policies.grant import grant_digest
 from sandbox.exchange.records import Participant
@@ -65,22 +65,22 @@ def renounce(host: Host, caller: Participant, signed: Signed) -> KeyRequest:
         request = replace(request, renounced=own.signature)
         tx.set_key_request(request)
         void = all(item.renounced not in ("", ASKED) for item in tx.key_requests(job.id))
-        losses, consumer = _charged(tx, job)
+        charge = _charge(tx, job)
         if void:
-            tx.lock_ledgers(sorted((loss.provider, loss.id_space) for loss in losses))
+            tx.lock_ledgers(sorted((loss.provider, loss.id_space) for loss in charge.losses))
         tx.hold_log()
         require_in_force(tx, caller)
         tx.append("renounced", at=host.now(), ids=own.to_ids(), body={}, agreement=job.request.agreement)
         if void:
-            tx.give_back(losses, consumer)
+            consumer = charge.ids.get("consumer", "")
+            tx.give_back(charge.losses, consumer, charge.at)
             ids = {"job": job.id, "agreement": job.request.agreement, "grant": own.renunciation.grant, "consumer": consumer}
-            tx.append("voided", at=host.now(), ids=ids, body={}, losses=losses, agreement=job.request.agreement)
+            tx.append("voided", at=host.now(), ids=ids, body={}, losses=charge.losses, agreement=job.request.agreement)
     host.on_step("renounced")
     host.publish()
     return request
 
 
-def _charged(tx: Transaction, job: Job) -> tuple[list[LedgerCharge], str]:
-    """What the log says was charged for a job, and to which consumer."""
-    header = parse_header(next(iter(tx.entries(job.positions.charged, job.positions.charged + 1))))
-    return list(header.losses), header.ids.get("consumer", "")
+def _charge(tx: Transaction, job: Job) -> Header:
+    """The header of a job's charge in the log."""
+    return parse_header(next(iter(tx.entries(job.positions.charged, job.positions.charged + 1))))

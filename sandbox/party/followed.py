@@ -7,12 +7,13 @@ from typing import Any
 
 from enclaves.kit.lineage import verify_log_rotation
 from policies.agreement import Party
+from policies.budgets import period_begins
 from policies.documents import SignedRenunciation, SignedRotation
 from policies.entries import Header, LedgerCharge
 from policies.errors import PolicyRefused, Tampered
 from policies.lineage import SignedLogRotation
 from policies.privacy import Loss
-from policies.request import VersionFact
+from policies.request import RecentFact, VersionFact
 from sandbox.audit.keyring import Keyring
 from sandbox.audit.merkle import Frontier
 
@@ -27,6 +28,7 @@ class Followed:
     Attributes:
         charges: by job, its (index, consumer, ledger losses). What was kept before charges had measure, delta0 and consumer lacks them.
         grants: by job, (index, grant digest).
+        times: by job, when its charge was entered, milliseconds since 1970.
         versions: by dataset, (index, version, file digest) of every published version, oldest first.
         signatures: by agreement and party, index and commitment of the entry of its signature.
         joint: by job, of the newest attempt at a joint total: digest of its manifest, of everybody's ciphertexts, and of the total.
@@ -41,6 +43,7 @@ class Followed:
 
     frontier: Frontier = field(default_factory=Frontier)
     charges: dict[str, Any] = field(default_factory=dict)
+    times: dict[str, int] = field(default_factory=dict)
     grants: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     signatures: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +65,13 @@ class Followed:
         """Of that total, what counts to one consumer: charges that name it, and those that name nobody."""
         return self._spent(job, provider, id_space, ("", consumer))
 
-    def _spent(self, job: str, provider: str, id_space: str, consumers: tuple[str, str] | None) -> Loss:
+    def recent_before(self, job: str, provider: str, id_space: str, days: int, consumer: str, now: int) -> RecentFact:
+        """Of both totals, what was charged in the last `days` days before `now`, seconds since 1970."""
+        after = period_begins(now, days)
+        spent, own = (self._spent(job, provider, id_space, consumers, after) for consumers in (None, ("", consumer)))
+        return RecentFact(provider=provider, id_space=id_space, days=days, spent=spent, own=own)
+
+    def _spent(self, job: str, provider: str, id_space: str, consumers: tuple[str, str] | None, after: int | None = None) -> Loss:
         """Raises Tampered (code `ledger-measure`) where a ledger was charged in two measures."""
         end = self._charged_at(job)
         charged = [
@@ -70,6 +79,7 @@ class Followed:
             for name, charge in self.charges.items()
             if charge["index"] < end
             and not (name in self.void and self.voids[name]["index"] < end)
+            and (after is None or self.times[name] > after)
             and (consumers is None or charge.get("consumer", "") in consumers)
             for loss in charge["losses"]
             if (loss["provider"], loss["id_space"]) == (provider, id_space)
@@ -127,6 +137,7 @@ class Followed:
         return replace(
             self,
             charges=dict(self.charges),
+            times=dict(self.times),
             grants=dict(self.grants),
             versions={dataset: list(rows) for dataset, rows in self.versions.items()},
             signatures={agreement: dict(rows) for agreement, rows in self.signatures.items()},
@@ -153,11 +164,13 @@ class Followed:
         if header.kind == "epoch_opened":
             if index != 0:
                 raise Tampered("an epoch opens within a log", code="bad-epoch")
+            self.times[EPOCH] = header.at
             self.charges[EPOCH] = {"index": 0, "losses": _losses(header)}
             return replace(self, epoch=ids["epoch"], number=int(ids["number"]))
         if header.kind == "charged":
             if job in self.charges:
                 raise Tampered(f"{job} is charged twice", code="charged-twice")
+            self.times[job] = header.at
             paid = {"index": index, "losses": _losses(header), "consumer": ids.get("consumer", "")}
             self.charges[job] = paid | {"agreement": ids.get("agreement", ""), "public": ids.get("public", "")}
             if "rows" in ids:

@@ -15,7 +15,7 @@ from sandbox.party.home import Home
 from sandbox.party.lines import append_line, read_lines
 
 FIELDS = frozenset({
-    "charges", "grants", "versions", "signatures", "joint", "acts", "scored", "voids", "keyring", "log_keys", "epoch", "number",
+    "charges", "times", "grants", "versions", "signatures", "joint", "acts", "scored", "voids", "keyring", "log_keys", "epoch", "number",
 })  # fmt: skip
 """What a fold has. One that was kept before one of them existed is folded again from the beginning."""
 
@@ -43,6 +43,7 @@ class FollowedFile:
         followed = Followed(
             frontier=seen,
             charges=kept["charges"],
+            times=kept["times"],
             grants=kept["grants"],
             versions=kept["versions"],
             signatures=kept["signatures"],
@@ -83,6 +84,7 @@ class FollowedFile:
         value = {
             "frontier": followed.frontier.to_json(),
             "charges": followed.charges,
+            "times": followed.times,
             "grants": followed.grants,
             "versions": followed.versions,
             "signatures": followed.signatures,

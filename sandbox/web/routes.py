@@ -23,7 +23,7 @@ from policies.tightening import SignedTightening, Tightening
 from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import EpochState, Participant
-from sandbox.web import documentation, events, exchange_api, jobs_api, joint_api, log_api, notices_api, views
+from sandbox.web import documentation, events, exchange_api, jobs_api, joint_api, ledgers_api, log_api, notices_api, views
 from sandbox.web.models import (
     AdmissionBody,
     AgreementsQuery,
@@ -205,7 +205,7 @@ EXCHANGE = (
         description=f"Compare its totals with your own first: nothing is charged below them again. {SAME_AGAIN}",
     ),
     Operation(
-        method="GET", path=f"{API}/ledgers", view=exchange_api.ledgers, tag="agreements", answer=views.Ledgers,
+        method="GET", path=f"{API}/ledgers", view=ledgers_api.ledgers, tag="agreements", answer=ledgers_api.Ledgers,
         summary="What the ledgers of the caller's agreements have paid.",
     ),
 )  # fmt: skip

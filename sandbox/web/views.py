@@ -180,30 +180,6 @@ class Agreements:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LedgerView:
-    """What one ledger has paid.
-
-    Attributes:
-        epsilon: for which what is spent is (epsilon, delta)-differentially private, as a decimal string; empty where delta0 has used up
-            delta. For people; bounds are in the ledger's own measure.
-        delta: a decimal string; 0 in a `pure` ledger without delta0.
-    """
-
-    provider: str
-    id_space: str
-    spent: Loss
-    epsilon: str
-    delta: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ledgers:
-    """The ledgers of the caller's agreements."""
-
-    ledgers: tuple[LedgerView, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Tightenings:
     """The tightenings of an agreement, in the order of the log."""
 
