@@ -1,4 +1,5 @@
-"""The child process of a joint total: limits first, one question on standard input, one answer on standard output, then the end.
+"""The child process of joint totals and encrypted scoring: limits first, one question on standard input, one
+answer on standard output, then the end.
 
 What comes from others is parsed here, so that whatever it does to a library happens to this process alone. Paths name files; the answer
 says what was written, whose contribution was refused, or a code word.
@@ -42,6 +43,8 @@ def limit_self() -> None:
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Return the answer to one question. Raises SandboxError for what the asker can put right."""
+    if question["verb"] == "score":
+        return _scored(question)
     from enclaves import joint
     from enclaves.kit.he_masks import MaskKey
     from enclaves.kit.sources import read_table
@@ -73,6 +76,18 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     public = _named(Path(question["public"][0]), manifest.public_key)
     data = joint.contribute(grant, manifest, declarations, member, table, public, masks, processes=os.cpu_count() or 1)
     return {"digest": _write(question["output"], data)}
+
+
+def _scored(question: dict[str, Any]) -> dict[str, Any]:
+    """The answer of a model's owner to a client's ciphertexts."""
+    from enclaves.kit import he_score
+    from policies.codec import decode
+    from policies.scorer import Scorer
+
+    scorer, weights = decode(Scorer, question["scorer"]), decode(tuple[tuple[int, ...], ...], question["weights"])
+    data = _named(Path(question["file"][0]), question["file"][1])
+    bound = (decode(str, question["agreement"]), decode(str, question["request_id"]))
+    return {"digest": _write(question["output"], he_score.score(scorer, weights, data, decode(int, question["rows"]), *bound))}
 
 
 def _named(path: Path, digest: str) -> bytes:

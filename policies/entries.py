@@ -22,6 +22,7 @@ EntryKind = Literal[
     "rotated", "revoked", "readmitted", "log_rotated", "epoch_opened", "epoch_signed", "repeated",
     "tightened", "awaiting", "approved", "duty_done", "measured", "destroyed",
     "joint_keyed", "joint_contributed", "joint_dropped", "joint_summed", "joint_released", "joint_withheld",
+    "score_decided", "score_answered", "score_refused",
 ]  # fmt: skip
 """Every kind of entry of version 1. Kinds are only ever added."""
 

@@ -17,6 +17,7 @@ Purpose = Literal[
     "key-rotation", "key-revocation", "epoch", "key-destruction",
     "tightening", "job-approval", "duty-done",
     "joint-manifest", "joint-contribution", "joint-statement",
+    "score-request", "score-statement",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from policies.entries import EntryKind, parse_header
 from policies.errors import Malformed, SandboxError
-from sandbox.audit import judge_decision, judge_exchange, judge_joint, judge_keys, judge_lineage, judge_policy, judge_run
+from sandbox.audit import judge_decision, judge_exchange, judge_joint, judge_keys, judge_lineage, judge_policy, judge_run, judge_scorings
 from sandbox.audit.export import Opened
 from sandbox.audit.state import Entry, State
 from sandbox.audit.verdict import Promise
@@ -70,6 +70,11 @@ RULES: dict[EntryKind, Rule] = {
     "joint_summed": _rule("job manifest total", judge_joint.summed, "releases"),
     "joint_released": _rule("job agreement grant manifest total statement sealed", judge_joint.ended, "releases", "releases"),
     "joint_withheld": _rule("job agreement grant manifest total statement code", judge_joint.ended, "releases", "releases"),
+    "score_decided": _rule(
+        "scoring agreement model request rows allowed", judge_scorings.decided, "decisions", "decisions", "signatures", "budgets"
+    ),
+    "score_answered": _rule("scoring agreement statement scores", judge_scorings.ended, "releases", "releases"),
+    "score_refused": _rule("scoring agreement statement code", judge_scorings.ended, "releases", "releases"),
     "failed": _rule("job agreement code", judge_run.failed, "releases"),
     "measured": _rule("kind measurement", judge_keys.measured, "evidence", "evidence"),
     "destroyed": _rule("dataset version file", judge_keys.destroyed, "signatures", "signatures"),

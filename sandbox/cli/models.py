@@ -1,4 +1,4 @@
-"""`sandbox model`: train, card, score."""
+"""`sandbox model`: train, card, score; ask and read for scores of encrypted rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 
 from policies.privacy import parse_loss
 from policies.request import JobRequest
+from sandbox.cli import scoring
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
@@ -167,3 +168,7 @@ def _range(feature: dict[str, Any]) -> str:
     if "categories" in feature:
         return ", ".join(map(str, feature["categories"]))
     return f"{feature['lower']} to {feature['upper']}, centre {feature['centre']}"
+
+
+model.add_command(scoring.ask)
+model.add_command(scoring.read)

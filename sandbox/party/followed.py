@@ -31,6 +31,7 @@ class Followed:
         signatures: by agreement and party, index and commitment of the entry of its signature.
         joint: by job, of the newest attempt at a joint total: digest of its manifest, of everybody's ciphertexts, and of the total.
         acts: by agreement, (index, kind, header ids) of tightenings, approvals and duties done.
+        scorings: by encrypted scoring, (index, header ids of its decision, digest of the answer).
         keyring: rotations and revocations of participants' keys.
         log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
         epoch: digest of the epoch with which the log opens, and `number` of it; empty and 0 for one that opens with none.
@@ -43,6 +44,7 @@ class Followed:
     signatures: dict[str, Any] = field(default_factory=dict)
     joint: dict[str, Any] = field(default_factory=dict)
     acts: dict[str, Any] = field(default_factory=dict)
+    scorings: dict[str, Any] = field(default_factory=dict)
     keyring: Keyring = field(default_factory=Keyring)
     log_keys: tuple[str, ...] = ()
     epoch: str = ""
@@ -119,6 +121,7 @@ class Followed:
             signatures={agreement: dict(rows) for agreement, rows in self.signatures.items()},
             joint={job: {**row, "contributions": dict(row["contributions"])} for job, row in self.joint.items()},
             acts={agreement: list(rows) for agreement, rows in self.acts.items()},
+            scorings={name: dict(row) for name, row in self.scorings.items()},
             keyring=self.keyring.copy(),
         )
 
@@ -163,8 +166,20 @@ class Followed:
             self.joint[job]["total"] = self.joint[job]["total"] or ids["total"]
         elif header.kind in ("tightened", "approved", "duty_done"):
             self.acts.setdefault(ids["agreement"], []).append({"index": index, "kind": header.kind, "ids": ids})
+        elif header.kind == "score_decided":
+            self.scorings.setdefault(ids["scoring"], {"index": index, "ids": ids, "scores": ""})
+        elif header.kind == "score_answered" and ids["scoring"] in self.scorings:
+            row = self.scorings[ids["scoring"]]
+            row["scores"] = row["scores"] or ids["scores"]
         self.keyring.fold(index, header)
         return self
+
+    def scored_before(self, index: int, agreement: str, model: str) -> tuple[int, int]:
+        """Rows and number of the allowed requests to a model under an agreement whose decisions stand before an entry."""
+        wanted = ("yes", agreement, model)
+        before = [row["ids"] for row in self.scorings.values() if row["index"] < index]
+        found = [int(ids["rows"]) for ids in before if (ids["allowed"], ids["agreement"], ids["model"]) == wanted]
+        return sum(found), len(found)
 
     def _charged_at(self, job: str) -> int:
         return int(self.charges[job]["index"]) if job in self.charges else self.frontier.size

@@ -14,7 +14,7 @@ from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 from sandbox.party.lines import append_line, read_lines
 
-FIELDS = frozenset({"charges", "grants", "versions", "signatures", "joint", "acts", "keyring", "log_keys", "epoch", "number"})
+FIELDS = frozenset({"charges", "grants", "versions", "signatures", "joint", "acts", "scorings", "keyring", "log_keys", "epoch", "number"})
 """What a fold has. One that was kept before one of them existed is folded again from the beginning."""
 
 MOST_LINES = 1 << 20
@@ -46,6 +46,7 @@ class FollowedFile:
             signatures=kept["signatures"],
             joint=kept["joint"],
             acts=kept["acts"],
+            scorings=kept["scorings"],
             keyring=Keyring.from_json(kept["keyring"]),
             log_keys=tuple(kept["log_keys"]),
             epoch=kept["epoch"],
@@ -84,6 +85,7 @@ class FollowedFile:
             "signatures": followed.signatures,
             "joint": followed.joint,
             "acts": followed.acts,
+            "scorings": followed.scorings,
             "keyring": followed.keyring.to_json(),
             "log_keys": list(followed.log_keys),
             "epoch": followed.epoch,

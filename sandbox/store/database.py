@@ -26,6 +26,7 @@ from sandbox.store.notices import NoticeTables
 from sandbox.store.operations import OperationTables
 from sandbox.store.recovery import RecoveryTables
 from sandbox.store.schema import log_state, settings
+from sandbox.store.scorings import ScoringTables
 
 T = TypeVar("T")
 
@@ -45,7 +46,9 @@ PREPARING = 0x5A4D_B0C5
 """PostgreSQL advisory lock under which tables are made: processes that start at once would make them twice."""
 
 
-class Transaction(LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables, ActTables, JointTables):
+class Transaction(
+    LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables, ActTables, JointTables, ScoringTables
+):
     """All verbs of the store on one open transaction."""
 
     def __init__(self, connection: Connection) -> None:
