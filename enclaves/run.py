@@ -16,6 +16,7 @@ from enclaves.kit.rotation import keys_in_force
 from enclaves.kit.sealing import seal
 from enclaves.kit.tables import OutOfMemory
 from enclaves.parts import aggregate_files
+from policies.acceptance import Verdict
 from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
@@ -23,6 +24,7 @@ from policies.errors import SandboxError, Tampered
 from policies.grant import Grant, grant_digest, isolation_required
 from policies.granted import MAX_RELEASE, WithheldCode
 from policies.isolation import lacking
+from policies.model import passes
 from policies.odrl import agreement_digest
 from policies.query import columns_read
 from policies.schedule import schedule
@@ -55,7 +57,8 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
         tables = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
         exact = _exact(grant, agreement, tables, memory_mib)
         passed = pass_gate(exact, grant, agreement.by_dataset)
-        release = pad(_with_model(passed, grant, agreement, tables, memory_mib=memory_mib))
+        found = _with_model(passed, grant, agreement, tables, memory_mib=memory_mib)
+        release = pad(found)
         if len(release) > most_bytes(grant, agreement) - PADDING_FOR_SEAL:
             raise Withhold("output-limit")
         sealed = seal(bytes.fromhex(grant.recipient.sealing_key), release, release_info(grant_digest(grant)))
@@ -67,7 +70,7 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
         return _sign(grant, identity, None, "resource-limit"), None
     except Exception:  # noqa: BLE001 - an error is an output: only a closed code leaves
         return _sign(grant, identity, None, "internal"), None
-    return _sign(grant, identity, digest_bytes(sealed), None), sealed
+    return _sign(grant, identity, digest_bytes(sealed), None, _verdict(found, grant)), sealed
 
 
 PADDING_FOR_SEAL = 64
@@ -145,7 +148,17 @@ def _with_model(release: Release, grant: Grant, agreement: Agreement, files: Map
     return replace(release, model=learn(grant, agreement.by_dataset, files, memory_mib=memory_mib))
 
 
-def _sign(grant: Grant, identity: Identity, sealed: str | None, withheld: WithheldCode | None) -> SignedStatement:
+def _verdict(release: Release, grant: Grant) -> Verdict | None:
+    """Whether what was trained passes its test, from the noised metrics in the release. What was not trained does not."""
+    test = grant.plan.training.test if grant.plan.training is not None else None
+    if test is None:
+        return None
+    return "yes" if release.model is not None and passes(release.model.metrics, test) else "no"
+
+
+def _sign(
+    grant: Grant, identity: Identity, sealed: str | None, withheld: WithheldCode | None, accepted: Verdict | None = None
+) -> SignedStatement:
     statement = Statement(
         grant=grant_digest(grant),
         evidence=identity.digest,
@@ -153,6 +166,7 @@ def _sign(grant: Grant, identity: Identity, sealed: str | None, withheld: Withhe
         withheld=withheld,
         statistics=grant.statistics,
         loss=grant.loss,
+        accepted=accepted,
     )
     message = canonical(encode(statement))
     return SignedStatement(statement=statement, signature=identity.signing.sign(STATEMENT_PURPOSE, message).hex())

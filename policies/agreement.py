@@ -12,6 +12,7 @@ from policies.codec import omitted
 from policies.conditions import (
     MAX_DELETE_DAYS,
     MAX_EVIDENCE_AGE_S,
+    MAX_REFRESH_DAYS,
     MAX_USES,
     SMALLEST_OUTPUT,
     Approvals,
@@ -113,6 +114,8 @@ class Terms:
     A permission need not have the following; each is a further condition where it stands.
 
     Attributes:
+        total_refresh, consumer_refresh: days after which a charge counts no more against `total_loss` and `consumer_loss`: these
+            bounds are renewed, and what a unit loses in all is bounded by time alone.
         platforms: what the firmware of a kind of TEE must show besides; AMD's needs one, Intel's is up to date without.
         isolation: layers that must separate a run from its machine, all of them.
         uses: most jobs under this agreement that this provider's keys are released for.
@@ -123,6 +126,7 @@ class Terms:
         pre_approved: digests of the plans, or of the plans without their constants, that may be asked.
         output_kinds, output_rows, output_bytes: what a release may be, most rows, and most bytes of the sealed release.
         approvals: who must approve each job.
+        exchange_only: whether every job must be part of an exchange.
         payment, notify, attribution, delete_after, onward: duties. Paid before use; parties that learn of each release; words that
             stand by each release; days after which it is deleted; whom it may be passed on to.
     """
@@ -158,6 +162,9 @@ class Terms:
     onward: Onward | None = omitted(None)
     isolation: tuple[Layer, ...] = omitted(())
     platforms: tuple[PlatformFloor, ...] = omitted(())
+    total_refresh: int | None = omitted(None)
+    consumer_refresh: int | None = omitted(None)
+    exchange_only: bool = omitted(False)
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")
@@ -205,11 +212,15 @@ class Terms:
             "output_rows": (1, 10_000_000),
             "output_bytes": (SMALLEST_OUTPUT, 2**40),
             "delete_after": (1, MAX_DELETE_DAYS),
+            "total_refresh": (1, MAX_REFRESH_DAYS),
+            "consumer_refresh": (1, MAX_REFRESH_DAYS),
         }
         for where, (least, most) in bounds.items():
             value = getattr(self, where)
             if value is not None and not least <= value <= most:
                 raise Malformed(f"must lie between {least} and {most}", where=where)
+        if self.consumer_refresh is not None and self.consumer_loss is None:
+            raise Malformed("renews a bound for one consumer that the terms do not have", where="consumer_refresh")
         if self.attribution is not None and not 1 <= len(self.attribution) <= 500:
             raise Malformed("must have 1 to 500 characters", where="attribution")
 

@@ -22,6 +22,7 @@ MINUTES_PER_DAY = 1440
 DAY_S = 86_400
 MAX_USES = 10**9
 MAX_DELETE_DAYS = 36_500
+MAX_REFRESH_DAYS = 3650
 MAX_EVIDENCE_AGE_S = 86_400
 SMALLEST_OUTPUT = 4096
 """Bytes of the smallest sealed release: a bound below it would allow nothing."""

@@ -128,6 +128,11 @@ AnyPlan: TypeAlias = Plan | Plan1
 """A plan of whatever law."""
 
 
+def is_tested(grant: AnyGrant) -> bool:
+    """Whether what a grant trains must pass a test."""
+    return isinstance(grant, Grant) and grant.plan.training is not None and grant.plan.training.test is not None
+
+
 def question_digest(request: JobRequest, plan: AnyPlan, versions: tuple[VersionFact, ...]) -> str:
     """Return the digest of what is asked and of what data: requests that differ only in id and spelling have one."""
     asked = {"agreement": request.agreement, "consumer": request.consumer, "purpose": request.purpose, "loss": encode(request.loss)}

@@ -34,6 +34,8 @@ OPERANDS = {
     ("sb:jobLoss", "lteq"): "job_loss",
     ("sb:totalLoss", "lteq"): "total_loss",
     ("sb:consumerLoss", "lteq"): "consumer_loss",
+    ("sb:totalRefresh", "eq"): "total_refresh",
+    ("sb:consumerRefresh", "eq"): "consumer_refresh",
     ("sb:enclaveKind", "isAnyOf"): "enclave_kinds",
     ("sb:measurement", "isAnyOf"): "measurements",
     ("count", "lteq"): "uses",
@@ -47,6 +49,7 @@ OPERANDS = {
     ("sb:outputRows", "lteq"): "output_rows",
     ("sb:outputBytes", "lteq"): "output_bytes",
     ("sb:approvals", "gteq"): "approvals",
+    ("sb:exchangeOnly", "eq"): "exchange_only",
     ("sb:isolation", "isAllOf"): "isolation",
     ("sb:platform", "isAllOf"): "platforms",
 }
@@ -55,6 +58,8 @@ OPERANDS = {
 OPTIONAL = frozenset(
     {
         "consumer_loss",
+        "total_refresh",
+        "consumer_refresh",
         "uses",
         "windows",
         "enclave_jurisdictions",
@@ -66,6 +71,7 @@ OPTIONAL = frozenset(
         "output_rows",
         "output_bytes",
         "approvals",
+        "exchange_only",
         "isolation",
         "platforms",
     }

@@ -11,6 +11,8 @@ from policies.codec import omitted
 from policies.conditions import require_country
 from policies.documents import SignedRotation
 from policies.errors import Malformed
+from policies.escrow import Course
+from policies.exchange import Bound, Exchange
 from policies.isolation import Layer, require_in_order
 from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
 from policies.privacy import PARAMETERS, Loss
@@ -40,6 +42,7 @@ class JobRequest:
 
     Attributes:
         onward: every use by others that the consumer will make of the release; nobody else may have it.
+        exchange: the leg of an exchange that the job is part of.
         training: for a model: what is learned from the rows of `sql`, which then selects named columns instead of aggregates.
     """
 
@@ -52,6 +55,7 @@ class JobRequest:
     loss: Loss
     onward: tuple[OnwardUse, ...] = omitted(())
     training: Training | None = omitted(None)
+    exchange: Bound | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_request_id(self.request_id, "request_id")
@@ -89,6 +93,21 @@ class SpentFact:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RecentFact:
+    """What a ledger was charged in the last `days` days before a decision: in all, and counting to the asking consumer (`own`)."""
+
+    provider: str
+    id_space: str
+    days: int
+    spent: Loss
+    own: Loss
+
+    def __post_init__(self) -> None:
+        if self.days < 1 or self.own.amount > self.spent.amount or self.own.delta0 > self.spent.delta0:
+            raise Malformed("what counts to one consumer is part of all", where="own")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class UsesFact:
     """How many jobs under the agreement a provider's keys were granted for so far: in all, and for the asking consumer (`own`).
 
@@ -107,6 +126,14 @@ class UsesFact:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExchangeFact:
+    """An exchange, named by its digest, and its course before the decision."""
+
+    exchange: Exchange
+    course: Course
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """Everything a decision reads besides request, agreement and plan. Replay re-derives all but time and enclave from the log.
 
@@ -122,6 +149,8 @@ class Facts:
         enclave_jurisdiction, enclave_debug: of the enclave that the host would start; None where it does not say.
         approved_by: parties that approved this very request, sorted.
         overdue: jobs of the consumer under the agreement whose release was to be deleted by now, and was not reported as deleted.
+        recent: of ledgers whose bounds are renewed, sorted by ledger and days.
+        exchange: the exchange that the request is bound to, and how far it got, where the asking consumer is a participant of it.
         isolation: the layers around every enclave that the host would start; stated where terms require any.
     """
 
@@ -140,9 +169,14 @@ class Facts:
     approved_by: tuple[str, ...] = omitted(())
     overdue: tuple[str, ...] = omitted(())
     isolation: tuple[Layer, ...] = omitted(())
+    recent: tuple[RecentFact, ...] = omitted(())
+    exchange: ExchangeFact | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")
+        named = [(fact.provider, fact.id_space, fact.days) for fact in self.recent]
+        if named != sorted(set(named)):
+            raise Malformed("states a ledger's recent charges twice, or not in order", where="recent")
         datasets = [fact.dataset for fact in self.versions]
         for spent in (self.spent, self.consumer_spent):
             if len({(fact.provider, fact.id_space) for fact in spent}) != len(spent):
@@ -162,6 +196,13 @@ class Facts:
             if fact.provider == provider:
                 return fact
         return _unused(provider)
+
+    def recent_on(self, provider: str, id_space: str, days: int) -> RecentFact:
+        """What a ledger was charged in the last `days` days. Raises Malformed where that is not stated."""
+        for fact in self.recent:
+            if (fact.provider, fact.id_space, fact.days) == (provider, id_space, days):
+                return fact
+        raise Malformed(f"nothing is stated of what {provider}/{id_space} was charged in the last {days} days", where="recent")
 
     def version_of(self, dataset: str) -> VersionFact | None:
         """The newest version of a dataset, or None if none is published."""

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from policies.agreement import Terms
+from policies.escrow import obstacle
+from policies.exchange import Asked, Bound, exchange_digest
 from policies.finding import Finding
 from policies.isolation import lacking
 from policies.odrl import timestamp
 from policies.questions import most_rows, output_kind, plan_digest, template_digest
+from policies.request import ExchangeFact
 from policies.rules import Case
 from policies.tightening import standing as standing_of
 
@@ -124,6 +127,40 @@ def approvals(case: Case) -> Iterator[Finding]:
     yield case.finding("approvals", missing == 0, message, remedy=f"wait for {missing} more")
 
 
+def exchange_only(case: Case) -> Iterator[Finding]:
+    """The request is the job of a leg of an exchange, asks what the leg says, and the exchange is where such a job may be charged."""
+    bound, stated = case.request.exchange, case.facts.exchange
+    if bound is None:
+        remedy = "open an exchange of which the job is part"
+        yield case.finding("exchange_only", False, "the terms allow jobs of an exchange only, and this is none", remedy=remedy)
+        return
+    why = "there is no such exchange of the consumer" if stated is None else unbound(bound, stated, case)
+    yield case.finding("exchange_only", not why, why or f"leg {bound.leg} of {bound.exchange}")
+
+
+def unbound(bound: Bound, stated: ExchangeFact, case: Case) -> str:
+    """Return why a request is no job of the leg that it names; empty if it is one."""
+    exchange, request = stated.exchange, case.request
+    leg = exchange.leg(bound.leg)
+    if exchange_digest(exchange) != bound.exchange or leg.form != bound.form:
+        return "the stated exchange, or the form of its leg, is another"
+    if (leg.receiver, leg.agreement, leg.purpose) != (request.consumer, request.agreement, request.purpose):
+        return f"leg {bound.leg} is for another receiver, agreement or purpose"
+    asked = Asked(sql=request.sql, loss=request.loss, training=request.training)
+    if leg.ask is not None and leg.ask != asked:
+        return f"leg {bound.leg} asks another query, training or loss"
+    if leg.kind == "scenario" and request.training is not None:
+        return "on a scenario only figures are released, no model"
+    if case.agreement.pool_of(case.plan.sources) is not None:
+        return "a joint total cannot be held in escrow"
+    providers = {case.agreement.by_dataset[name].provider for name in case.plan.sources}
+    if leg.giver not in providers:
+        return f"the query reads nothing of `{leg.giver}`, who gives this leg"
+    if leg.tested and leg.receiver not in providers:
+        return f"the test is on data of `{leg.receiver}`, and the query reads none"
+    return obstacle(exchange, stated.course, bound.leg, case.facts.now)
+
+
 def payment(case: Case) -> Iterator[Finding]:
     """The provider has confirmed what must be paid before use."""
     price, known = case.terms.payment, case.facts.uses_of(case.declaration.provider)
@@ -187,6 +224,9 @@ CONDITIONS: dict[str, Condition] = {
     "output_rows": Condition(rule=output_rows, applies=lambda terms: terms.output_rows is not None),
     "output_bytes": Condition(rule=output_bytes, applies=lambda terms: terms.output_bytes is not None),
     "approvals": Condition(rule=approvals, applies=lambda terms: terms.approvals is not None),
+    "exchange_only": Condition(
+        rule=exchange_only, applies=lambda terms: terms.exchange_only, also=lambda case: case.request.exchange is not None
+    ),
     "payment": Condition(rule=payment, applies=lambda terms: terms.payment is not None),
     "notify": Condition(rule=notify, applies=lambda terms: bool(terms.notify)),
     "attribution": Condition(rule=attribution, applies=lambda terms: terms.attribution is not None),

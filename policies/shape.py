@@ -14,6 +14,7 @@ from policies.errors import Malformed
 from policies.expression import DIVISION_DECIMALS, MAX_EXPRESSION_DECIMALS, MAX_VALUE, Expression, Ref, Typed, at_decimals, typed
 from policies.names import require_name
 from policies.query import MAX_CELLS, MAX_SOURCES, Join, Key, PerUnit, Plan, Relation, Table, UnitColumn, declared, relations, tables
+from policies.recent import Recent
 
 POOLS = "pool."
 """Names of datasets begin so that are added up under encryption only (`policies.joint.Pool`)."""
@@ -208,12 +209,19 @@ def require_condition(condition: Expression, scope: Mapping[Name, Typed]) -> Non
 
 
 def require_sound(plan: Plan, declarations: Mapping[str, Declaration]) -> Shape:
-    """Hold a plan, whoever sent it, to what the sensitivities rely on, and return the shape of its source.
+    """Hold a plan, whoever sent it, to what the sensitivities rely on, and return the shape of its source; found once per plan.
 
     Raises:
         Malformed: whatever `shape` refuses; a plan without a protected table; too many tables; a key whose values do not come from where
             it says; HAVING values, filters or arguments of the wrong type.
     """
+    read = [declarations[dataset] for dataset in plan.sources if dataset in declarations]
+    if plan.sources != tuple(declaration.dataset for declaration in read):
+        return _sound(plan, declarations)
+    return _SOUND(plan, *read)
+
+
+def _sound(plan: Plan, declarations: Mapping[str, Declaration]) -> Shape:
     if len(list(tables(plan.source))) > MAX_SOURCES:
         raise Malformed(f"at most {MAX_SOURCES} tables may be joined", code="sql")
     # Columns are looked up by alias wherever a plan is read: one alias for two relations would hide a use of one behind the other.
@@ -239,6 +247,9 @@ def require_sound(plan: Plan, declarations: Mapping[str, Declaration]) -> Shape:
     if plan.training is not None and [(o.function, o.filter) for o in plan.aggregates] != [("COUNT_UNITS", None)]:
         raise Malformed("a plan that trains counts its units, and nothing else", where="outputs")
     return found
+
+
+_SOUND = Recent(lambda plan, *read: _sound(plan, {declaration.dataset: declaration for declaration in read}))
 
 
 def _require_names(plan: Plan) -> None:

@@ -62,6 +62,17 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "job_loss": ("a loss", "The request's loss is at most this, in the same measure.", (f"{_RULES}.job_loss",)),
     "total_loss": ("a loss", "What the ledger of the id space paid, and the request, are at most this.", (f"{_RULES}.total_loss",)),
     "consumer_loss": ("a loss", "What the ledger paid for this consumer, and the request, are at most this.", (f"{_RULES}.consumer_loss",)),
+    "total_refresh": (
+        "1 to 3650 days",
+        "`sb:totalLoss` bounds the request and what the ledger paid in the last so many days, not all that it ever paid. "
+        "No ledger ever pays more than 100.",
+        (f"{_RULES}.total_loss", "policies.budgets.budgets"),
+    ),
+    "consumer_refresh": (
+        "1 to 3650 days",
+        "`sb:consumerLoss` bounds the request and what the ledger paid for this consumer in the last so many days, not what it ever paid.",
+        (f"{_RULES}.consumer_loss", "policies.budgets.budgets"),
+    ),
     "enclave_kinds": ("list of kinds", "The enclave's kind is listed.", (f"{_RULES}.enclave", "enclaves.kit.appraisal.appraise")),
     "measurements": ("list of digests", "The enclave's measurement is listed.", (f"{_RULES}.enclave", "enclaves.kit.appraisal.appraise")),
     "platforms": (
@@ -125,6 +136,11 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "`need` and `of`, a list of party ids",
         "So many of them have signed an approval of this very request; its author is never the only one. The job waits meanwhile.",
         (f"{_MORE}.approvals", "sandbox.jobs.approve.approve"),
+    ),
+    "exchange_only": (
+        "`true`",
+        "The job is part of a leg of an exchange, asks what the leg says, and its release stays sealed until both legs are handed over.",
+        (f"{_MORE}.exchange_only", "sandbox.jobs.handout.require_handed_over"),
     ),
     "payment": (
         "`sb:amount`, `sb:currency` (ISO 4217), `sb:per` (`agreement` or `job`), `sb:before`",

@@ -16,9 +16,9 @@ from policies.attestation import AttestationResult, EnclaveKind, PlatformFloor, 
 from policies.canonical import canonical, digest
 from policies.codec import encode
 from policies.errors import EvidenceRejected, Tampered
-from policies.grant import EnclaveGrant, Grant, grant_digest
+from policies.grant import EnclaveGrant, Grant, grant_digest, is_tested
 from policies.isolation import lacking
-from policies.statement import AnyStatement, Evidence, Nonce, SignedEvidence, SignedStatement
+from policies.statement import AnyStatement, Evidence, Nonce, SignedEvidence, SignedStatement, verdict_of
 
 EVIDENCE_PURPOSE = "enclave-evidence"
 STATEMENT_PURPOSE = "enclave-statement"
@@ -173,6 +173,7 @@ def verify_statement(signed: SignedStatement, attested: Attested, grant: Enclave
         and statement.statistics == grant.statistics
         and statement.loss == grant.loss
         and (statement.sealed is None) != (statement.withheld is None)
+        and (verdict_of(statement) is not None) == (statement.sealed is not None and is_tested(grant))
     )
     if not kept:
         raise Tampered("the statement does not keep to the grant", code="statement-mismatch")

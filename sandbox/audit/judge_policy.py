@@ -18,6 +18,7 @@ from policies.joint_grant import JointGrant
 from policies.request import Facts, JobRequest
 from policies.rules_conditions import CONDITIONS
 from policies.tightening import SignedTightening, require_applicable, standing
+from sandbox.audit import judge_escrow
 from sandbox.audit.state import Entry, JobFold, State
 
 SENDING_S = 60
@@ -100,6 +101,7 @@ def duty_done(state: State, entry: Entry) -> None:
         acts.paid[paid] += 1
         return
     state.require(entry, state.stage_of(done.about) == "released", "order", f"{done.about} was not released, and is deleted")
+    judge_escrow.check_had(state, entry, done.about)
     state.relate(entry, "deleted", done.about)
 
 

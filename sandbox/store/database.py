@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from policies.errors import Conflict, SandboxError, Tampered, Unavailable
 from sandbox.store.acts import ActTables
+from sandbox.store.escrow import EscrowTables
 from sandbox.store.joint import JointTables
 from sandbox.store.keys import KeyTables
 from sandbox.store.lineage import LineageTables
@@ -47,7 +48,17 @@ PREPARING = 0x5A4D_B0C5
 
 
 class Transaction(
-    LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables, ActTables, JointTables, ScoringTables
+    LogTables,
+    Listings,
+    KeyTables,
+    LineageTables,
+    RecoveryTables,
+    OperationTables,
+    NoticeTables,
+    ActTables,
+    JointTables,
+    EscrowTables,
+    ScoringTables,
 ):
     """All verbs of the store on one open transaction."""
 

@@ -21,11 +21,13 @@ from policies.conditions import DAYS, Approvals, Onward, Payment, Window
 from policies.decide import decide
 from policies.derive import OPERATIONS
 from policies.errors import Malformed
+from policies.escrow import Course
+from policies.exchange import Asked, Bound, Exchange, Leg, exchange_digest
 from policies.finding import Decision
 from policies.odrl import agreement_document, parse_agreement
 from policies.privacy import parse_epsilon
 from policies.questions import plan_digest, template_digest
-from policies.request import OnwardUse, UsesFact
+from policies.request import ExchangeFact, OnwardUse, RecentFact, UsesFact
 from policies.rules_conditions import CONDITIONS
 from policies.tightening import SignedTightening, Tightening
 from policies.vocabulary import TERMS
@@ -79,6 +81,11 @@ def uses(**counts: int) -> dict[str, Any]:
     return {"uses": (UsesFact(provider="insurer", **{"jobs": 0, "own": 0, **counts}),)}
 
 
+def recent(amount: str, own: str = "0.000000001", days: int = 30) -> RecentFact:
+    """What the insurer's ledger was charged lately, and the part of it for the institute."""
+    return RecentFact(provider="insurer", id_space="rand-hie", days=days, spent=parse_epsilon(amount), own=parse_epsilon(own))
+
+
 PAID = Payment(amount="100", currency="CNY", per="job")
 ONWARD = Onward(recipients=("auditor",), purposes=("supervision",))
 HARDENED = TdxFloor(statuses=("UpToDate", "SWHardeningNeeded"))
@@ -86,6 +93,27 @@ TWO = Approvals(need=2, of=("insurer", "clinic", "institute"))
 FOR_OTHERS = ColumnTerm(column="medical_spend", operations=("sum",), recipients=("auditor",))
 FOR_INSTITUTE = ColumnTerm(column="medical_spend", operations=("sum",), recipients=("institute",))
 SUM_SQL = "SELECT SUM(medical_spend) AS spend FROM insurer.plans"
+
+ORDERED = Exchange(
+    uid="count-for-order",
+    title="A number for an order",
+    accept_by=NOW + 1,
+    deadline=NOW + 1,
+    dispute_days=1,
+    legs=(
+        Leg(
+            kind="data",
+            giver="insurer",
+            receiver="institute",
+            agreement=request().agreement,
+            purpose="public-health-research",
+            ask=Asked(sql=COUNT_SQL, loss=request().loss),
+        ),
+        Leg(kind="order", giver="institute", receiver="insurer", document=digest_of("order")),
+    ),
+)
+BOUND = Bound(exchange=exchange_digest(ORDERED), leg=1)
+EXCHANGED = ExchangeFact(exchange=ORDERED, course=Course(stage="open", proposer="insurer"))
 
 CASES: dict[str, tuple[Given, Given]] = {
     "assignees": (Given(), Given(terms={"assignees": ()})),
@@ -100,6 +128,17 @@ CASES: dict[str, tuple[Given, Given]] = {
     "consumer_loss": (
         Given({"consumer_loss": parse_epsilon("1")}, {"consumer_spent": (spent("0.5"),)}),
         Given({"consumer_loss": parse_epsilon("1")}, {"consumer_spent": (spent("0.6"),)}),
+    ),
+    "total_refresh": (
+        Given({"total_refresh": 30}, {"spent": (spent("90"),), "recent": (recent("2.5"),)}),
+        Given({"total_refresh": 30}, {"spent": (spent("90"),), "recent": (recent("2.6"),)}),
+    ),
+    "consumer_refresh": (
+        Given(
+            {"consumer_loss": parse_epsilon("1"), "consumer_refresh": 30},
+            {"consumer_spent": (spent("2"),), "recent": (recent("2", "0.5"),)},
+        ),
+        Given({"consumer_loss": parse_epsilon("1"), "consumer_refresh": 30}, {"recent": (recent("2", "0.6"),)}),
     ),
     "enclave_kinds": (Given(), Given({"enclave_kinds": ()})),
     "measurements": (Given(), Given(facts={"measurement": digest_of("another")})),
@@ -133,6 +172,10 @@ CASES: dict[str, tuple[Given, Given]] = {
     "approvals": (
         Given({"approvals": TWO}, {"approved_by": ("clinic", "insurer")}),
         Given({"approvals": TWO}, {"approved_by": ("institute",)}),
+    ),
+    "exchange_only": (
+        Given({"exchange_only": True}, {"exchange": EXCHANGED}, {"exchange": BOUND}),
+        Given({"exchange_only": True}),
     ),
     "payment": (Given({"payment": PAID}, uses(jobs=1, own=1, paid=2)), Given({"payment": PAID}, uses(jobs=1, own=1, paid=1))),
     "notify": (Given({"notify": ("auditor",)}), Given({"notify": ("auditor",), "purposes": ()})),
@@ -282,6 +325,9 @@ def test_terms_speak_of_parties_only(change: dict[str, Any]) -> None:
         lambda: terms_insurer(evidence_age=0),
         lambda: terms_insurer(delete_after=0),
         lambda: terms_insurer(attribution=""),
+        lambda: terms_insurer(total_refresh=0),
+        lambda: terms_insurer(total_refresh=3651),
+        lambda: terms_insurer(consumer_refresh=30),
         lambda: terms_insurer(pre_approved=("sha256:1",)),
         lambda: terms_insurer(enclave_jurisdictions=("DE", "DE")),
     ],

@@ -6,7 +6,7 @@ from alembic import op
 from sqlalchemy import BigInteger, Column, ForeignKey, String, Text, UniqueConstraint
 
 revision = "0012"
-down_revision = "0009"
+down_revision = "0010"
 
 
 def upgrade() -> None:
@@ -36,5 +36,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Forget them: rows that were used up count no more, and answers are lost to those who asked."""
-    op.execute("UPDATE settings SET value = '9' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '10' WHERE name = 'schema'")
     op.drop_table("scorings")
