@@ -1,5 +1,5 @@
-"""The child process of joint totals and encrypted scoring: limits first, one question on a socket, one answer on standard output, then the
-end.
+"""The child process of joint totals and encrypted scoring: limits first, one question on a socket, one answer on
+standard output, then the end.
 
 What comes from others is parsed here, so that whatever it does to a library happens to this process alone, between the walls of its
 jail. Files come as open descriptors; the answer names what was made, whose contribution was refused, or a code word, and what was made
@@ -82,7 +82,7 @@ def preload() -> None:
     encrypted = he.encrypt(name, pair.public, he.pack(name, np.zeros(1, dtype=np.int64), 1))
     he.decrypt(name, pair.secret, encrypted)
     draw_share(1, 1 << 20)
-    he_score.generate_key("", "")
+    he_score.use_once()
 
 
 def answer(question: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[dict[str, Any], bytes]:
@@ -133,14 +133,13 @@ def _contribution(question: Mapping[str, Any], files: Mapping[str, bytes], grant
 def _scored(question: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
     """The answer of a model's owner to a client's ciphertexts."""
     from enclaves.kit import he_score
-    from enclaves.kit.child import CIPHERTEXTS
+    from enclaves.kit.child import REQUEST
     from policies.codec import decode
     from policies.scorer import Scorer
 
     scorer, weights = decode(Scorer, question["scorer"]), decode(tuple[tuple[int, ...], ...], question["weights"])
-    data = _named(files[CIPHERTEXTS], question["ciphertexts"])
     bound = (decode(str, question["agreement"]), decode(str, question["request_id"]))
-    return he_score.score(scorer, weights, data, decode(int, question["rows"]), *bound)
+    return he_score.score(scorer, weights, _named(files[REQUEST], question["ciphertexts"]), decode(int, question["rows"]), *bound)
 
 
 def _named(data: bytes, digest: str) -> bytes:

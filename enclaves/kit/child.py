@@ -1,4 +1,4 @@
-"""Asking a child process for a part of a joint total or for scores of ciphertexts. Whatever the files do to it, the asker goes on.
+"""Asking a child process for a part of a joint total. Whatever the files do to it, the asker goes on.
 
 What others sent is parsed between walls: bubblewrap, a filter of system calls, no network, no path of the machine. Files go in as open
 descriptors over a socket that is closed for the child's sending; what comes out comes through one pipe.
@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ from policies.isolation import Layer, in_order
 
 TIMEOUT_S = 1800.0
 LARGEST_ANSWER = 16 << 20
+REST_S = 5.0
+"""After an answer, before the next process is made ready."""
+
 CHUNK = 1 << 20
-PUBLIC, TOTAL, SECRET, CIPHERTEXTS = ".public", ".total", ".secret", ".ciphertexts"
+PUBLIC, TOTAL, SECRET, REQUEST = ".public", ".total", ".secret", ".request"
 """Names of files in questions; contributions go by their contributors' names, which have no point."""
 
 _START = "import sys; sys.path.insert(0, {root!r}); from enclaves.joint_main import main; main(walled={walled})"
@@ -52,9 +56,15 @@ class Child:
         self.layers: tuple[Layer, ...] = ()
         self._walled, self._first_uid = walled, first_uid
         self._ready: _Process | None = None
+        self._rests_until = 0.0
 
     def ready(self) -> None:
-        """Have a process waiting for the next question. Where none can be started, asking says so."""
+        """Have a process waiting for the next question. Where none can be started, asking says so.
+
+        Not right after an answer: others on the same machine may still be at work on the same job, and loading libraries takes a second.
+        """
+        if time.monotonic() < self._rests_until:
+            return
         if self._ready is None or not self._ready.alive:
             self.close()
             try:
@@ -94,6 +104,7 @@ class Child:
                 child = waiting or self._started()
             except OSError as error:
                 raise Unavailable("the computation could not be started", code="child-died") from error
+            held.callback(self._rest)
             held.callback(child.end)
             late = threading.Timer(timeout, child.kill)
             late.daemon = True
@@ -109,6 +120,9 @@ class Child:
                 with output.open("wb") as file:
                     child.copy(file, int(found["bytes"]))
             return found
+
+    def _rest(self) -> None:
+        self._rests_until = time.monotonic() + REST_S
 
     def _started(self) -> _Process:
         jail: Jail = strongest(self._first_uid) if self._walled else "none"

@@ -196,6 +196,22 @@ def open_scores(key: ClientKey, data: bytes, rows: int, outputs: int) -> Reals:
     return result
 
 
+def use_once() -> None:
+    """Use everything that scoring needs on zeros of one's own, where libraries cannot be loaded later."""
+    from policies.training import Encoded
+
+    scorer = Scorer(
+        dataset="own.zeros",
+        features=(Encoded(column="zero", encoding="scaled", lower=0, upper=1),),
+        link="logistic",
+        outputs=1,
+        rows=1,
+    )
+    bound = ("sha256:" + "0" * 64, "request-0000")
+    _, half = generate_key(*bound)
+    score(scorer, [[0, 0]], half + encrypt_rows(public_key(half, *bound), matrix([[0.0]])), 1, *bound)
+
+
 def _combine(factors: Reals, block: Words) -> Words:
     """Weighted sums of residues: (outputs, *shape). Halves of 32 bits times 2^20 stay below 2^53, so floating point is exact."""
     width = len(block)

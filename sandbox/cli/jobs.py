@@ -17,7 +17,7 @@ from policies.request import JobRequest
 from policies.schedule import Statistic
 from policies.statement import Release
 from sandbox.cli.acting import job_approve, job_cancel, job_delete
-from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, progress_bar, table
+from sandbox.cli.show import client_of, findings_table, home_option, joint_rows, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
     from policies.agreement import Agreement
@@ -316,7 +316,7 @@ def job_show(home_folder: Path, job_id: str | None, as_json: bool) -> None:
         print_json(record)
         return
     rows = [(key, record[key]) for key in ("id", "state", "code", "consumer", "agreement", "grant_digest", "trust")]
-    table(("", ""), rows)
+    table(("", ""), rows + joint_rows(record["joint"]))
     click.echo(record["signed"]["body"]["sql"])
     findings_table(record["decision"]["findings"])
 

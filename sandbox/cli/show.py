@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -120,3 +121,16 @@ def findings_table(findings: Iterable[dict[str, Any]]) -> None:
         text = message + (f"\n  in: {clause}" if clause else "") + (f"\n  smallest change: {remedy}" if remedy else "")
         shown.append(("allow" if allowed else "DENY", rule, "\n".join(datasets), text))
     table(("", "rule", "terms on", "finding"), shown)
+
+
+def joint_rows(joint: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """How far a running joint total is."""
+    if joint is None:
+        return []
+    until = datetime.fromtimestamp(joint["until"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    waits = ", ".join(joint["waiting_for"])
+    return [
+        ("attempt", str(joint["attempt"])),
+        ("contributed", ", ".join(joint["contributed"]) or "nobody"),
+        ("waits for", f"{waits} until {until}" if waits else "nobody: everything is being added"),
+    ]

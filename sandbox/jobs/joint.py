@@ -27,7 +27,7 @@ from sandbox.exchange.rotation import require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.exchange.tightening import require_standing
 from sandbox.host import Host
-from sandbox.jobs.joint_states import JointAttempt, JointTask, StoredJointRelease
+from sandbox.jobs.joint_states import JointAttempt, JointProgress, JointTask, StoredJointRelease
 from sandbox.jobs.record import fail_held, informed
 from sandbox.jobs.states import Job, JobState
 
@@ -129,7 +129,7 @@ def accept_manifest(host: Host, caller: Participant, signed: Signed) -> None:
         _require_running(job)
         tx.hold_log()
         require_in_force(tx, caller)
-        tx.set_joint_attempt(replace(attempt, manifest=signed))
+        tx.set_joint_attempt(replace(attempt, manifest=signed, since=host.now()))
         ids = {"job": job.id, "manifest": manifest_digest(manifest)}
         tx.append("joint_keyed", at=host.now(), ids=ids, body={"signed": encode(signed)}, agreement=job.request.agreement)
     host.publish()
@@ -235,6 +235,15 @@ def _end(host: Host, tx: Transaction, job: Job, grant: JointGrant, statement: Jo
         tx.add_notices("use", job.id, informed(tx, job), host.now())
 
 
+def progress_of(host: Host, tx: Transaction, job: Job) -> JointProgress | None:
+    """How far a running joint total is; None for every other job."""
+    attempt = tx.joint_attempt(job.id)
+    if job.state != "running" or attempt is None or not isinstance(job.grant, JointGrant):
+        return None
+    contributed = tx.joint_contributions(job.id, attempt.attempt)
+    return attempt.progress(job.grant.pool.key_holder, contributed, round(host.config.keys_timeout_s * 1000))
+
+
 # --- what the run itself records
 
 
@@ -242,7 +251,7 @@ def begin(host: Host, job: Job, grant: JointGrant) -> None:
     """Open the first attempt with all contributors. The same again is the same."""
     with host.store.transaction() as tx:
         if tx.lock_job(job.id) is not None and tx.joint_attempt(job.id) is None:
-            tx.set_joint_attempt(JointAttempt(job=job.id, attempt=1, contributors=grant.pool.contributors))
+            tx.set_joint_attempt(JointAttempt(job=job.id, attempt=1, contributors=grant.pool.contributors, since=host.now()))
             tx.add_notices("key-request", job.id, [grant.pool.key_holder, *grant.pool.contributors], host.now())
 
 
@@ -263,7 +272,7 @@ def record_drop(host: Host, job: Job, grant: JointGrant, attempt: int, dropped: 
             ids = {"job": job.id, "participant": name, "attempt": str(attempt), "reason": reason, "rerun": "yes" if again else "no"}
             tx.append("joint_dropped", at=host.now(), ids=ids, body={"job": job.id}, agreement=job.request.agreement)
         if again:
-            tx.set_joint_attempt(JointAttempt(job=job.id, attempt=attempt + 1, contributors=left))
+            tx.set_joint_attempt(JointAttempt(job=job.id, attempt=attempt + 1, contributors=left, since=host.now()))
     host.publish()
     host.on_step("joint-dropped")
     return again
@@ -276,7 +285,7 @@ def record_total(host: Host, job: Job, attempt: JointAttempt, total: str) -> Non
         if held is None or held.state != "running" or present is None or present.attempt != attempt.attempt:
             raise Conflict("the run was ended by somebody else", code="job-state")
         if present.total is None:
-            tx.set_joint_total(job.id, total)
+            tx.set_joint_total(job.id, total, host.now())
             ids = {"job": job.id, "manifest": attempt.named, "total": total}
             tx.append("joint_summed", at=host.now(), ids=ids, body={"job": job.id}, agreement=job.request.agreement)
     host.publish()

@@ -61,7 +61,7 @@ def ask(host: Host, caller: Participant, signed: Signed) -> Scoring:
 
 def _decided(host: Host, tx: Transaction, stored: StoredAgreement, signed: Signed, request: ScoreRequest, owner: str) -> Scoring:
     now, name = host.now(), document_digest(signed)
-    rows, requests = tx.scored_encrypted(request.agreement, request.model)
+    rows, requests = tx.encrypted_rows(request.agreement, request.model)
     facts = ScoreFacts(now=now // 1000, rows=rows, requests=requests, tightenings=tx.tightenings(request.agreement))
     decision = decide_scoring(request, stored.agreement, facts)
     ids = {

@@ -240,6 +240,13 @@ class Client(Connection):
             time.sleep(0.05)
         raise Unavailable(f"{job_id} is still {state}" + (f" and waits for {waits}" if waits else ""), code="job-waits")
 
+    def joint_progress(self, job_id: str) -> dict[str, Any] | None:
+        """How far a joint total is that runs: `attempt`, who has `contributed`, for whom it waits (`waiting_for`) and `until` when, in
+        milliseconds since 1970. None once it has ended, or before it runs.
+        """
+        found = self.job(job_id).get("joint")
+        return None if found is None else dict(found)
+
     def release(self, job_id: str) -> tuple[OpenedRelease, AnyReceipt]:
         """The release of this participant's job, opened only after receipt, enclave signature and log were verified.
 

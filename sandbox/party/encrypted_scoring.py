@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from enclaves.kit import he_score
-from enclaves.kit.child import CIPHERTEXTS, Child
+from enclaves.kit.child import REQUEST, Child
 from enclaves.kit.envelope import Signed, document_digest, verify_document
 from policies.agreement import Agreement
 from policies.canonical import digest_bytes
@@ -232,7 +232,7 @@ class ModelOwner:
                     "agreement": request.agreement,
                     "request_id": request.request_id,
                 },
-                {CIPHERTEXTS: sent},
+                {REQUEST: sent},
                 output,
             )
             answer = output.read_bytes()
@@ -256,7 +256,7 @@ class ModelOwner:
         now, stated = self.now(), decode(ScoreFacts, item["facts"])
         if not -MAX_CLOCK_SKEW_S <= now - stated.now <= MAX_WAIT_S:
             raise PolicyRefused("the host decided at another time than now", code="clock")
-        rows, requests = followed.encrypted_scored_before(int(logged["index"]), request.agreement, request.model)
+        rows, requests = followed.encrypted_rows_before(int(logged["index"]), request.agreement, request.model)
         tightenings = tightenings_known(self.client.home, followed, request.agreement, agreement)
         decision = decide_scoring(request, agreement, ScoreFacts(now=int(now), rows=rows, requests=requests, tightenings=tightenings))
         if not decision.allowed:

@@ -207,18 +207,18 @@ class Followed:
         self.keyring.fold(index, header)
         return self
 
-    def scored_before(self, job: str, agreement: str, model: str, consumer: str, since: int) -> int:
-        """Rows that a model was charged to score for a consumer under an agreement before `job`, from `since` (seconds since 1970) on."""
-        end = self._charged_at(job)
-        calls = (row for row in self.scored.get(agreement, ()) if row["index"] < end and row["at"] // 1000 >= since)
-        return sum(int(row["rows"]) for row in calls if (row["model"], row["consumer"]) == (model, consumer))
-
-    def encrypted_scored_before(self, index: int, agreement: str, model: str) -> tuple[int, int]:
+    def encrypted_rows_before(self, index: int, agreement: str, model: str) -> tuple[int, int]:
         """Rows and number of the allowed requests to a model under an agreement whose decisions stand before an entry."""
         wanted = ("yes", agreement, model)
         before = [row["ids"] for row in self.scorings.values() if row["index"] < index]
         found = [int(ids["rows"]) for ids in before if (ids["allowed"], ids["agreement"], ids["model"]) == wanted]
         return sum(found), len(found)
+
+    def scored_before(self, job: str, agreement: str, model: str, consumer: str, since: int) -> int:
+        """Rows that a model was charged to score for a consumer under an agreement before `job`, from `since` (seconds since 1970) on."""
+        end = self._charged_at(job)
+        calls = (row for row in self.scored.get(agreement, ()) if row["index"] < end and row["at"] // 1000 >= since)
+        return sum(int(row["rows"]) for row in calls if (row["model"], row["consumer"]) == (model, consumer))
 
     def _note_void(self, header: Header, index: int) -> None:
         """Keep a renunciation, or what follows from those of all. Whether they are signed is judged at home, where keys are known."""

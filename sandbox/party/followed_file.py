@@ -15,8 +15,8 @@ from sandbox.party.home import Home
 from sandbox.party.lines import append_line, read_lines
 
 FIELDS = frozenset({
-    "charges", "times", "grants", "versions", "signatures", "joint", "acts", "scored", "voids", "scorings", "keyring", "log_keys", "epoch",
-    "number",
+    "charges", "times", "grants", "versions", "signatures", "joint", "acts", "scored", "voids", "scorings",
+    "keyring", "log_keys", "epoch", "number",
 })  # fmt: skip
 """What a fold has. One that was kept before one of them existed is folded again from the beginning."""
 

@@ -30,6 +30,7 @@ class JointTables:
                 contributors=canonical(list(attempt.contributors)).decode(),
                 manifest=None if attempt.manifest is None else to_text(attempt.manifest),
                 total=attempt.total,
+                since=attempt.since,
             )
         )
 
@@ -43,9 +44,9 @@ class JointTables:
         query = select(joint_runs, jobs).join(jobs, jobs.c.id == joint_runs.c.job).where(jobs.c.state == "running")
         return [(_attempt_of(row), job_of(row)) for row in self.connection.execute(query.order_by(jobs.c.created_at, jobs.c.id))]
 
-    def set_joint_total(self, job_id: str, total: str) -> None:
-        """Store which total the present attempt of a job has."""
-        self.connection.execute(update(joint_runs).where(joint_runs.c.job == job_id).values(total=total))
+    def set_joint_total(self, job_id: str, total: str, since: int) -> None:
+        """Store which total the present attempt of a job has, since when (milliseconds since 1970)."""
+        self.connection.execute(update(joint_runs).where(joint_runs.c.job == job_id).values(total=total, since=since))
 
     def add_joint_contribution(self, job_id: str, attempt: int, participant: str, signed: Signed) -> None:
         """Store what a contributor signed for an attempt. There is at most one."""
@@ -77,4 +78,5 @@ def _attempt_of(row: Any) -> JointAttempt:
         contributors=tuple(parse_json(row.contributors.encode())),
         manifest=None if row.manifest is None else parsed(Signed, row.manifest),
         total=row.total,
+        since=int(row.since),
     )

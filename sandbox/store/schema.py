@@ -222,6 +222,7 @@ joint_runs = Table(
     Column("contributors", Text, nullable=False),
     Column("manifest", Text),
     Column("total", String(71)),
+    Column("since", BigInteger, nullable=False, server_default="0"),
 )
 
 joint_contributions = Table(

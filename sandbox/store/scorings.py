@@ -63,7 +63,7 @@ class ScoringTables:
         query = select(scorings).where(mine, scorings.c.state.in_(("asked", "waiting"))).order_by(scorings.c.decided)
         return [_scoring_of(row) for row in self.connection.execute(query)]
 
-    def scored_encrypted(self, agreement: str, model: str) -> tuple[int, int]:
+    def encrypted_rows(self, agreement: str, model: str) -> tuple[int, int]:
         """Rows and number of all requests to a model under an agreement that were allowed."""
         mine = (scorings.c.agreement == agreement, scorings.c.model == model, scorings.c.state != "denied")
         total = select(func.coalesce(func.sum(scorings.c.score_rows), 0), func.count()).where(*mine)

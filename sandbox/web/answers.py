@@ -12,6 +12,7 @@ from enclaves.kit.appraisal import UNITS_OF_TRUST
 from policies.codec import members
 from policies.grant import grant_digest
 from sandbox.exchange.records import Dataset, StoredAgreement, StoredOffer, Version
+from sandbox.jobs.joint_states import JointProgress
 from sandbox.jobs.notices import Notice
 from sandbox.jobs.states import ASKED, Job, KeyRequest, ShownKeyState
 from sandbox.web.views import (
@@ -65,7 +66,7 @@ def agreement_view(agreement: StoredAgreement) -> AgreementView:
     )
 
 
-def job_view(job: Job, waiting_for: tuple[str, ...] | None = None) -> JobView:
+def job_view(job: Job, waiting_for: tuple[str, ...] | None = None, joint: JointProgress | None = None) -> JobView:
     """A job as it is answered."""
     return JobView(
         id=job.id,
@@ -82,7 +83,8 @@ def job_view(job: Job, waiting_for: tuple[str, ...] | None = None) -> JobView:
         evidence=job.evidence,
         trust=UNITS_OF_TRUST[job.facts.enclave_kind],
         positions=job.positions,
-        waiting_for=waiting_for,
+        waiting_for=waiting_for if joint is None else joint.waiting_for,
+        joint=joint,
         created_at=job.created_at,
     )
 

@@ -17,6 +17,7 @@ from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
 from sandbox.jobs import approve, handout, keys, submit, voids
+from sandbox.jobs.joint import progress_of
 from sandbox.jobs.states import FINAL, Job, KeyRequest
 from sandbox.web.answers import job_view, key_request_view, key_state, reply
 from sandbox.web.auth import host
@@ -79,8 +80,9 @@ def one_job(call: Call[Query, None], job_id: str) -> Response:
     with host().store.reading() as tx:
         job = _visible(tx, job_id, call.who)
         requests = tx.key_requests(job_id) if job.state == "running" else []
+        joint = progress_of(host(), tx, job)
     waiting = tuple(request.provider for request in requests if _waits(request, requests))
-    return reply(job_view(job, waiting))
+    return reply(job_view(job, waiting, joint))
 
 
 def _waits(request: KeyRequest, others: list[KeyRequest]) -> bool:

@@ -24,7 +24,7 @@ from policies.tightening import SignedTightening
 from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
-from sandbox.jobs.joint_states import JointTask
+from sandbox.jobs.joint_states import JointProgress, JointTask
 from sandbox.jobs.notices import NoticeKind, NoticeState
 from sandbox.jobs.states import JobState, Positions, ShownKeyState
 from sandbox.jobs.submit import Remaining
@@ -223,7 +223,8 @@ class JobView:
     Attributes:
         code: why it failed or was withheld; empty otherwise.
         trust: whom one trusts with plaintext under this kind of evidence.
-        waiting_for: providers whose brokers the run waits for; null in lists, which do not tell.
+        waiting_for: providers whose brokers the run waits for, or parties of a joint total; null in lists, which do not tell.
+        joint: of a running joint total, who has contributed and until when it waits; null in lists and for other jobs.
         created_at: milliseconds since 1970.
     """
 
@@ -242,6 +243,7 @@ class JobView:
     trust: str
     positions: Positions
     waiting_for: tuple[str, ...] | None
+    joint: JointProgress | None
     created_at: int
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclaves.kit import he, he_score
-from enclaves.kit.child import CIPHERTEXTS, Child
+from enclaves.kit.child import REQUEST, Child
 from policies import scorer as documents
 from policies.canonical import canonical, digest_bytes
 from policies.codec import encode
@@ -185,13 +185,13 @@ def test_the_child_process_scores_and_says_what_is_wrong(tmp_path: Path, key: tu
         "agreement": BOUND[0],
         "request_id": BOUND[1],
     }
-    assert Child().ask(question, {CIPHERTEXTS: path}, output)["digest"] == digest_bytes(output.read_bytes())
+    assert Child().ask(question, {REQUEST: path}, output)["digest"] == digest_bytes(output.read_bytes())
     assert he_score.open_scores(key[0], output.read_bytes(), 3, 1).shape == (3, 1)
     with pytest.raises(Malformed) as refused:
-        Child().ask({**question, "rows": 5000}, {CIPHERTEXTS: path})
+        Child().ask({**question, "rows": 5000}, {REQUEST: path})
     assert refused.value.code == "he-size"
     with pytest.raises(SandboxError) as tampered:
-        Child().ask({**question, "ciphertexts": "sha256:" + "0" * 64}, {CIPHERTEXTS: path})
+        Child().ask({**question, "ciphertexts": "sha256:" + "0" * 64}, {REQUEST: path})
     assert tampered.value.code == "upload-digest"
 
 

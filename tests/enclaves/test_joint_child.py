@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ from tests.support.pool import claims_pool
 
 
 @pytest.fixture
-def child() -> Iterator[Child]:
+def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
+    monkeypatch.setattr(children, "REST_S", 0.0)
     found = Child()
     yield found
     found.close()
@@ -79,6 +81,20 @@ def test_a_child_that_dies_or_is_asked_nonsense_says_nothing_and_the_asker_goes_
     assert child._ready is first
     with pytest.raises(Unavailable):
         child.ask({"verb": "open"}, timeout=0.001)
+
+
+def test_the_next_process_is_not_made_ready_while_others_may_still_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = Child()
+    with pytest.raises(Unavailable):
+        child.ask({"verb": "nothing"})
+    clock = [child._rests_until - 0.1]
+    monkeypatch.setattr(children, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    child.ready()
+    assert child._ready is None
+    clock[0] += 0.2
+    child.ready()
+    assert child._ready is not None
+    child.close()
 
 
 def hostile(folder: Path, monkeypatch: pytest.MonkeyPatch, **kind: Any) -> dict[str, bool]:

@@ -49,7 +49,7 @@ def done(market: ScoreMarket) -> str:
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch, done: str) -> None:
-    """The child's work without a child, once a whole scoring has been through one."""
+    """The child's work without a child, once a whole scoring has been through one: starting one costs a second."""
     work_in_this_process(monkeypatch)
 
 

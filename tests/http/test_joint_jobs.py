@@ -22,6 +22,7 @@ from policies.joint_documents import JointContribution, JointManifest, JointRele
 from sandbox.audit.joint_receipt import JointReceipt, verify_joint_receipt
 from sandbox.audit.receipt import log_key
 from sandbox.audit.replay import replay
+from sandbox.cli.show import joint_rows
 from sandbox.host import Host
 from sandbox.party.connection import Connection
 from sandbox.party.exporting import export_log
@@ -188,6 +189,12 @@ def finish_without(market: PoolMarket, job: str, gone: str) -> dict[str, Any]:
 
         object.__setattr__(worker.host, "on_step", patient_again)
         until(contributed, 100)
+        shown = market.clients[market.analyst].joint_progress(job)
+        assert shown is not None
+        assert (shown["attempt"], shown["waiting_for"]) == (1, [gone])
+        assert shown["contributed"] == [name for name in market.insurers if name != gone]
+        assert market.service.host.now() < shown["until"]
+        assert ("waits for", gone) == (joint_rows(shown)[2][0], joint_rows(shown)[2][1].split(" until ")[0])
         object.__setattr__(config, "keys_timeout_s", 0.0)
         return market.finish(job, parts)
 
@@ -196,6 +203,7 @@ def test_a_contributor_that_drops_out_leads_to_another_attempt_without_it(pooled
     job, gone = pooled.submit(), pooled.insurers[1]
     record = finish_without(pooled, job, gone)
     assert record["state"] == "released"
+    assert pooled.clients[pooled.analyst].joint_progress(job) is None
     release, _ = pooled.clients[pooled.analyst].release(job)
     assert isinstance(release, JointRelease)
     assert release.contributors == tuple(name for name in pooled.insurers if name != gone)

@@ -624,15 +624,15 @@ def test_scorings_and_the_rows_that_they_use_up(tx: Transaction, story: Story) -
         ended=None,
         created_at=5000,
     )
-    assert tx.scored_encrypted(request.agreement, "clinic.risk") == (0, 0)
+    assert tx.encrypted_rows(request.agreement, "clinic.risk") == (0, 0)
     tx.add_scoring(scoring)
     assert tx.scoring(scoring.id) == scoring == tx.scoring_by_request("institute", "request-0001")
     assert tx.scoring("scoring-" + "1" * 20) is None
     assert tx.scoring_by_request("clinic", "request-0001") is None
     assert tx.open_scorings("institute") == [scoring] == tx.open_scorings("clinic")
     assert tx.open_scorings("insurer") == []
-    assert tx.scored_encrypted(request.agreement, "clinic.risk") == (7, 1)
-    assert tx.scored_encrypted(request.agreement, "clinic.other") == (0, 0)
+    assert tx.encrypted_rows(request.agreement, "clinic.risk") == (7, 1)
+    assert tx.encrypted_rows(request.agreement, "clinic.other") == (0, 0)
     ended = replace(scoring, state="answered", statement=job.signed, ended=9)
     tx.set_scoring(ended)
     assert tx.scoring(scoring.id) == ended
@@ -655,8 +655,8 @@ def test_attempts_at_joint_totals(tx: Transaction, story: Story) -> None:
     assert tx.joint_contributions(job.id, 2) == {}
     second = replace(first, attempt=2, contributors=("clinic", "third"), manifest=job.signed)
     tx.set_joint_attempt(second)
-    tx.set_joint_total(job.id, "sha256:" + "ab" * 32)
-    assert tx.joint_attempt(job.id) == replace(second, total="sha256:" + "ab" * 32)
+    tx.set_joint_total(job.id, "sha256:" + "ab" * 32, 7)
+    assert tx.joint_attempt(job.id) == replace(second, total="sha256:" + "ab" * 32, since=7)
     release = StoredJointRelease(job=job.id, statement=job.signed, sealed=b"sealed")
     assert tx.joint_release(job.id) is None
     tx.add_joint_release(release)

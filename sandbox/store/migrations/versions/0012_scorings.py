@@ -1,4 +1,4 @@
-"""Requests to score encrypted rows, and how they ended."""
+"""Requests to score encrypted rows, and how they ended; since when attempts at joint totals wait."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ def upgrade() -> None:
         Column("created_at", BigInteger, nullable=False),
         UniqueConstraint("consumer", "request_id"),
     )
+    op.add_column("joint_runs", Column("since", BigInteger, nullable=False, server_default="0"))
     op.execute("UPDATE settings SET value = '12' WHERE name = 'schema'")
 
 
 def downgrade() -> None:
     """Forget them: rows that were used up count no more, and answers are lost to those who asked."""
     op.execute("UPDATE settings SET value = '10' WHERE name = 'schema'")
+    op.drop_column("joint_runs", "since")
     op.drop_table("scorings")
