@@ -16,6 +16,7 @@ from policies.conditions import (
     MAX_USES,
     SMALLEST_OUTPUT,
     Approvals,
+    Division,
     Onward,
     OutputKind,
     Payment,
@@ -126,6 +127,7 @@ class Terms:
         pre_approved: digests of the plans, or of the plans without their constants, that may be asked.
         scored_rows, score_decimals, withhold_probing: of a model: most rows that it scores for a consumer, most decimals of a score, and
             whether scores of rows that look made to copy it are withheld.
+        division: how what a trained model is worth is divided; the only division that a training may ask for.
         output_kinds, output_rows, output_bytes: what a release may be, most rows, and most bytes of the sealed release.
         approvals: who must approve each job.
         exchange_only: whether every job must be part of an exchange.
@@ -170,6 +172,7 @@ class Terms:
     scored_rows: RowQuota | None = omitted(None)
     score_decimals: int | None = omitted(None)
     withhold_probing: bool = omitted(False)
+    division: Division | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")

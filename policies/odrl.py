@@ -54,6 +54,7 @@ OPERANDS = {
     ("sb:scoredRows", "lteq"): "scored_rows",
     ("sb:scoreDecimals", "lteq"): "score_decimals",
     ("sb:withholdProbing", "eq"): "withhold_probing",
+    ("sb:division", "eq"): "division",
 }
 """(left operand, operator) -> field of `Terms`; each appears exactly once in a permission, those of `OPTIONAL` at most once."""
 
@@ -79,6 +80,7 @@ OPTIONAL = frozenset(
         "scored_rows",
         "score_decimals",
         "withhold_probing",
+        "division",
     }
 )
 _LOSSES = frozenset({"job_loss", "total_loss", "consumer_loss"})

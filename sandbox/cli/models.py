@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from policies.contribution import WORTH
 from policies.privacy import parse_loss
 from policies.request import JobRequest
 from sandbox.cli.serving import ask, offer, status
@@ -166,6 +167,10 @@ def _show_card(client: Client, release: Release, receipt: Receipt, *, as_json: b
     table(("figure", "value", "95 % of the noise"), [(m["name"], m["value"], f"[{m['low']}, {m['high']}]") for m in metrics])
     inputs = [(f["column"], f["encoding"], _range(f)) for f in found["features"]]
     table(("feature", "encoding", "categories or bounds"), inputs)
+    if "contribution" in found:
+        divided = found["contribution"]["division"]
+        shares = [(s["organisation"], f"{s['value'] / WORTH:.6f}", s["amount"]) for s in found["contribution"]["shares"]]
+        table(("firm", f"contributed ({divided['method']})", f"of {divided['amount']}"), shares)
 
 
 def _range(feature: dict[str, Any]) -> str:

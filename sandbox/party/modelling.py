@@ -10,9 +10,10 @@ from typing import Any
 from enclaves.kit.artefact import checked_onnx, score_onnx
 from policies.agreement import Agreement
 from policies.canonical import digest_bytes
-from policies.codec import decode
+from policies.codec import decode, encode
 from policies.conversion import DISPLAY_DELTA, epsilon_at
-from policies.errors import Malformed, NotFound
+from policies.division import verify_contribution
+from policies.errors import Malformed, NotFound, Tampered
 from policies.grant import Grant
 from policies.model import Model, ModelRelease
 from policies.privacy import units_to_decimal
@@ -75,7 +76,18 @@ def card_of(release: Release, receipt: Receipt, agreement: Agreement) -> dict[st
         "enclave_kind": release.enclave_kind,
         "measurement": grant.measurement,
         "intervals": "95 %, of the noise; not of the choice of persons",
+        **_contributions(found, grant),
     }
+
+
+def _contributions(found: ModelRelease, grant: Grant) -> dict[str, Any]:
+    """What every firm contributed, once it was derived anew from the worths beside it. Raises Tampered."""
+    asked = grant.plan.training is not None and grant.plan.training.division is not None
+    if found.contribution is None:
+        if asked:
+            raise Tampered("the release lacks the contributions that were asked for", code="contribution-mismatch")
+        return {}
+    return {"contribution": encode(verify_contribution(found.contribution, grant.plan))}
 
 
 def _described(item: Encoded) -> dict[str, Any]:

@@ -51,6 +51,7 @@ _SAME = {
     "scored_rows": "scored_rows",
     "score_decimals": "score_decimals",
     "withhold_probing": "withhold_probing",
+    "division": "division",
 }
 """Word of a form -> field of `Terms`; times, losses and columns have forms of their own."""
 

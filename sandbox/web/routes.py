@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.acts import DutyDone, JobApproval, SignedDuty
+from policies.acts import DutyDone, JobApproval, JobCancellation, SignedDuty
 from policies.declaration import Declaration
 from policies.documents import (
     Admission,
@@ -260,6 +260,12 @@ JOBS = (
         document=Document(purpose="job-approval", body=JobApproval), answer=views.JobView, errors=(403, 404, 409),
         summary="Approve a job that waits for approvals.",
         description=f"The approval that makes enough decides the job and charges it. {SAME_AGAIN}",
+    ),
+    Operation(
+        method="POST", path=f"{API}/cancellations", view=jobs_api.cancel_job, tag="jobs", body=SignedOnly,
+        document=Document(purpose="job-cancellation", body=JobCancellation), answer=views.JobView, errors=(403, 404, 409),
+        summary="Take back a request of one's own that waits for approvals.",
+        description=f"Once it is charged, it is too late (`job-charged`). {SAME_AGAIN}",
     ),
     Operation(
         method="GET", path=f"{API}/key-requests", view=jobs_api.list_key_requests, tag="key requests", query=Paged,

@@ -274,6 +274,7 @@ ON_ITS_OWN = {
     "sign_epoch": "below: an epoch begins a new log, so it has a town of its own",
     "tighten": ACTS,
     "approve_job": ACTS,
+    "cancel_job": ACTS,
     "report_duty": ACTS,
     "destroy": ACTS,
     "propose_exchange": EXCHANGED,

@@ -70,6 +70,7 @@ def test_the_benchmarks_of_training_answer_and_name_their_figures() -> None:
         if name == "train_quality":
             assert found["auc"] > 0.65
             assert found["r2"] > 0.5
+            assert found["auc_trees_generated"] > 0.7 > 0.55 > found["auc_logistic_generated"]
         else:
             assert found["peak_mib"] > 0
 
