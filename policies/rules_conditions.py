@@ -189,10 +189,10 @@ def unbound(bound: Bound, stated: ExchangeFact, case: Case) -> str:
     if (leg.receiver, leg.agreement, leg.purpose) != (request.consumer, request.agreement, request.purpose):
         return f"leg {bound.leg} is for another receiver, agreement or purpose"
     asked = Asked(sql=request.sql, loss=request.loss, training=request.training)
-    if leg.ask is not None and leg.ask != asked:
+    if leg.ask is not None and (leg.ask != asked or request.scoring is not None):
         return f"leg {bound.leg} asks another query, training or loss"
-    if leg.kind == "scenario" and request.training is not None:
-        return "on a scenario only figures are released, no model"
+    if leg.kind == "scenario" and (request.training is not None or request.scoring is not None):
+        return "on a scenario only figures are released, no model and no scores"
     if case.agreement.pool_of(case.plan.sources) is not None:
         return "a joint total cannot be held in escrow"
     providers = {case.agreement.by_dataset[name].provider for name in case.plan.sources}

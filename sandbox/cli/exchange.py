@@ -130,6 +130,44 @@ def run(home_folder: Path, leg: int, request_id: str | None, timeout: float, nam
     _show(exchanges.known(client, name).record, as_json)
 
 
+@exchange.command("use")
+@home_option
+@_leg
+@click.option("--epsilon", help="Privacy loss to spend; where ledgers pay in epsilon.")
+@click.option("--rho", help="Privacy loss to spend; where ledgers pay in rho.")
+@click.option("--request-id", help="Repeat a request under its id to get the same answer; made up if left out.")
+@click.option("--timeout", default=900.0, show_default=True, help="Seconds to wait.")
+@click.argument("name")
+@click.argument("sql")
+@json_option
+def use(
+    home_folder: Path,
+    leg: int,
+    epsilon: str | None,
+    rho: str | None,
+    request_id: str | None,
+    timeout: float,
+    name: str,
+    sql: str,
+    as_json: bool,
+) -> None:
+    """Use a right that was handed over: ask SQL of a scenario. Scores of an offered model: `sandbox model ask --exchange`.
+
+    \b
+    Example: sandbox exchange use --home ~/clinic --leg 2 --epsilon 0.5 sha256:... "SELECT COUNT(*) AS n FROM insurer.plans"
+    """
+    from policies.errors import Malformed
+    from policies.privacy import parse_loss
+    from sandbox.party import exchanges
+
+    if (epsilon is None) == (rho is None):
+        raise Malformed("give either --epsilon or --rho", where="epsilon")
+    loss = parse_loss("zcdp", rho, where="rho") if rho is not None else parse_loss("pure", str(epsilon), where="epsilon")
+    client = client_of(home_folder)
+    record = client.wait(exchanges.use(client, name, leg, sql, loss, request_id)["id"], timeout)
+    print_json(record) if as_json else click.echo(f"{record['id']} is {record['state']} {record['code']}".rstrip())
+
+
 @exchange.command("give")
 @home_option
 @_leg

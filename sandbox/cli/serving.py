@@ -59,6 +59,7 @@ def offer(home_folder: Path, dataset: str, title: str, terms_file: Path, source:
 @click.option("--by", required=True, help="Column of the query that tells its rows apart.")
 @click.option("--rows", required=True, type=int, help="Most rows that there are; so many are counted.")
 @click.option("--decimals", default=2, show_default=True, help="Of the scores.")
+@click.option("--exchange", "right", type=(str, click.IntRange(1, 2)), help="Digest and leg of the exchange that gives the right to ask.")
 @click.option("--request-id", help="Repeat a request under its id to get the same answer; made up if left out.")
 @click.option("--timeout", default=900.0, show_default=True, help="Seconds to wait.")
 @click.argument("sql")
@@ -71,6 +72,7 @@ def ask(
     by: str,
     rows: int,
     decimals: int,
+    right: tuple[str, int] | None,
     request_id: str | None,
     timeout: float,
     sql: str,
@@ -82,6 +84,7 @@ def ask(
     Example: sandbox model ask --home ~/institute --agreement sha256:... --purpose health-economics --model insurer.risk \\
              --by who --rows 200 "SELECT person_id AS who, plan, visits FROM institute.people"
     """
+    from sandbox.party.exchanges import right_of
     from sandbox.party.serving import scores_of
 
     client = client_of(home_folder)
@@ -94,6 +97,7 @@ def ask(
             sql=sql,
             loss=Loss(amount=0),
             scoring=Scoring(model=model, rows=rows, decimals=decimals, by=by),
+            exchange=right_of(client, right),
         )
     )
     record = client.wait(record["id"], timeout)

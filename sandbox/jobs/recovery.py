@@ -33,6 +33,7 @@ from sandbox.audit.laws import law_of
 from sandbox.audit.merging import Found, merge_exports
 from sandbox.exchange.records import Participant, Version
 from sandbox.host import Host
+from sandbox.jobs import recovered_exchanges
 from sandbox.jobs.states import Job, JobState, Positions, StoredRelease
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class _Rebuilding:
 
     def _agreement(self, ids: dict[str, str]) -> str | None:
         """The agreement whose parties may read an entry; None for all."""
+        if "exchange" in ids and "job" not in ids:
+            return recovered_exchanges.readers(self.tx, ids)
         if "job" not in ids:
             return ids.get("agreement")
         if "agreement" in ids:
@@ -150,7 +153,9 @@ class _Rebuilding:
         if header.kind == "voided":
             self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
             self.tx.give_back(header.losses, header.ids.get("consumer", ""), self._charge_time(header.ids["job"]))
-        if header.kind in WAITING or header.kind in ("tightened", "duty_done"):
+        if header.kind in recovered_exchanges.KINDS:
+            recovered_exchanges.fold(self.tx, header, index, body)
+        elif header.kind in WAITING or header.kind in ("tightened", "duty_done"):
             self._acted(index, header)
         elif "job" in header.ids:
             self._fold_job(index, header, body)
@@ -265,6 +270,7 @@ class _Rebuilding:
             if request is not None:
                 self.tx.set_key_request(replace(request, renounced=header.ids["signature"]))
             return
+        recovered_exchanges.fold_job(self.tx, job, header.kind, header.ids, header.at)
         positions, state, code, evidence = job.positions, job.state, job.code, job.evidence
         if header.kind in ("charged", "granted", "attested"):
             positions = replace(positions, **{header.kind: index})
@@ -334,6 +340,7 @@ class _Rebuilding:
             ids = {"job": job_id, "agreement": agreement, "code": "worker-died"}
             index = self._append("failed", ids, {"code": "worker-died"}, agreement)
             if job is not None:
+                recovered_exchanges.fold_job(self.tx, job, "failed", ids, self.host.now())
                 self.tx.put_job(replace(job, state="failed", code="worker-died", positions=replace(job.positions, ended=index)))
             self.report.ended.append(job_id)
 

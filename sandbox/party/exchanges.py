@@ -18,7 +18,7 @@ from policies.errors import Conflict, Malformed, Tampered
 from policies.escrow import Course, begin
 from policies.exchange import Asked, Bound, Exchange, ExchangeAct, Leg, Outcome, exchange_digest
 from policies.plan import plan_of
-from policies.privacy import parse_loss
+from policies.privacy import Loss, parse_loss
 from policies.request import JobRequest
 from policies.statement import verdict_of
 from sandbox.audit.receipt import Receipt, verify_receipt
@@ -77,7 +77,7 @@ def accept(client: Client, name: str) -> dict[str, Any]:
 
 
 def run(client: Client, name: str, number: int, request_id: str | None = None) -> dict[str, Any]:
-    """Ask the job of a delivery that this participant receives. Of a right, make a request with `bound`."""
+    """Ask the job of a delivery that this participant receives."""
     leg = kept(client, name).leg(number)
     if leg.ask is None:
         raise Malformed("this leg is given without a job", where="leg")
@@ -101,6 +101,32 @@ def bound(exchange: Exchange, number: int) -> Bound:
     if leg.form == "promise" or number not in (1, 2):
         raise Malformed("this leg is fulfilled outside, by no job", where="leg")
     return Bound(exchange=exchange_digest(exchange), leg=1 if number == 1 else 2, form="delivery" if leg.form == "delivery" else "right")
+
+
+def use(client: Client, name: str, number: int, sql: str, loss: Loss, request_id: str | None = None) -> dict[str, Any]:
+    """Ask a job by a right that was handed over. Its release is handed out like any other. Raises Malformed for a leg that is no right."""
+    exchange = kept(client, name)
+    leg = exchange.leg(number)
+    if leg.form != "right":
+        raise Malformed("this leg is no right", where="leg")
+    return client.submit(
+        JobRequest(
+            request_id=request_id or "r-" + secrets.token_hex(12),
+            agreement=str(leg.agreement),
+            consumer=client.home.participant,
+            purpose=str(leg.purpose),
+            sql=sql,
+            loss=loss,
+            exchange=bound(exchange, number),
+        )
+    )
+
+
+def right_of(client: Client, right: tuple[str, int] | None) -> Bound | None:
+    """Return what binds a request to the right that (exchange, leg) gives; None for a request that is part of no exchange."""
+    if right is None:
+        return None
+    return bound(kept(client, right[0]), right[1])
 
 
 def give(client: Client, name: str, number: int) -> dict[str, Any]:
@@ -234,6 +260,8 @@ def read_exchange(path: Path) -> Exchange:
 def _leg(form: dict[str, Any], folder: Path, where: str) -> Leg:
     if "until" in form:
         form["until"] = seconds(form["until"], f"{where}.until")
+    if form.get("jobs") == 1:
+        del form["jobs"]  # documents leave it out
     ask = form.pop("ask", None)
     if ask is not None:
         form["ask"] = encode(_asked(ask, folder, f"{where}.ask"))

@@ -17,8 +17,9 @@ from click.testing import CliRunner, Result
 from policies.agreement import Role
 from policies.canonical import digest_bytes
 from policies.entries import parse_header
-from policies.errors import Conflict, Malformed, NotFound, Tampered
+from policies.errors import Conflict, Malformed, NotFound, PolicyRefused, Tampered
 from policies.exchange import ExchangeAct
+from policies.privacy import parse_loss
 from policies.statement import Release
 from sandbox.audit.replay import replay
 from sandbox.cli import cli, exchange
@@ -186,6 +187,38 @@ def test_a_release_without_the_hand_over_in_the_log_is_refused(town: Town, tmp_p
     exchanges.resolve(town.clients["auditor"], name, "return")
     with pytest.raises(NotFound):
         insurer.release(job)
+
+
+def test_a_right_is_used_after_the_hand_over(town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    insurer, clinic = town.clients["insurer"], town.clients["clinic"]
+    right = {"kind": "scenario", "giver": "insurer", "receiver": "clinic", "agreement": town.agreement, "purpose": "health-economics"}
+    path = form(town, tmp_path, "right")
+    document = yaml.safe_load(path.read_text())
+    document["legs"][1] = {**right, "jobs": 1, "until": f"{datetime.now(UTC) + timedelta(days=60):%Y-%m-%dT%H:%M:%SZ}"}
+    path.write_text(yaml.safe_dump(document))
+    name = exchanges.propose(clinic, exchanges.read_exchange(path))["digest"]
+    exchanges.accept(insurer, name)
+    exchanges.run(insurer, name, 1)
+    worked(town)
+    asked = ("use", "--leg", "2", "--rho", "0.5", "--timeout", "60", name, "SELECT COUNT(*) AS years FROM insurer.plans")
+    with pytest.raises(PolicyRefused):
+        shown(town, monkeypatch, "clinic", *asked)
+    assert waits(town, "insurer") == ["exchange acknowledge --leg 1", "exchange give --leg 2"]
+    exchanges.give(insurer, name, 2)
+    exchanges.acknowledge(insurer, name, 1)
+    assert exchanges.acknowledge(clinic, name, 2)["course"]["stage"] == "handed_over"
+    leg = exchanges.kept(clinic, name).leg(2)
+    with pytest.raises(Malformed):
+        exchanges.run(clinic, name, 2)
+    job = exchanges.use(clinic, name, 2, "SELECT COUNT(*) AS years FROM insurer.plans", parse_loss("zcdp", "0.5"))["id"]
+    worked(town)
+    assert clinic.release(job)[0].cells
+    assert leg.jobs == 1
+    with pytest.raises(PolicyRefused):
+        shown(town, monkeypatch, "clinic", *asked)
+    assert exchanges.right_of(clinic, None) is None
+    with pytest.raises(Malformed):
+        exchanges.use(insurer, name, 1, "SELECT 1", parse_loss("zcdp", "0.5"))
 
 
 def test_nothing_else_than_what_was_agreed_is_acknowledged(town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
