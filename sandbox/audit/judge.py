@@ -74,6 +74,7 @@ RULES: dict[EntryKind, Rule] = {
     "tightened": _rule("agreement participant tightening signature", judge_policy.tightened, "signatures"),
     "awaiting": _rule("job agreement request", judge_policy.awaiting, "signatures", "signatures"),
     "approved": _rule("agreement job request participant signature", judge_policy.approved, "signatures"),
+    "cancelled": _rule("agreement job request participant signature", judge_policy.cancelled, "signatures"),
     "expired": _rule("job agreement", judge_policy.expired, "order"),
     "duty_done": _rule("agreement duty about number participant signature", judge_policy.duty_done, "signatures"),
     "joint_keyed": _rule("job manifest", judge_joint.keyed, "evidence", "signatures", "evidence"),

@@ -185,7 +185,8 @@ class Acts:
 
     Attributes:
         tightenings: by agreement, in their order.
-        awaiting: digest of the request by job that waits, or waited, for approvals; `approvals`: who approved it.
+        awaiting: digest of the request by job that waits, or waited, for approvals.
+        asked: whose request it is, where that was opened; `approvals`: who approved it.
         uses: by agreement and provider, number of charges by consumer.
         paid: payments confirmed, by agreement, provider and consumer.
         scored: (rows, milliseconds since 1970) of charged calls by agreement, model and consumer.
@@ -193,6 +194,7 @@ class Acts:
 
     tightenings: defaultdict[str, list[SignedTightening]] = field(default_factory=lambda: defaultdict(list))
     awaiting: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, str] = field(default_factory=dict)
     approvals: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     uses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     paid: Counter[tuple[str, str, str]] = field(default_factory=Counter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.acts import DutyDone, JobApproval, SignedDuty
+from policies.acts import DutyDone, JobApproval, JobCancellation, SignedDuty
 from policies.declaration import Declaration
 from policies.documents import (
     Admission,
@@ -15,6 +15,7 @@ from policies.documents import (
     KeyRotation,
     VersionManifest,
 )
+from policies.exchange import Exchange, ExchangeAct
 from policies.joint_documents import JointContribution, JointManifest, JointStatement
 from policies.lineage import Epoch
 from policies.names import PATTERNS
@@ -23,7 +24,19 @@ from policies.tightening import SignedTightening, Tightening
 from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import EpochState, Participant
-from sandbox.web import documentation, events, exchange_api, jobs_api, joint_api, ledgers_api, log_api, notices_api, views
+from sandbox.web import (
+    documentation,
+    escrow_api,
+    escrow_views,
+    events,
+    exchange_api,
+    jobs_api,
+    joint_api,
+    ledgers_api,
+    log_api,
+    notices_api,
+    views,
+)
 from sandbox.web.models import (
     AdmissionBody,
     AgreementsQuery,
@@ -249,6 +262,12 @@ JOBS = (
         description=f"The approval that makes enough decides the job and charges it. {SAME_AGAIN}",
     ),
     Operation(
+        method="POST", path=f"{API}/cancellations", view=jobs_api.cancel_job, tag="jobs", body=SignedOnly,
+        document=Document(purpose="job-cancellation", body=JobCancellation), answer=views.JobView, errors=(403, 404, 409),
+        summary="Take back a request of one's own that waits for approvals.",
+        description=f"Once it is charged, it is too late (`job-charged`). {SAME_AGAIN}",
+    ),
+    Operation(
         method="GET", path=f"{API}/key-requests", view=jobs_api.list_key_requests, tag="key requests", query=Paged,
         answer=views.KeyRequests, summary="Runs that wait for the caller's key broker, oldest first.", description=PAGES,
     ),
@@ -310,6 +329,28 @@ JOINT = (
     ),
 )  # fmt: skip
 
+ESCROW = (
+    Operation(
+        method="POST", path=f"{API}/exchanges", view=escrow_api.propose_exchange, tag="exchanges", status=201, body=SignedOnly,
+        document=Document(purpose="exchange", body=Exchange), answer=escrow_views.ExchangeView, errors=(403, 404, 409),
+        summary="Propose an exchange of two legs to another participant.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="GET", path=f"{API}/exchanges", view=escrow_api.list_exchanges, tag="exchanges", answer=escrow_views.Exchanges,
+        summary="The newest exchanges of the caller, as participant or arbiter.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/exchanges/<digest:digest>", view=escrow_api.one_exchange, tag="exchanges", parts={"digest": DIGEST},
+        answer=escrow_views.ExchangeView, summary="One exchange of the caller's.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/exchanges/acts", view=escrow_api.act_on_exchange, tag="exchanges", body=SignedOnly,
+        document=Document(purpose="exchange-act", body=ExchangeAct), answer=escrow_views.ExchangeView, errors=(403, 404, 409),
+        summary="Accept, refuse or withdraw from an exchange, give, acknowledge or receive a leg, dispute or resolve.",
+        description=f"The acknowledgement that makes both hands both legs over in the same transaction. {SAME_AGAIN}",
+    ),
+)  # fmt: skip
+
 NOTICES = (
     Operation(
         method="POST", path=f"{API}/webhook", view=notices_api.set_webhook, tag="notices", body=WebhookBody, answer=views.WebhookView,
@@ -357,4 +398,4 @@ LOG = (
     ),
 )  # fmt: skip
 
-OPERATIONS: tuple[Operation, ...] = (*SERVICE, *EXCHANGE, *JOBS, *JOINT, *NOTICES, *LOG)
+OPERATIONS: tuple[Operation, ...] = (*SERVICE, *EXCHANGE, *JOBS, *JOINT, *ESCROW, *NOTICES, *LOG)
