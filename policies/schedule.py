@@ -243,6 +243,8 @@ def needs(output: AggregateOutput, scope: Mapping[tuple[str, str], Typed]) -> di
         return parts | {"squares": measured("squares", first)}
     second = output.arguments[1]
     parts |= {"other": measured("sum", second), "product": measured("product", first, second)}
+    if function.startswith("REGR"):
+        parts |= {"other_squares": measured("squares", second)}
     if function == "CORR":
         parts |= {"squares": measured("squares", first), "other_squares": measured("squares", second)}
     return parts

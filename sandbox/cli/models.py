@@ -1,4 +1,4 @@
-"""`sandbox model`: train, card, score; scoring services are in `sandbox.cli.serving`."""
+"""`sandbox model`: train, card, score; scoring services are in `sandbox.cli.serving`, scores of encrypted rows in `sandbox.cli.scoring`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from policies.contribution import WORTH
 from policies.privacy import parse_loss
 from policies.request import JobRequest
+from sandbox.cli import scoring
 from sandbox.cli.serving import ask, offer, status
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, table
 
@@ -32,7 +33,7 @@ def model() -> None:
     """Models: train them on what one may not see, and use them."""
 
 
-for _command in (offer, ask, status):
+for _command in (offer, ask, status, scoring.ask, scoring.read):
     model.add_command(_command)
 
 

@@ -11,7 +11,7 @@ import click
 
 from policies.errors import Malformed, NotFound
 from policies.names import require_name
-from sandbox.cli import joint
+from sandbox.cli import joint, scoring
 from sandbox.cli.keeping import approvals, approve, keys, pins, refuse, requests
 from sandbox.cli.preparing import infer, twin
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, spoken, table
@@ -356,3 +356,4 @@ def party_broker(home_folder: Path, ask: bool) -> None:
 
 party.add_command(joint.contribute)
 party.add_command(joint.hold_key)
+party.add_command(scoring.score)

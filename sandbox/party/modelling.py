@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +103,27 @@ def score_file(model: Model, path: Path) -> Iterator[list[float]]:
     Raises:
         Malformed: a missing column, a cell that is no number, too many rows, or a file that is not acceptable.
     """
+    rows = _csv_rows(path)
+    columns = {feature.column: [_cell(row, feature, number) for number, row in enumerate(rows, 2)] for feature in model.features}
+    if not rows:
+        return
+    for scored in score_onnx(checked_onnx(model), columns):
+        yield [float(value) for value in scored.reshape(-1)]
+
+
+def read_rows(path: Path, features: Sequence[Encoded]) -> list[dict[str, float | int | str]]:
+    """Return the features of every row of a CSV file, empty cells as missing. Raises Malformed as `score_file`."""
+    return [{item.column: _cell(row, item, number) for item in features} for number, row in enumerate(_csv_rows(path), 2)]
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = []
         for row in csv.DictReader(file):
             rows.append(row)
             if len(rows) > MOST_ROWS:
                 raise Malformed(f"more than {MOST_ROWS} rows", where=path.name)
-    columns = {feature.column: [_cell(row, feature, number) for number, row in enumerate(rows, 2)] for feature in model.features}
-    if not rows:
-        return
-    for scored in score_onnx(checked_onnx(model), columns):
-        yield [float(value) for value in scored.reshape(-1)]
+    return rows
 
 
 def _cell(row: dict[str, Any], feature: Encoded, line: int) -> float | int | str:

@@ -87,6 +87,12 @@ def test_the_benchmark_of_encrypted_sums_answers_and_names_its_figures() -> None
     assert found["narrow"]["bytes_per_value"] < 0.6 * found["bytes_per_value"]
 
 
+def test_the_benchmark_of_encrypted_scores_answers_and_names_its_figures() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.he_score", "--quick"], capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert all(found[name] > 0 for name in ("us_per_row", "ratio_to_tenseal", "encrypt_us_per_row", "bytes_per_row"))
+
+
 def test_the_benchmarks_of_replay_and_log_answer_and_name_their_figures() -> None:
     wanted = {
         ("replay", "--entries", "250", "--repeats", "1"): {"entries_per_s_core", "scaling_2_cores", "peak_mib"},
