@@ -108,6 +108,8 @@ def _columns(terms: Terms, declaration: Declaration) -> Iterator[_Found]:
 def _admits(terms: Terms, declaration: Declaration) -> Iterator[_Found]:
     if terms.windows and all(_all_week(terms, day) for day in DAYS):
         yield "admits-everything", "windows", "together they are the whole week"
+    if terms.scored_rows is None and any("score" in term.operations for term in terms.columns):
+        yield "admits-everything", "scored_rows", "rows are scored without end, so that the model can be copied"
     if declaration.public:
         return
     if terms.minimum_group == 1:

@@ -13,15 +13,18 @@ from policies.canonical import parse_json
 from policies.codec import decode
 from policies.conditions import Division
 from policies.division import verify_contribution
-from policies.errors import Conflict
+from policies.errors import Conflict, Tampered
 from policies.grant import Grant, grant_digest
 from policies.privacy import parse_loss
 from policies.statement import Release
 from policies.tightening import Tightening
 from policies.training import Input, Linear, Training
+from sandbox.audit.receipt import Receipt
 from sandbox.exchange.paging import Page
 from sandbox.exchange.tightening import tighten
+from sandbox.jobs import handout
 from sandbox.jobs.states import Job
+from sandbox.party.modelling import card_of
 from tests.support import terms
 from tests.support.forge import drafts, find, forged, replayed
 from tests.support.story import Story, begin, export
@@ -87,6 +90,23 @@ def test_the_report_is_released_with_the_model_and_adds_up(story: Story) -> None
     undivided = released(story, story.jobs["undivided"]).model
     assert undivided is not None
     assert undivided.contribution is None
+
+
+def test_the_card_derives_the_amounts_anew_and_refuses_others(story: Story) -> None:
+    job = story.jobs["divided"]
+    with story.host.store.reading() as tx:
+        receipt = handout.receipt(tx, job)
+    assert isinstance(receipt, Receipt)
+    release = released(story, job)
+    agreement = story.sealed_agreement(uid="divided")
+    card = card_of(release, receipt, agreement)
+    assert sum(share["amount"] for share in card["contribution"]["shares"]) == DIVISION.amount
+    assert release.model is not None
+    assert release.model.contribution is not None
+    shares = release.model.contribution.shares
+    for report in (None, replace(release.model.contribution, shares=(replace(shares[0], amount=shares[0].amount + 1), shares[1]))):
+        with pytest.raises(Tampered):
+            card_of(replace(release, model=replace(release.model, contribution=report)), receipt, agreement)
 
 
 def test_a_worth_is_divided_as_agreed_or_not_at_all(story: Story) -> None:

@@ -15,10 +15,12 @@ from policies.codec import decode
 from policies.conditions import RowQuota
 from policies.errors import Malformed
 from policies.grant import Grant, grant_digest
+from policies.lint import lint_terms
 from policies.plan import parse_plan
 from policies.privacy import parse_epsilon
 from policies.scoring import predicted
 from policies.statement import Release, Statement
+from sandbox.exchange.paging import Page
 from sandbox.jobs.states import Job
 from tests.audit.test_trained_jobs import TRAINING
 from tests.support import scoring, terms
@@ -119,6 +121,14 @@ def test_rows_are_scored_for_nobody_but_whom_they_belong_to(house: Story) -> Non
     assert "scoring" in failed(house.jobs["others"])
 
 
+def test_a_model_that_may_be_asked_without_end_is_remarked() -> None:
+    agreement = scoring.market()
+    remarks = {remark.term for remark in lint_terms(agreement.terms[0], agreement.declarations[0])}
+    assert "scored_rows" in remarks
+    counted = replace(agreement.terms[0], scored_rows=RowQuota(rows=100))
+    assert "scored_rows" not in {remark.term for remark in lint_terms(counted, agreement.declarations[0])}
+
+
 def test_nothing_is_charged_to_any_ledger(house: Story) -> None:
     with house.host.store.reading() as tx:
         assert tx.spent() == {}
@@ -173,6 +183,9 @@ def test_a_table_that_is_no_model_scores_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("withheld", [False, True])
 def test_rows_made_to_copy_the_model_are_told_of_and_withheld_where_agreed(tmp_path: Path, withheld: bool) -> None:
     story, agreement = told_story(tmp_path / "grid", withhold_probing=withheld)
+    with story.host.store.transaction() as tx:
+        for name in ("insurer", "institute", "auditor"):
+            tx.set_webhook(name, "https://hooks.example/notices", 0)
     honest = story.ask("honest", agreement=agreement, sql=SQL, loss=NOTHING, scoring=SCORING)
     story.publish(scoring.people_declaration(), scoring.people_table(GRID), 2)
     job = story.ask("grid", agreement=agreement, sql=SQL, loss=NOTHING, scoring=SCORING)
@@ -185,6 +198,12 @@ def test_rows_made_to_copy_the_model_are_told_of_and_withheld_where_agreed(tmp_p
             assert isinstance(stored.statement.statement, Statement)
             found[asked.id] = stored.statement.statement.probing
     assert found == {honest.id: "none", job.id: "suspected"}
+    with story.host.store.reading() as tx:
+        told = {
+            name: {(n.kind, n.subject) for n in tx.notices(name, Page(limit=100)).items} for name in ("insurer", "institute", "auditor")
+        }
+    assert {name: ("probing", job.id) in kinds for name, kinds in told.items()} == {"insurer": True, "institute": False, "auditor": False}
+    assert ("probing", honest.id) not in told["insurer"]
     assert replayed(export(story.host, "auditor"), story).ok
 
 
