@@ -24,10 +24,9 @@ from policies.odrl import parse_agreement
 from policies.request import JobRequest
 from policies.tightening import SignedTightening
 from sandbox.audit import merkle
+from sandbox.audit.bodies import DecidedBody, SignedBody
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.export import Export
-from sandbox.audit.judge_decision import DecidedBody
-from sandbox.audit.judge_exchange import SignedBody
 from sandbox.audit.judge_run import AttestedBody, EndedBody
 from sandbox.audit.laws import law_of
 from sandbox.audit.merging import Found, merge_exports

@@ -63,7 +63,7 @@ _ALL = (
         name="model-training",
         title={"en": "Model training", "zh": "模型训练"},
         about={
-            "en": "Models trained inside on noised sums of whole persons; nothing but the model leaves; approved by the provider job by job.",
+            "en": "Models trained inside on noised sums of whole persons; only the model leaves; approved by the provider job by job.",
             "zh": "在飞地内以按人加噪的统计量训练模型，仅释放模型；逐个任务由数据提供方批准。",
         },
         numbers=("feature", "label", "filter"),
