@@ -30,6 +30,7 @@ from sandbox.audit.export import Export
 from sandbox.audit.judge_run import AttestedBody, EndedBody
 from sandbox.audit.laws import law_of
 from sandbox.audit.merging import Found, merge_exports
+from sandbox.exchange.noting import setting_of
 from sandbox.exchange.records import Participant, Version
 from sandbox.host import Host
 from sandbox.jobs.states import Job, JobState, Positions, StoredRelease
@@ -153,6 +154,8 @@ class _Rebuilding:
             self._acted(index, header)
         elif "job" in header.ids:
             self._fold_job(index, header, body)
+        elif header.kind == "log_noted":
+            self.tx.replace_setting(setting_of(header.ids["origin"]), canonical(header.ids).decode())
         elif header.kind in KEYS:
             KEYS[header.kind](self, header)
         elif body is not None and header.kind in EXCHANGE:
