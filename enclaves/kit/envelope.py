@@ -18,6 +18,7 @@ Purpose = Literal[
     "tightening", "job-approval", "job-cancellation", "duty-done",
     "joint-manifest", "joint-contribution", "joint-statement", "grant-renunciation",
     "exchange", "exchange-act",
+    "score-request", "score-statement",
 ]  # fmt: skip
 
 
