@@ -20,7 +20,7 @@ EntryKind = Literal[
     "opened", "admitted", "declared", "published", "offered", "proposed", "signed", "agreed", "decided", "charged", "granted",
     "attested", "key_released", "key_refused", "running", "released", "withheld", "failed", "cancelled", "expired",
     "rotated", "revoked", "readmitted", "log_rotated", "epoch_opened", "epoch_signed", "repeated",
-    "tightened", "awaiting", "approved", "duty_done", "measured", "destroyed",
+    "tightened", "awaiting", "approved", "duty_done", "measured", "destroyed", "log_noted",
     "joint_keyed", "joint_contributed", "joint_dropped", "joint_summed", "joint_released", "joint_withheld",
     "renounced", "voided",
     "exchange_proposed", "exchange_act", "handed_over", "exchange_ended",

@@ -96,6 +96,7 @@ RULES: dict[EntryKind, Rule] = {
     "failed": _rule("job agreement code", judge_run.failed, "releases"),
     "renounced": _rule("job grant provider signature", judge_void.renounced, "signatures"),
     "voided": _rule("job agreement grant", judge_void.voided, "budgets", optional="consumer"),
+    "log_noted": _rule("origin key note proof", judge_lineage.log_noted, "log"),
     "measured": _rule("kind measurement", judge_keys.measured, "evidence", "evidence"),
     "destroyed": _rule("dataset version file", judge_keys.destroyed, "signatures", "signatures"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from enclaves.kit.envelope import Signed
@@ -21,7 +21,8 @@ from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.tightening import tightened
 from sandbox.audit import judge_escrow, judge_policy
-from sandbox.audit.backtest import difference
+from sandbox.audit.backtest import difference, recent_fact
+from sandbox.audit.bodies import DecidedBody
 from sandbox.audit.laws import law_of
 from sandbox.audit.order import follow
 from sandbox.audit.state import Derived, Entry, JobFold, Ledger, State
@@ -32,18 +33,6 @@ MAX_PLANS = 2_000
 
 MAX_FACT_AGE_S = 60
 """Most seconds between the time that a decision states and the time of its entry."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecidedBody:
-    """The body of `decided`: all inputs of the decision and the decision."""
-
-    signed: Signed
-    plan: AnyPlan
-    facts: Facts
-    decision: Decision
-    law: str
-    parser: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,7 +226,13 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
 
 def _backtest(state: State, entry: Entry, request: JobRequest, agreement: Agreement, body: DecidedBody) -> None:
     if state.candidate is not None and state.candidate.concerns(agreement, body.plan):
-        other = state.candidate.decide(request, agreement, body.plan, body.facts, body.law)
+        read = state.candidate.periods(agreement, body.plan)
+        consumer, now = request.consumer, body.facts.now
+        recent = tuple(
+            recent_fact(name, state.recent(name[:2], name[2], now, None), state.recent(name[:2], name[2], now, consumer)) for name in read
+        )
+        facts = replace(body.facts, recent=recent)
+        other = state.candidate.decide(request, agreement, body.plan, facts, body.law)
         found = difference(entry.index, entry.ids["job"], body.decision, other)
         if found is not None:
             state.found.differences.append(found)

@@ -11,14 +11,8 @@ from policies.declaration import Declaration
 from policies.documents import Admission, AgreementSignature, SignedRotation, VersionManifest
 from policies.odrl import parse_agreement, parse_offer
 from policies.request import VersionFact
+from sandbox.audit.bodies import SignedBody
 from sandbox.audit.state import AgreementFold, Entry, Keys, State
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SignedBody:
-    """The body of an entry that records one signed document."""
-
-    signed: Signed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from policies.canonical import digest
 from policies.codec import decode, encode
 from policies.lineage import Epoch, SignedLogRotation
 from sandbox.audit.judge_exchange import signed_body
+from sandbox.audit.noted import Noted, require_following
 from sandbox.audit.state import Entry, State
 
 
@@ -29,6 +30,17 @@ def log_rotated(state: State, entry: Entry) -> None:
     in_force = not state.log_keys or state.log_keys[-1] == rotation.old_key
     state.require(entry, in_force, "log", "a key of the log is replaced that is not in force")
     state.log_keys += [rotation.key] if state.log_keys else [rotation.old_key, rotation.key]
+
+
+def log_noted(state: State, entry: Entry) -> None:
+    """A checkpoint of another log, signed by it, that extends the one noted before. The header says all of it."""
+    if entry.body is not None:
+        state.require(entry, entry.body == {}, "log", "the body of `log_noted` says something")
+    noted = Noted.from_ids(entry.ids)
+    if not state.require(entry, noted.origin != state.log.name, "log", "a log notes its own checkpoint"):
+        return
+    require_following(noted, state.noted.get(noted.origin))
+    state.noted[noted.origin] = noted
 
 
 def epoch_opened(state: State, entry: Entry) -> None:

@@ -28,6 +28,7 @@ from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.digest_table import DigestTable
 from sandbox.audit.findings import Findings, Relation, What
 from sandbox.audit.keyring import Keyring
+from sandbox.audit.noted import Noted
 from sandbox.audit.totals import Total
 from sandbox.audit.verdict import PROMISES, Mismatch, Promise, PromiseState
 
@@ -235,6 +236,7 @@ class State:
         times: when ledgers were charged.
         log_keys: keys of this log in the order of its `log_rotated` entries, the first one before them; empty without such entries.
         log_names: logs that agreements may name besides this one, from the epoch that opens it.
+        noted: newest checkpoint of each other log that was noted.
         named: agreements' logs, to be judged once all keys of the log are known.
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
         acts: tightenings, approvals and payments so far.
@@ -262,6 +264,7 @@ class State:
     times: defaultdict[Ledger, ChargeTimes] = field(default_factory=lambda: defaultdict(ChargeTimes))
     log_keys: list[str] = field(default_factory=list)
     log_names: set[LogIdentity] = field(default_factory=set)
+    noted: dict[str, Noted] = field(default_factory=dict)
     named: list[tuple[int, LogIdentity]] = field(default_factory=list)
     epoch_id: str = ""
     waiting: set[str] | None = field(default_factory=set)

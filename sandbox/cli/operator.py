@@ -206,6 +206,29 @@ def admin_rotate_log_key(as_json: bool) -> None:
     print_json({"vkey": vkey}) if as_json else click.echo(f"the log's verifier key is now {vkey}; copy {LOG_KEY} to a safe place")
 
 
+@admin.command("note-log")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--vkey", required=True, help="Verifier key of the other log, from its operator.")
+@json_option
+def admin_note_log(folder: Path, vkey: str, as_json: bool) -> None:
+    """Enter the checkpoint of another log, exported into FOLDER, into this one: so that neither can tell two stories about the other.
+
+    Refused: a checkpoint that the other log did not sign, a smaller one than was noted before, one of another history.
+
+    \b
+    Example: sandbox admin note-log --vkey "exchange-b/log+..." ~/export-of-b
+    """
+    from sandbox.audit.checkpoint import LogKey
+    from sandbox.audit.export import Export
+    from sandbox.exchange.noting import note_log
+
+    host = composed()
+    index = note_log(host, Export(read=_reader(folder)), LogKey.parse(vkey))
+    host.store.close()
+    said = "that checkpoint is noted already" if index is None else f"noted as entry {index}"
+    print_json({"index": index}) if as_json else click.echo(said)
+
+
 @admin.group("epoch")
 def admin_epoch() -> None:
     """A new log, where entries or the log's key are lost for good."""

@@ -147,7 +147,7 @@ def policy_backtest(candidate: Path, log: Path, name: str | None, vkey: str | No
     Example: sandbox policy backtest stricter.yaml ~/export
     """
     from policies.codec import encode
-    from sandbox.audit.candidate import history_under
+    from sandbox.audit.backtest import history_under
     from sandbox.audit.checkpoint import LogKey
     from sandbox.audit.export import Export
 

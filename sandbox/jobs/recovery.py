@@ -24,13 +24,13 @@ from policies.odrl import parse_agreement
 from policies.request import JobRequest
 from policies.tightening import SignedTightening
 from sandbox.audit import merkle
+from sandbox.audit.bodies import DecidedBody, SignedBody
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.export import Export
-from sandbox.audit.judge_decision import DecidedBody
-from sandbox.audit.judge_exchange import SignedBody
 from sandbox.audit.judge_run import AttestedBody, EndedBody
 from sandbox.audit.laws import law_of
 from sandbox.audit.merging import Found, merge_exports
+from sandbox.exchange.noting import setting_of
 from sandbox.exchange.records import Participant, Version
 from sandbox.host import Host
 from sandbox.jobs import recovered_exchanges
@@ -159,6 +159,8 @@ class _Rebuilding:
             self._acted(index, header)
         elif "job" in header.ids:
             self._fold_job(index, header, body)
+        elif header.kind == "log_noted":
+            self.tx.replace_setting(setting_of(header.ids["origin"]), canonical(header.ids).decode())
         elif header.kind in KEYS:
             KEYS[header.kind](self, header)
         elif body is not None and header.kind in EXCHANGE:

@@ -61,7 +61,18 @@ _ALL = (
     ),
     Template(
         name="model-training",
-        title={"en": "Model training from moments", "zh": "基于矩统计的模型训练"},
+        title={"en": "Model training", "zh": "模型训练"},
+        about={
+            "en": "Models trained inside on noised sums of whole persons; only the model leaves; approved by the provider job by job.",
+            "zh": "在飞地内以按人加噪的统计量训练模型，仅释放模型；逐个任务由数据提供方批准。",
+        },
+        numbers=("feature", "label", "filter"),
+        labels=("feature", "label", "filter"),
+        terms={"minimum_group": 50, "rho_per_job": 0.2, "rho_total": 0.5, "output_kinds": ["model"], "uses": 20, "approvals": True},
+    ),
+    Template(
+        name="model-from-moments",
+        title={"en": "Models from moments", "zh": "基于矩统计的建模"},
         about={
             "en": "Means, variances and covariances, from which linear models are fitted outside; approved by the provider job by job.",
             "zh": "仅释放均值、方差与协方差，由此在外部拟合线性模型；逐个任务由数据提供方批准。",
@@ -150,7 +161,10 @@ _COMMENTS: dict[str, Words] = {
         "en": "`simulated` proves nothing about the machine: name a real TEE where you can",
         "zh": "simulated 不能证明机器可信；如有条件请改为真实 TEE",
     },
-    "output_kinds": {"en": "number: one row; table: groups that are public", "zh": "number：单行；table：公开分组"},
+    "output_kinds": {
+        "en": "number: one row; table: groups that are public; model: a trained model",
+        "zh": "number：单行；table：公开分组；model：训练所得模型",
+    },
     "output_rows": {"en": "rows of a release, at most", "zh": "结果行数上限"},
     "uses": {"en": "jobs under the agreement, at most", "zh": "协议期内任务次数上限"},
     "approvals": {"en": "each job waits for the provider's approval", "zh": "每个任务须经数据提供方批准"},

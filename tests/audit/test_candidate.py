@@ -9,7 +9,7 @@ import pytest
 from policies.agreement import Agreement
 from policies.errors import Malformed
 from policies.privacy import parse_epsilon
-from sandbox.audit.candidate import History, history_under
+from sandbox.audit.backtest import History, history_under
 from sandbox.audit.export import Export
 from tests.support.story import Story, export
 

@@ -21,8 +21,11 @@ from policies.explain import explain
 from policies.finding import Decision
 from policies.privacy import LARGEST, Loss, parse_epsilon
 from policies.request import Facts, RecentFact, SpentFact
+from sandbox.audit.backtest import Candidate, history_under
 from sandbox.audit.charge_times import ChargeTimes
+from sandbox.audit.export import Export
 from sandbox.audit.merkle import Frontier, leaf_hash
+from sandbox.audit.replay import Known
 from sandbox.jobs.submit import check, foresee
 from sandbox.party.deciding import require_timely_charge
 from sandbox.party.followed import EPOCH, Followed
@@ -187,6 +190,39 @@ def test_a_consumer_sees_what_of_its_renewed_budgets_is_charged(house: Story) ->
     ]  # fmt: skip
     assert {view.agreement for _, view in found} == {job.request.agreement}
     assert [view.spent.amount / 1e9 for _, view in found] == [0, 1.75, 0.5], "the charge of the later week is on the ledger, too"
+
+
+def _changed(house: Story, **change: Any) -> Agreement:
+    assert house.agreement is not None
+    return replace(house.agreement, terms=tuple(replace(item, **change) for item in house.agreement.terms))
+
+
+@pytest.mark.parametrize(
+    ("change", "own", "as_it_was"),
+    [
+        pytest.param({}, {}, {}, id="the agreement itself"),
+        pytest.param(
+            {"total_refresh": None, "consumer_refresh": None, "consumer_loss": None},
+            {"own": True, "bureau": False, "all": True, "later": False},
+            {"own": True, "later": False},
+            id="a budget that is never renewed",
+        ),
+        pytest.param({"total_refresh": 6, "total_loss": parse_epsilon("1")}, {"early": True}, {"early": True}, id="a shorter period"),
+        pytest.param({"total_refresh": 300}, {"later": False}, {"later": False}, id="a longer period"),
+    ],
+)
+def test_a_candidate_renews_by_its_own_periods(
+    house: Story, change: dict[str, Any], own: dict[str, bool], as_it_was: dict[str, bool]
+) -> None:
+    """`history_under` goes on from the candidate's own decisions, the backtest beside a replay from the ledgers as they were."""
+    candidate, labels = _changed(house, **change), {job.id: label for label, job in house.jobs.items()}
+    files = export(house.host, "institute")
+    history = history_under(Export(read=files.__getitem__), house.host.log_identity, candidate)
+    assert {labels[item.job]: item.candidate for item in history.differ} == own
+    known = Known(candidate=Candidate(terms={item.dataset: item for item in candidate.terms}))
+    verdict = replayed(files, house, known=known)
+    assert {labels[item.job]: item.candidate for item in verdict.differences or ()} == as_it_was
+    assert verdict.ok
 
 
 def test_a_ledger_that_has_paid_the_largest_loss_pays_no_more_however_often_it_is_renewed() -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from policies.decide import decide
 from policies.lint import lint_terms
 from policies.odrl import agreement_document, offer_document, parse_offer
+from policies.plan import plan_of
+from policies.privacy import parse_loss
+from policies.request import UsesFact
+from policies.training import Input, Linear, Training
 from sandbox.cli import cli
 from sandbox.party.term_forms import declaration_form, form_of, offer_of, to_yaml
-from sandbox.party.term_templates import TEMPLATES
+from sandbox.party.term_templates import TEMPLATES, Wanted, filled
 from tests.support import terms as standard
 from tests.support.story import Story, export, tell
 
@@ -98,6 +105,31 @@ def test_every_template_makes_an_offer_that_means_what_it_says(name: str, langua
     assert lint_terms(offer.terms, declaration) == ()
     assert all(line.startswith("  #") or ":" in line or line.startswith("#") for line in done.stdout.splitlines())
     assert run("templates", "--language", language).exit_code == 0
+
+
+def test_terms_of_the_training_template_allow_a_training_and_no_figures_and_those_for_figures_no_training(tmp_path: Path) -> None:
+    declaration = standard.declaration_insurer()
+    wanted = Wanted(uid="offer", consumers=("institute",), purposes=("research",), begins=date(2026, 1, 1), ends=date(2027, 1, 1))
+    sql = "SELECT coinsurance AS plan, medical_spend AS spend FROM insurer.plans WHERE female = 1"
+    plan_input, spend = Input(column="plan", encoding="categories"), Input(column="spend", encoding="scaled")
+    training = Training(learner=Linear(clip="1"), features=(plan_input,), label=spend)
+    asked = standard.request(purpose="research", sql=sql, loss=parse_loss("zcdp", "0.1"), training=training)
+    count = replace(asked, sql=standard.COUNT_SQL, training=None)
+    denied = {}
+    for name in ("model-training", "model-from-moments"):
+        offer = offer_of(yaml.safe_load(filled(name, declaration, wanted, "en")), declaration, standard.MEASUREMENT)
+        agreement = standard.agreement(terms=(offer.terms, standard.terms_clinic()))
+        for label, request in (("training", asked), ("count", count)):
+            uses = (UsesFact(provider="insurer", jobs=0, own=0),)
+            facts = standard.facts(approved_by=("insurer",), uses=uses)
+            decision = decide(request, agreement, plan_of(request, agreement.by_dataset), facts)
+            denied[name, label] = {finding.rule for finding in decision.findings if not finding.allowed}
+    assert denied == {
+        ("model-training", "training"): set(),
+        ("model-training", "count"): {"output_kinds"},
+        ("model-from-moments", "training"): {"output_kinds", "columns"},
+        ("model-from-moments", "count"): set(),
+    }
 
 
 def test_a_template_for_the_other_kind_of_table_is_refused(tmp_path: Path) -> None:
