@@ -19,6 +19,7 @@ from policies.conditions import (
     Onward,
     OutputKind,
     Payment,
+    RowQuota,
     Window,
     require_country,
     require_distinct,
@@ -123,6 +124,8 @@ class Terms:
         no_debug: whether the enclave must be shown not to be debuggable.
         evidence_age: oldest evidence that keys are released to, seconds.
         pre_approved: digests of the plans, or of the plans without their constants, that may be asked.
+        scored_rows, score_decimals, withhold_probing: of a model: most rows that it scores for a consumer, most decimals of a score, and
+            whether scores of rows that look made to copy it are withheld.
         output_kinds, output_rows, output_bytes: what a release may be, most rows, and most bytes of the sealed release.
         approvals: who must approve each job.
         exchange_only: whether every job must be part of an exchange.
@@ -164,6 +167,9 @@ class Terms:
     total_refresh: int | None = omitted(None)
     consumer_refresh: int | None = omitted(None)
     exchange_only: bool = omitted(False)
+    scored_rows: RowQuota | None = omitted(None)
+    score_decimals: int | None = omitted(None)
+    withhold_probing: bool = omitted(False)
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")
@@ -213,6 +219,7 @@ class Terms:
             "delete_after": (1, MAX_DELETE_DAYS),
             "total_refresh": (1, MAX_REFRESH_DAYS),
             "consumer_refresh": (1, MAX_REFRESH_DAYS),
+            "score_decimals": (0, 6),
         }
         for where, (least, most) in bounds.items():
             value = getattr(self, where)

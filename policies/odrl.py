@@ -51,6 +51,9 @@ OPERANDS = {
     ("sb:exchangeOnly", "eq"): "exchange_only",
     ("sb:isolation", "isAllOf"): "isolation",
     ("sb:platform", "isAllOf"): "platforms",
+    ("sb:scoredRows", "lteq"): "scored_rows",
+    ("sb:scoreDecimals", "lteq"): "score_decimals",
+    ("sb:withholdProbing", "eq"): "withhold_probing",
 }
 """(left operand, operator) -> field of `Terms`; each appears exactly once in a permission, those of `OPTIONAL` at most once."""
 
@@ -73,6 +76,9 @@ OPTIONAL = frozenset(
         "exchange_only",
         "isolation",
         "platforms",
+        "scored_rows",
+        "score_decimals",
+        "withhold_probing",
     }
 )
 _LOSSES = frozenset({"job_loss", "total_loss", "consumer_loss"})

@@ -114,8 +114,8 @@ def minimum_group(case: Case) -> Iterator[Finding]:
 def job_loss(case: Case) -> Iterator[Finding]:
     """One job's loss stays within the bound, in the measure of the terms. Public tables charge nothing."""
     asked, most = case.request.loss, case.terms.job_loss
-    if _repeated(case):
-        yield case.finding("job_loss", True, f"repeats {case.facts.repeats}: nothing is charged")
+    if (free := _free(case)) is not None:
+        yield case.finding("job_loss", True, free)
         return
     remedy = f"ask for {most.text} or less" if asked.measure == most.measure else f"ask in {PARAMETERS[most.measure]}"
     allowed = case.declaration.public or asked.within(most)
@@ -124,9 +124,8 @@ def job_loss(case: Case) -> Iterator[Finding]:
 
 def total_loss(case: Case) -> Iterator[Finding]:
     """The ledger of this provider and id space can pay. A ledger has one measure: that of its first charge."""
-    if case.declaration.public or _repeated(case):
-        reason = "a public table has no ledger" if case.declaration.public else f"repeats {case.facts.repeats}: nothing is charged"
-        yield case.finding("total_loss", True, reason)
+    if case.declaration.public or (free := _free(case)) is not None:
+        yield case.finding("total_loss", True, "a public table has no ledger" if case.declaration.public else str(free))
         return
     provider, id_space = case.declaration.provider, case.declaration.id_space
     paid, days = case.facts.spent_on(provider, id_space), case.terms.total_refresh
@@ -144,7 +143,7 @@ def total_loss(case: Case) -> Iterator[Finding]:
 def consumer_loss(case: Case) -> Iterator[Finding]:
     """What this ledger pays for one consumer stays within the bound, if there is one."""
     most = case.terms.consumer_loss
-    if most is None or case.declaration.public or _repeated(case):
+    if most is None or case.declaration.public or _free(case) is not None:
         yield case.finding("consumer_loss", True, "no bound for one consumer applies")
         return
     provider, id_space = case.declaration.provider, case.declaration.id_space
@@ -156,8 +155,11 @@ def consumer_loss(case: Case) -> Iterator[Finding]:
     yield _within(case, "consumer_loss", recent, most, f"{whose} in the last {days} days", days)
 
 
-def _repeated(case: Case) -> bool:
-    return case.facts.repeats is not None
+def _free(case: Case) -> str | None:
+    """Why nothing is charged, or None."""
+    if case.facts.repeats is not None:
+        return f"repeats {case.facts.repeats}: nothing is charged"
+    return "scores are of the asker's own rows: nothing is charged" if case.plan.scoring is not None else None
 
 
 def _within(case: Case, rule: str, spent: Loss, most: Loss, whose: str, days: int | None = None) -> Finding:

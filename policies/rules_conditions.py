@@ -49,6 +49,35 @@ def uses(case: Case) -> Iterator[Finding]:
     yield case.finding("uses", most is not None and used < most, f"{used} of {most} uses are made", remedy="sign a new agreement")
 
 
+def scored_rows(case: Case) -> Iterator[Finding]:
+    """Rows that the model has scored for the consumer in the time that counts, with those of this call, are at most so many."""
+    quota, scoring = case.terms.scored_rows, case.plan.scoring
+    if scoring is None or case.facts.repeats is not None:
+        yield case.finding("scored_rows", True, "no rows are scored" if scoring is None else f"repeats {case.facts.repeats}: not counted")
+        return
+    assert quota is not None, "the rule is applied where its term stands"
+    before = case.facts.scored_by(case.declaration.dataset)
+    left = 0 if before is None else max(0, quota.rows - before)
+    message = f"{'an unstated number' if before is None else before} of {quota.text} are scored; {scoring.rows} asked"
+    wait = "sign a new agreement" if quota.days is None else f"wait until fewer count of the last {quota.days} days"
+    yield case.finding("scored_rows", before is not None and scoring.rows <= left, message, remedy=f"ask for {left}" if left else wait)
+
+
+def score_decimals(case: Case) -> Iterator[Finding]:
+    """Scores have at most so many decimals."""
+    most, scoring = case.terms.score_decimals, case.plan.scoring
+    if scoring is None:
+        yield case.finding("score_decimals", True, "no rows are scored")
+        return
+    allowed = most is not None and scoring.decimals <= most
+    yield case.finding("score_decimals", allowed, f"scores with {scoring.decimals} decimals; agreed: {most}", remedy=f"ask for {most}")
+
+
+def withhold_probing(case: Case) -> Iterator[Finding]:
+    """The gate withholds the scores of rows that look made to copy the model."""
+    yield case.finding("withhold_probing", True, "scores of rows that look made to copy the model are withheld at the gate")
+
+
 def windows(case: Case) -> Iterator[Finding]:
     """The decision falls into a window of the week."""
     windows, now = case.terms.windows or (), case.facts.now
@@ -214,6 +243,9 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "isolation": Condition(rule=isolation, applies=lambda terms: bool(terms.isolation)),
     "uses": Condition(rule=uses, applies=lambda terms: terms.uses is not None),
+    "scored_rows": Condition(rule=scored_rows, applies=lambda terms: terms.scored_rows is not None),
+    "score_decimals": Condition(rule=score_decimals, applies=lambda terms: terms.score_decimals is not None),
+    "withhold_probing": Condition(rule=withhold_probing, applies=lambda terms: terms.withhold_probing),
     "windows": Condition(rule=windows, applies=lambda terms: terms.windows is not None),
     "enclave_jurisdictions": Condition(rule=enclave_jurisdictions, applies=lambda terms: terms.enclave_jurisdictions is not None),
     "recipient_jurisdictions": Condition(rule=recipient_jurisdictions, applies=lambda terms: terms.recipient_jurisdictions is not None),
@@ -235,7 +267,8 @@ CONDITIONS: dict[str, Condition] = {
 }
 """By field of `Terms` (`standing`: by tightenings), in the order in which they are applied after the rules of every permission."""
 
-OF_DOCUMENTS = frozenset(
-    {"columns", "minimum_group", "evidence_age", "pre_approved", "output_kinds", "output_rows", "output_bytes", "notify", "attribution"}
-)
+OF_DOCUMENTS = frozenset({
+    "columns", "minimum_group", "evidence_age", "pre_approved", "output_kinds", "output_rows", "output_bytes", "notify", "attribution",
+    "score_decimals", "withhold_probing",
+})  # fmt: skip
 """Rules that read nothing but plan, terms and who the recipient is: they hold for every request on the same documents."""

@@ -16,6 +16,7 @@ from policies.model import ModelRelease
 from policies.names import require_digest, require_key
 from policies.privacy import Loss
 from policies.schedule import Statistic
+from policies.service import Probing, Scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +96,7 @@ class Statement:
 
     Attributes:
         accepted: of a released model with a test: whether it passed. One bit of a noised metric, which whoever reads the log learns.
+        probing: of a call of a scoring service whose rows were read.
     """
 
     kind: Literal["statement/2"] = "statement/2"
@@ -105,6 +107,7 @@ class Statement:
     statistics: tuple[Statistic, ...]
     loss: Loss
     accepted: Verdict | None = omitted(None)
+    probing: Probing | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_digest(self.grant, "grant")
@@ -150,6 +153,7 @@ class Release:
 
     Attributes:
         model: of a training whose cell was not suppressed.
+        scores: of a call of a scoring service, which has no cells.
     """
 
     kind: Literal["release/2"] = "release/2"
@@ -161,6 +165,7 @@ class Release:
     statistics: tuple[Statistic, ...]
     loss: Loss
     model: ModelRelease | None = omitted(None)
+    scores: Scores | None = omitted(None)
 
 
 AnyRelease: TypeAlias = Release | law1.Release

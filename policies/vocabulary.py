@@ -122,8 +122,9 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (f"{_MORE}.pre_approved",),
     ),
     "output_kinds": (
-        "list of `number`, `table`, `discovered`",
-        "The release is of one of these kinds: one row; rows whose keys are public beforehand; rows whose keys were found in the data.",
+        "list of `number`, `table`, `discovered`, `model`, `scores`",
+        "The release is of one of these kinds: one row; rows whose keys are public beforehand; rows whose keys were found in the data; a "
+        "trained model; a model's scores of the asker's own rows.",
         (f"{_MORE}.output_kinds",),
     ),
     "output_rows": ("1 to 10000000", "The plan cannot give more rows.", (f"{_MORE}.output_rows",)),
@@ -131,6 +132,18 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "4096 and more",
         "The gate withholds a sealed release that is larger.",
         (f"{_MORE}.output_bytes", "enclaves.run.run"),
+    ),
+    "scored_rows": (
+        "`rows`, and `days` where only the last days count",
+        "Rows that the model scored for the consumer under the agreement, with those of this call, are at most so many: as many as calls "
+        "stated, in all or in any so many times 24 hours. A repeated call is not counted.",
+        (f"{_MORE}.scored_rows", "enclaves.learn.service.score"),
+    ),
+    "score_decimals": ("0 to 6", "Scores have at most so many decimals.", (f"{_MORE}.score_decimals", "enclaves.learn.service.score")),
+    "withhold_probing": (
+        "`true`",
+        "The enclave withholds the scores of a call whose rows look made to copy the model.",
+        (f"{_MORE}.withhold_probing", "enclaves.learn.service.score"),
     ),
     "approvals": (
         "`need` and `of`, a list of party ids",

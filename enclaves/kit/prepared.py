@@ -9,10 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from enclaves.kit.arrays import Array, whole_numbers
+from enclaves.kit.encodings import LONG_DIGITS, SHORT_DIGITS
 from policies.declaration import Column, Declaration
-
-SHORT_DIGITS, LONG_DIGITS = 9, 18
-"""Of decimals that fit 32 and 64 bits."""
 
 
 def prepared(table: pa.Table, declaration: Declaration) -> pa.Table:
@@ -42,6 +40,7 @@ def _field(table: pa.Table, declaration: Declaration, name: str) -> pa.Field:
 def _decimals(values: Array, missing: Array | None, column: Column) -> pa.Array:
     nothing = None if missing is None else pa.array(~missing).buffers()[1]
     if max(map(abs, column.bounds)) < 10**SHORT_DIGITS:
-        kind, values = pa.decimal32(SHORT_DIGITS, column.decimals), np.where(missing, 0, values) if missing is not None else values
-        return pa.Array.from_buffers(kind, len(values), [nothing, pa.py_buffer(values.astype(np.int32))])
+        return pa.Array.from_buffers(
+            pa.decimal32(SHORT_DIGITS, column.decimals), len(values), [nothing, pa.py_buffer(values.astype(np.int32))]
+        )
     return pa.Array.from_buffers(pa.decimal64(LONG_DIGITS, column.decimals), len(values), [nothing, pa.py_buffer(values)])

@@ -62,7 +62,7 @@ RULES: dict[EntryKind, Rule] = {
     "decided": _rule(
         "job agreement request allowed", judge_decision.decided, "decisions", "decisions", "signatures", "budgets", optional="exchange leg"
     ),
-    "charged": _rule("job agreement grant", judge_decision.charged, "budgets", optional="consumer public"),
+    "charged": _rule("job agreement grant", judge_decision.charged, "budgets", optional="consumer public model rows"),
     "granted": _rule("job agreement grant", judge_decision.granted, "grants", "grants"),
     "running": _rule("job agreement", judge_run.running, "order"),
     "attested": _rule("job grant evidence measurement", judge_run.attested, "evidence", "evidence"),

@@ -14,7 +14,7 @@ from policies.decide import LAW_VERSION
 from policies.entries import LedgerCharge
 from policies.errors import Malformed
 from policies.finding import Decision
-from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, public_providers, question_digest
+from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, metered, public_providers, question_digest
 from policies.granted import job_id
 from policies.plan import PARSER_VERSION, plan_of
 from policies.query import Plan
@@ -126,6 +126,8 @@ def charged(state: State, entry: Entry) -> None:
     same = sorted(losses, key=lambda loss: (loss.provider, loss.id_space)) == wanted
     state.require(entry, same, "budgets", f"charged {shown(losses)}; the grant spends {shown(wanted)}")
     state.require(entry, public == ",".join(own.public), "budgets", "the header names other providers of public tables than the plan reads")
+    stated = {name: entry.ids[name] for name in ("model", "rows") if name in entry.ids}
+    state.require(entry, stated == own.metered, "budgets", "the header meters other rows than the call asks to be scored")
     named = consumer == (own.request.consumer if own.names_consumer else "")
     state.require(entry, named, "budgets", f"charged for `{consumer}`; `{own.request.consumer}` asked")
     for budget in own.budgets:
@@ -226,6 +228,7 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
         public=public_providers(agreement, plan),
         now=facts.now,
         budgets=tuple(budget for budget in budgets(bounds, plan.sources) if current or not budget.own),
+        metered=metered(plan) if grant is not None else {},
         names_consumer=current,
         repeats=facts.repeats,
         grant=grant,
@@ -265,7 +268,7 @@ def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRe
 
 def _plan_of(state: State, name: str, agreement: Agreement, request: JobRequest) -> Plan:
     """What a query means under an agreement; parsed once where the same text comes again. Raises Malformed."""
-    asked = (name, request.sql, request.training)
+    asked = (name, request.sql, request.training, request.scoring)
     found = state.plans.get(asked)
     if found is None:
         if len(state.plans) >= MAX_PLANS:

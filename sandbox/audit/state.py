@@ -19,6 +19,7 @@ from policies.grant import AnyGrant
 from policies.joint_documents import JointContribution, JointManifest
 from policies.query import Plan
 from policies.request import JobRequest, VersionFact
+from policies.service import Scoring
 from policies.tightening import SignedTightening
 from policies.training import Training
 from sandbox.audit.backtest import Candidate
@@ -94,6 +95,7 @@ class Derived:
         names_consumer: whether a charge under this law names the consumer.
         repeats: the job whose release is to be handed out again.
         grant: None where the own decision denies or repeats.
+        metered: what the charge says of rows that are scored.
     """
 
     request: JobRequest
@@ -104,6 +106,7 @@ class Derived:
     names_consumer: bool
     repeats: str | None
     grant: AnyGrant | None
+    metered: dict[str, str]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -185,6 +188,7 @@ class Acts:
         awaiting: digest of the request by job that waits, or waited, for approvals; `approvals`: who approved it.
         uses: by agreement and provider, number of charges by consumer.
         paid: payments confirmed, by agreement, provider and consumer.
+        scored: (rows, milliseconds since 1970) of charged calls by agreement, model and consumer.
     """
 
     tightenings: defaultdict[str, list[SignedTightening]] = field(default_factory=lambda: defaultdict(list))
@@ -192,6 +196,7 @@ class Acts:
     approvals: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     uses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     paid: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    scored: defaultdict[tuple[str, str, str], list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -215,7 +220,7 @@ class State:
         acts: tightenings, approvals and payments so far.
         exchanges: of two legs; `escrowed`: by job whose release is a leg's delivery, its exchange.
         candidate: terms under which every decision is made once more.
-        plans: of queries read so far, by agreement, text and training.
+        plans: of queries read so far, by agreement, text, training and scoring.
         found: what judging the entries so far has found.
     """
 
@@ -243,7 +248,7 @@ class State:
     exchanges: dict[str, ExchangeFold] = field(default_factory=dict)
     escrowed: dict[str, str] = field(default_factory=dict)
     candidate: Candidate | None = None
-    plans: dict[tuple[str, str, Training | None], Plan] = field(default_factory=dict)
+    plans: dict[tuple[str, str, Training | None, Scoring | None], Plan] = field(default_factory=dict)
     found: Findings = field(default_factory=Findings)
 
     def job(self, name: str, agreement: str) -> JobFold:

@@ -349,6 +349,8 @@ def _show_release(client: Client, release: OpenedRelease, receipt: AnyReceipt, *
         print_json({"release": encode(release), "job": receipt.grant.job, "index": receipt.index, "repeated": again} | duties)
         return
     show_release(release)
+    if isinstance(release, Release) and release.scores is not None:
+        table(("row", release.scores.output), [(score.row, ", ".join(score.values)) for score in release.scores.scores])
     if isinstance(release, Release) and release.model is not None:
         trained, name = release.model, receipt.grant.job
         click.echo(f"model {trained.digest}, {trained.model.size} parameters; `sandbox model card {name} --onnx FILE` keeps it")

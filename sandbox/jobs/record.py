@@ -14,7 +14,8 @@ from policies.errors import Conflict, Tampered
 from policies.grant import grant_digest
 from policies.granted import FailureCode
 from policies.joint_grant import JointGrant
-from policies.statement import SignedEvidence, SignedStatement, verdict_of
+from policies.query import Plan
+from policies.statement import SignedEvidence, SignedStatement, Statement, verdict_of
 from sandbox.exchange import escrow
 from sandbox.exchange.tightening import require_standing
 from sandbox.host import Host
@@ -99,11 +100,18 @@ def _store_outcome(host: Host, tx: Transaction, held: Job, signed: SignedStateme
     bound = held.request.exchange
     if bound is not None:
         escrow.note_ended(host, tx, held.id, bound, statement.sealed or "", accepted, host.now())
+    if isinstance(statement, Statement) and statement.probing == "suspected":
+        tx.add_notices("probing", held.id, _owner_of_model(held), host.now())
     if sealed:
         if bound is None or bound.form == "right":
             tx.add_notices("release", held.id, [held.request.consumer], host.now())
         tx.add_notices("use", held.id, informed(tx, held), host.now())
     return ended
+
+
+def _owner_of_model(job: Job) -> list[str]:
+    scoring = job.plan.scoring if isinstance(job.plan, Plan) else None
+    return [] if scoring is None else [scoring.model.partition(".")[0]]
 
 
 def informed(tx: Transaction, job: Job) -> list[str]:

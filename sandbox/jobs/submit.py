@@ -20,7 +20,7 @@ from policies.entries import LedgerCharge
 from policies.errors import Conflict, Malformed, NotFound, Unavailable
 from policies.exchange import Bound
 from policies.finding import Decision
-from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, public_providers, question_digest
+from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, metered, public_providers, question_digest
 from policies.granted import MAX_RELEASE, job_id
 from policies.isolation import Layer
 from policies.plan import PARSER_VERSION, plan_of
@@ -37,7 +37,7 @@ from sandbox.exchange.records import Participant, StoredAgreement
 from sandbox.exchange.rotation import require_carried, require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
-from sandbox.jobs.duties import is_over, overdue, uses_facts
+from sandbox.jobs.duties import is_over, overdue, scored_facts, uses_facts
 from sandbox.jobs.states import Job, JobState, Positions, require_transition
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def _record(
     tx.charge(losses, consumer, now)
     named = {"job": ids["job"], "agreement": agreement, "grant": grant_digest(grant)}
     public = public_providers(terms, plan)
-    paid = named | {"consumer": consumer} | ({"public": ",".join(public)} if public else {})
+    paid = named | {"consumer": consumer} | ({"public": ",".join(public)} if public else {}) | metered(plan)
     charged = tx.append("charged", at=now, ids=paid, body={"job": ids["job"]}, losses=losses, agreement=agreement)
     if bound is not None:
         escrow.note_charged(tx, ids["job"], bound, now)
@@ -377,6 +377,7 @@ def _facts(
         isolation=_isolation(tx, agreement, plan),
         recent=_recent(tx, agreement, request.consumer, plan, now // 1000),
         exchange=escrow.fact(tx, request),
+        scored=scored_facts(tx, request.agreement, agreement, plan, request.consumer, now // 1000),
     )
 
 

@@ -10,7 +10,7 @@ from policies.agreement import Agreement
 from policies.codec import decode, encode
 from policies.errors import SandboxError, Tampered
 from policies.query import Plan
-from policies.request import UsesFact
+from policies.request import ScoredFact, UsesFact
 from policies.tightening import SignedTightening, Tightening
 from sandbox.party.followed import Followed
 from sandbox.party.home import Home
@@ -77,6 +77,19 @@ def uses_before(followed: Followed, job: str, name: str, agreement: Agreement, p
             )
         )
     return tuple(found)
+
+
+def scored_before(
+    followed: Followed, job: str, name: str, agreement: Agreement, plan: Plan, consumer: str, now: int
+) -> tuple[ScoredFact, ...]:
+    """Return the rows that count at `now` against the quota of the model that a plan asks; nothing where none is agreed."""
+    if plan.scoring is None or plan.scoring.model not in agreement.by_dataset:
+        return ()
+    model = plan.scoring.model
+    quota = agreement.terms_of(model).scored_rows
+    if quota is None:
+        return ()
+    return (ScoredFact(dataset=model, rows=followed.scored_before(job, name, model, consumer, quota.counts_from(now))),)
 
 
 def payment_received(home: Home, followed: Followed, name: str, consumer: str) -> SignedDuty:

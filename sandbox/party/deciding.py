@@ -15,7 +15,7 @@ from policies.grant import CurrentGrant, entail, grant_digest, ledgers_charged
 from policies.plan import plan_of
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
-from sandbox.party.acts import approvals_of, tightenings_known, uses_before
+from sandbox.party.acts import approvals_of, scored_before, tightenings_known, uses_before
 from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 
@@ -100,6 +100,7 @@ def _own_facts(
             for provider, id_space, days in periods(agreement, plan.sources)
         ),
         exchange=stated.exchange,
+        scored=scored_before(followed, grant.job, grant.agreement, agreement, plan, asker, min(stated.now, int(now))),
     )
 
 

@@ -33,6 +33,7 @@ class Followed:
         signatures: by agreement and party, index and commitment of the entry of its signature.
         joint: by job, of the newest attempt at a joint total: digest of its manifest, of everybody's ciphertexts, and of the total.
         acts: by agreement, (index, kind, header ids) of tightenings, approvals and duties done.
+        scored: by agreement, (index, time in ms, model, rows, consumer) of charged calls of a scoring service.
         voids: by job, (index of what voids its charge or None, (index, header ids) of every renunciation of its grant).
         void: jobs whose voids count for this home (`sandbox.party.voids.judged`); derived, not kept.
         keyring: rotations and revocations of participants' keys.
@@ -48,6 +49,7 @@ class Followed:
     signatures: dict[str, Any] = field(default_factory=dict)
     joint: dict[str, Any] = field(default_factory=dict)
     acts: dict[str, Any] = field(default_factory=dict)
+    scored: dict[str, Any] = field(default_factory=dict)
     voids: dict[str, Any] = field(default_factory=dict)
     void: frozenset[str] = frozenset()
     keyring: Keyring = field(default_factory=Keyring)
@@ -141,6 +143,7 @@ class Followed:
             signatures={agreement: dict(rows) for agreement, rows in self.signatures.items()},
             joint={job: {**row, "contributions": dict(row["contributions"])} for job, row in self.joint.items()},
             acts={agreement: list(rows) for agreement, rows in self.acts.items()},
+            scored={agreement: list(rows) for agreement, rows in self.scored.items()},
             voids={job: {**row, "renounced": list(row["renounced"])} for job, row in self.voids.items()},
             keyring=self.keyring.copy(),
         )
@@ -170,6 +173,9 @@ class Followed:
             self.times[job] = header.at
             paid = {"index": index, "losses": _losses(header), "consumer": ids.get("consumer", "")}
             self.charges[job] = paid | {"agreement": ids.get("agreement", ""), "public": ids.get("public", "")}
+            if "rows" in ids:
+                call = {"index": index, "at": header.at, "model": ids.get("model", ""), "rows": int(ids["rows"])}
+                self.scored.setdefault(ids.get("agreement", ""), []).append(call | {"consumer": paid["consumer"]})
         elif header.kind == "granted":
             self.grants[job] = {"index": index, "grant": ids["grant"]}
         elif header.kind == "published":
@@ -192,6 +198,12 @@ class Followed:
             self._note_void(header, index)
         self.keyring.fold(index, header)
         return self
+
+    def scored_before(self, job: str, agreement: str, model: str, consumer: str, since: int) -> int:
+        """Rows that a model was charged to score for a consumer under an agreement before `job`, from `since` (seconds since 1970) on."""
+        end = self._charged_at(job)
+        calls = (row for row in self.scored.get(agreement, ()) if row["index"] < end and row["at"] // 1000 >= since)
+        return sum(int(row["rows"]) for row in calls if (row["model"], row["consumer"]) == (model, consumer))
 
     def _note_void(self, header: Header, index: int) -> None:
         """Keep a renunciation, or what follows from those of all. Whether they are signed is judged at home, where keys are known."""

@@ -14,9 +14,9 @@ from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 from sandbox.party.lines import append_line, read_lines
 
-FIELDS = frozenset(
-    {"charges", "times", "grants", "versions", "signatures", "joint", "acts", "voids", "keyring", "log_keys", "epoch", "number"}
-)
+FIELDS = frozenset({
+    "charges", "times", "grants", "versions", "signatures", "joint", "acts", "scored", "voids", "keyring", "log_keys", "epoch", "number",
+})  # fmt: skip
 """What a fold has. One that was kept before one of them existed is folded again from the beginning."""
 
 MOST_LINES = 1 << 20
@@ -49,6 +49,7 @@ class FollowedFile:
             signatures=kept["signatures"],
             joint=kept["joint"],
             acts=kept["acts"],
+            scored=kept["scored"],
             voids=kept["voids"],
             keyring=Keyring.from_json(kept["keyring"]),
             log_keys=tuple(kept["log_keys"]),
@@ -89,6 +90,7 @@ class FollowedFile:
             "signatures": followed.signatures,
             "joint": followed.joint,
             "acts": followed.acts,
+            "scored": followed.scored,
             "voids": followed.voids,
             "keyring": followed.keyring.to_json(),
             "log_keys": list(followed.log_keys),

@@ -48,6 +48,9 @@ _SAME = {
     "pass_on": "onward",
     "platforms": "platforms",
     "isolation": "isolation",
+    "scored_rows": "scored_rows",
+    "score_decimals": "score_decimals",
+    "withhold_probing": "withhold_probing",
 }
 """Word of a form -> field of `Terms`; times, losses and columns have forms of their own."""
 

@@ -22,7 +22,7 @@ from sandbox.store.keys import KeyTables
 from sandbox.store.lineage import LineageTables
 from sandbox.store.listings import Listings
 from sandbox.store.log import LogTables
-from sandbox.store.migrations import current, head, migrate, revisions
+from sandbox.store.migrations import current, head, migrate, newest, revisions
 from sandbox.store.notices import NoticeTables
 from sandbox.store.operations import OperationTables
 from sandbox.store.recovery import RecoveryTables
@@ -79,7 +79,8 @@ class Store:
         try:
             with self.transaction() as tx:
                 hold_schema(tx.connection)
-                migrate(tx.connection)
+                if not newest(tx.connection):
+                    migrate(tx.connection)
                 _fix_origin(tx.connection, origin)
         except SandboxError:
             self.close()

@@ -631,6 +631,7 @@ def test_acts_under_an_agreement_and_what_counts_of_its_jobs(tx: Transaction, st
     tx.add_duty(duty)
     assert tx.duties_done(name) == (duty,)
     assert sorted(map(len, (providers for _, providers in tx.uses(name)))) == [1, 2, 2, 2]
+    assert tx.scored(name, "institute") == []  # none of its jobs is a call; tests/audit/test_scored_calls.py has calls
     assert {item.id for item in tx.released_to(name, "institute")} == {job.id, story.jobs["counted"].id}
     assert tx.awaiting_since(story.host.now()) == []
     tx.delete_release(job.id)
