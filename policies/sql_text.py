@@ -19,13 +19,13 @@ from policies.query import MAX_SQL
 MAX_NESTING = 40
 """Deepest nesting of brackets in the text, and of constructs in the tree."""
 
-_TOO_DEEP = f"the query nests deeper than {MAX_NESTING} levels"
-_BEGINNINGS = frozenset({"SELECT", "WITH", "FROM", "VALUES", "("})
 MAX_JOIN_WORDS = 12
 """Times that a query may say JOIN, quotes and comments included: each without its condition doubles the time that the parser takes."""
 
 _JOIN = re.compile(r"\b(?:straight_)?join\b", re.IGNORECASE)
 
+_TOO_DEEP = f"the query nests deeper than {MAX_NESTING} levels"
+_BEGINNINGS = frozenset({"SELECT", "WITH", "FROM", "VALUES", "("})
 _SUBQUERY = "subqueries inside expressions are not accepted; join a subquery that groups by the privacy unit instead"
 _SETS = "set operations are not accepted; ask two queries, or use a CASE or FILTER (WHERE ...)"
 REASONS: dict[type[exp.Expr], str] = {

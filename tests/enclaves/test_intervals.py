@@ -146,6 +146,8 @@ def truth(name: str, x: np.ndarray, y: np.ndarray) -> float:
         "COVAR_POP": lambda: float(np.cov(x, y, ddof=0)[0, 1]),
         "COVAR_SAMP": lambda: float(np.cov(x, y)[0, 1]),
         "CORR": lambda: float(np.corrcoef(x, y)[0, 1]),
+        "REGR_SLOPE": lambda: float(np.polyfit(y, x, 1)[0]),
+        "REGR_INTERCEPT": lambda: float(np.polyfit(y, x, 1)[1]),
         "QUANTILE": lambda: float(np.sort(x)[math.ceil(0.25 * len(x)) - 1]),
         "MIN": lambda: float(np.sort(x)[math.ceil(0.005 * len(x)) - 1]),
         "MAX": lambda: float(np.sort(x)[math.ceil(0.995 * len(x)) - 1]),
@@ -180,6 +182,8 @@ def vector(measured: Any, x: np.ndarray, y: np.ndarray) -> list[int]:
         "COVAR_POP",
         "COVAR_SAMP",
         "CORR",
+        "REGR_SLOPE",
+        "REGR_INTERCEPT",
         "QUANTILE",
         "MIN",
         "MAX",
@@ -196,7 +200,7 @@ def test_intervals_of_every_aggregate_cover(function: Any, measure: Any, rows: i
         dataset=LEFT, title="Rows", unit="pid", id_space="people", rows_per_unit=1, unique_key=("pid",),
         columns=(Column(name="pid", type="integer"), *(Column(name=name, type="integer", **bounds) for name in ("x", "y"))),
     )  # fmt: skip
-    taken = 0 if function.startswith("COUNT") else 2 if function.startswith("CO") else 1
+    taken = 0 if function.startswith("COUNT") else 2 if function.startswith(("CO", "REGR")) else 1
     arguments = tuple(Ref(table="t", column=c) for c in ("x", "y")[:taken])
     output = AggregateOutput(name="o", function=function, arguments=arguments, fraction="0.25" if function == "QUANTILE" else None)
     plan = Plan(source=Table(alias="t", dataset=LEFT), outputs=(output,))
