@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import sqlglot
 import sqlglot.errors
 import sqlglot.expressions as exp
+from sqlglot import TokenType
 from sqlglot.dialects.dialect import Dialect
 
 from policies.errors import Malformed
@@ -87,11 +88,12 @@ def _require_select(tokens: Sequence[Any]) -> None:
     """Refuse by its first word what is no query: the parser would take some of it as a command, and write it into the log."""
     begins = True
     for token in tokens:
-        if begins and token.text.upper() not in _BEGINNINGS and token.text != ";":
+        ends = token.token_type == TokenType.SEMICOLON
+        if begins and not ends and token.text.upper() not in _BEGINNINGS:
             shown = "".join(c if c.isprintable() else " " for c in token.text[:60])
             place = f"line {token.line}, column {max(1, token.col - len(token.text) + 1)}"
             raise Malformed(f"`{shown}` is not a SELECT; only SELECT is accepted", code="sql", where=place)
-        begins = token.text == ";"
+        begins = ends
 
 
 def _place(error: Exception, sql: str) -> str | None:
@@ -99,7 +101,7 @@ def _place(error: Exception, sql: str) -> str | None:
     if details and details[0].get("line"):
         return f"line {details[0]['line']}, column {details[0].get('col')}"
     # Quotes that nobody closes: the parser tells how many characters stand before them.
-    opened = re.fullmatch(r"Missing .* from \d+:(\d+)", str(error.__cause__), re.DOTALL)
+    opened = re.fullmatch(r"Missing .* from \d+:(\d+)", str(error.__cause__ or error.__context__), re.DOTALL)
     return _place_at(sql, int(opened[1])) if opened else None
 
 

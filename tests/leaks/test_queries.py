@@ -121,6 +121,15 @@ def test_a_key_that_one_person_holds_leaves_no_trace(monkeypatch: pytest.MonkeyP
     assert ("the victim's own word",) in found.keys, "it was there to be found"
 
 
+def test_how_large_a_release_is_does_not_depend_on_keys_that_one_person_holds() -> None:
+    """A hundred people with a word of 5,000 characters each: were they counted, the size of the release would tell of each."""
+    rows = [{"pid": p, "turn": 0, "x": 1, "amount": 1.0, "word": f"{p:03d}" + "w" * 5_000} for p in range(100)]
+    held = pa.table({name: pa.array([row[name] for row in rows]) for name in rows[0]})
+    grant, found = exact("SELECT word, COUNT(*) AS n FROM a.rows GROUP BY word", {"a.rows": held}, Loss(amount=10**9, delta0=10**3))
+    assert len(found.keys) == 100
+    assert pass_gate(found, grant, DECLARED).cells == ()
+
+
 def test_every_released_number_lies_on_the_grid_of_its_type() -> None:
     """Floating-point low bits tell nothing: sums are whole cents, whatever the doubles in the file were."""
     grant, found = exact("SELECT SUM(amount) AS s, AVG(amount) AS a, COUNT(*) AS n FROM a.rows", {"a.rows": table({"amount": 1 / 3})})
