@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from policies.declaration import Column, Declaration
 from policies.errors import Malformed
@@ -88,19 +89,21 @@ def shape(relation: Relation, declarations: Mapping[str, Declaration]) -> Shape:
         Malformed: an unknown dataset or column, a repeated alias, a join that its kind does not allow, or too many rows per unit.
     """
     if isinstance(relation, Table):
-        return _table(relation, declarations)
+        return _TABLES(declared(relation.dataset, declarations), word=relation.alias)
     found = _join(relation, declarations) if isinstance(relation, Join) else _per_unit(relation, declarations)
     if found.rows > MAX_ROWS:
         raise Malformed(f"one unit could have more than {MAX_ROWS} rows in the join", code="join-too-wide")
     return found
 
 
-def _table(table: Table, declarations: Mapping[str, Declaration]) -> Shape:
-    declaration = declared(table.dataset, declarations)
-    scope = {(table.alias, column.name): column_type(column) for column in declaration.columns}
-    key = frozenset((table.alias, name) for name in declaration.unique_key)
-    unit = frozenset() if declaration.public else frozenset({(table.alias, declaration.unit)})
-    return Shape(scope=scope, unit=unit, id_space=declaration.id_space, keys=(key,), rows=declaration.rows_per_unit)
+def _table(declaration: Declaration, alias: str = "") -> Shape:
+    scope = {(alias, column.name): column_type(column) for column in declaration.columns}
+    key = frozenset((alias, name) for name in declaration.unique_key)
+    unit = frozenset() if declaration.public else frozenset({(alias, declaration.unit)})
+    return Shape(scope=MappingProxyType(scope), unit=unit, id_space=declaration.id_space, keys=(key,), rows=declaration.rows_per_unit)
+
+
+_TABLES = Recent(_table)
 
 
 def _join(join: Join, declarations: Mapping[str, Declaration]) -> Shape:

@@ -24,8 +24,8 @@ LAYERS = [
 ]
 """From left to right; a module may import modules of its own layer and of those to its left."""
 
-ENCLAVE_SEAM = {"enclaves/frames", "enclaves/attesters"}
-"""What the host may import of the inside besides the kit: the shape of the pipe, and the devices that enclaves cannot reach themselves."""
+ENCLAVE_SEAM = {"enclaves/attesters"}
+"""What the host may import of the inside besides the kit: the devices that enclaves cannot reach themselves."""
 
 OWNERS = {
     "sqlglot": (
@@ -35,6 +35,7 @@ OWNERS = {
         "policies/sql_expressions",
         "policies/sql_aggregates",
         "policies/sql_sources",
+        "policies/sql_places",
     ),
     "pyarrow": (
         "enclaves/kit",
@@ -225,6 +226,17 @@ def test_the_enclave_does_not_load_a_sql_parser_or_a_web_framework() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_what_starts_often_loads_no_library_that_it_seldom_needs() -> None:
+    """A participant's command, and a process of the service: each library below costs more than everything else they load."""
+    code = (
+        "import sys; import sandbox.party.client; "
+        "client = [m for m in ('sqlglot', 'pyarrow', 'numpy', 'duckdb', 'tenseal', 'sqlalchemy') if m in sys.modules]; "
+        "import app; print(client, [m for m in ('pyarrow', 'numpy', 'duckdb', 'tenseal', 'alembic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[] []"
+
+
 @pytest.mark.parametrize("name", [name.replace("/", ".") for name, _ in modules() if name != "sandbox/__main__"])
 def test_importing_a_module_does_nothing(name: str) -> None:
     """No thread, no output, no file: checked on the syntax tree for calls at module level that are not definitions."""
@@ -232,7 +244,7 @@ def test_importing_a_module_does_nothing(name: str) -> None:
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     tree = ast.parse(file.read_text(encoding="utf-8"))
     allowed = re.compile(
-        r"(cli|party|log|audit|witness|receipt|job|offer|agreement|admin|enclave)\.add_command|dp\.enable_features|cli\.add_command"
+        r"(cli|party|log|audit|witness|receipt|job|model|offer|agreement|admin|enclave)\.add_command|dp\.enable_features|cli\.add_command"
     )
     loose = [
         ast.unparse(node)

@@ -22,11 +22,12 @@ from sandbox.store.keys import KeyTables
 from sandbox.store.lineage import LineageTables
 from sandbox.store.listings import Listings
 from sandbox.store.log import LogTables
-from sandbox.store.migrations import current, head, migrate, revisions
+from sandbox.store.migrations import current, head, migrate, newest, revisions
 from sandbox.store.notices import NoticeTables
 from sandbox.store.operations import OperationTables
 from sandbox.store.recovery import RecoveryTables
 from sandbox.store.schema import log_state, settings
+from sandbox.store.scorings import ScoringTables
 
 T = TypeVar("T")
 
@@ -47,7 +48,17 @@ PREPARING = 0x5A4D_B0C5
 
 
 class Transaction(
-    LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables, ActTables, JointTables, EscrowTables
+    LogTables,
+    Listings,
+    KeyTables,
+    LineageTables,
+    RecoveryTables,
+    OperationTables,
+    NoticeTables,
+    ActTables,
+    JointTables,
+    EscrowTables,
+    ScoringTables,
 ):
     """All verbs of the store on one open transaction."""
 
@@ -79,7 +90,8 @@ class Store:
         try:
             with self.transaction() as tx:
                 hold_schema(tx.connection)
-                migrate(tx.connection)
+                if not newest(tx.connection):
+                    migrate(tx.connection)
                 _fix_origin(tx.connection, origin)
         except SandboxError:
             self.close()
