@@ -1,4 +1,4 @@
-"""Reading encrypted columns beside plain Parquet of the same settings, and publishing: encode, encrypt, digest and wrap keys.
+"""Reading encrypted columns beside plain Parquet with zstd, and publishing: encode, encrypt, digest and wrap keys.
 
 `python -m benchmarks.columns [--rows N] [--quick] [--repeats N] [--profile]`. Everything runs on one core and in memory; figures are the
 least processor seconds of several alternating runs, so that what else the machine does matters little. Raw bytes are those of the table in
@@ -56,7 +56,7 @@ def publish(table: pa.Table, keys: dict[str, bytes]) -> bytes:
 
 
 def plain(table: pa.Table) -> bytes:
-    """The same table in Parquet with the same settings and without encryption."""
+    """The same table in Parquet, compressed with zstd, without encryption."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_statistics=False, write_page_index=False)
     return sink.getvalue()

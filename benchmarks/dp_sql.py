@@ -146,9 +146,10 @@ def end_to_end(laid: Stage, table: pa.Table, folder: Path, repeats: int) -> dict
     path = folder / "visits.parquet"
     pq.write_table(table, path, compression="zstd")
     duck = Duck({}, own=False)
-    plain, _ = best_of(repeats + 1, lambda: duck.over_parquet(path))
+    release = laid.attested(*laid.encrypted())
+    turns = [(best_of(2, lambda: duck.over_parquet(path))[0], best_of(1, release)[0]) for _ in range(repeats + 2)]
     duck.close()
-    ours, _ = best_of(repeats, laid.attested(*laid.encrypted()))
+    plain, ours = least(t[0] for t in turns), least(t[1] for t in turns)
     sizes = {"ratio": ours.cpu / plain.cpu, "file_mib": path.stat().st_size >> 20}
     return seconds("plain_parquet", plain) | seconds("encrypted_to_release", ours) | sizes
 

@@ -16,6 +16,9 @@ from policies.declaration import Column, Declaration
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
+DENSE = 4
+"""Range of integers, as a multiple of how many there are, up to which they are counted in a table of all that may occur."""
+
 MOST = 2**50
 """Bounds up to which doubles round as the database does."""
 
@@ -56,8 +59,15 @@ def repeats_beyond(table: pa.Table, declaration: Declaration, by: Sequence[str],
     parts = [_key_column(table, declaration, name) for name in by]
     if len(parts) != 1 or parts[0] is None:
         return None
-    values = parts[0] if is_ascending(parts[0]) else np.sort(parts[0])
-    return bool((values[most:] == values[: len(values) - most]).any()) if most < len(values) else False
+    values = parts[0]
+    if most >= len(values):
+        return False
+    if not is_ascending(values):
+        least = int(values.min())
+        if int(values.max()) - least < DENSE * len(values):
+            return int(np.bincount(values - least).max()) > most
+        values = np.sort(values)
+    return bool((values[most:] == values[: len(values) - most]).any())
 
 
 def is_whole(kind: pa.DataType) -> bool:

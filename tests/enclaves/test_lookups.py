@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from enclaves import aggregate as aggregation
 from enclaves import lines, lookups, pairs
 from enclaves.aggregate import Exact, aggregate
+from enclaves.kit.arrays import repeats_beyond
 from enclaves.kit.columns import FOOTER, StoredColumns, encrypt_table
 from enclaves.kit.prepared import prepared
 from enclaves.lookups import places
@@ -223,6 +224,14 @@ def test_one_unit_moves_no_vector_of_a_join_beyond_its_sensitivity(seed: int, pl
     for statistic in grant.statistics:
         by = [a - b for a, b in zip(whole.vectors[statistic.name], neighbour.vectors[statistic.name], strict=True)]
         assert sum(map(abs, by)) <= statistic.sensitivity
+
+
+@given(ids=st.lists(st.integers(-4, 4), max_size=30), most=st.integers(1, 6), factor=st.sampled_from([1, 3, 2**60]), ordered=st.booleans())
+@settings(RUNS, max_examples=100)
+def test_too_many_rows_of_a_unit_are_seen_in_any_order_near_and_far(ids: list[int], most: int, factor: int, ordered: bool) -> None:
+    table = pa.table({"pid": pa.array([unit * factor for unit in (sorted(ids) if ordered else ids)], pa.int64())})
+    assert repeats_beyond(table, PEOPLE, ["pid"], most) == any(ids.count(unit) > most for unit in ids)
+    assert repeats_beyond(table.append_column("plan", table.column("pid")), PEOPLE, ["pid", "plan"], most) is None
 
 
 def test_a_unit_longer_than_many_blocks_and_those_around_it_are_each_whole() -> None:
