@@ -215,6 +215,17 @@ IN, OUT = M.take_standard_input(), M.take_standard_output()
 M.confine({memory})
 """
 
+_CONFINED_TOTAL = r"""
+import sys
+sys.path.insert(0, {root!r})
+import encodings.idna, fcntl, termios  # whatever an attack needs is at hand
+import enclaves.joint_main as J, enclaves.main as M
+J.limit_self(walled=True)
+IN, OUT = M.take_standard_input(), M.take_standard_output()
+J.preload()
+J.confine()
+"""
+
 _BARE = "import sys\nOUT = sys.stdout.buffer\n"
 
 HARMLESS = ("tcp", "udp", "file-of-another-run", "folder-of-the-host", "environments", "host-processes", "signal-victim", "forks",
@@ -228,10 +239,14 @@ class Stage:
 
     aim: Mapping[str, Any]
 
-    def code(self, root: Path, *, memory_mib: int | None, only: tuple[str, ...] = ()) -> str:
-        """Python text that plays the attempts, confined like an enclave, or as it is for None, and answers one frame of JSON."""
+    def code(self, root: Path, *, memory_mib: int | None, only: tuple[str, ...] = (), total: bool = False) -> str:
+        """Python text that plays the attempts and answers one frame of JSON.
+
+        Confined like an enclave, or like what computes a joint total, or as it is for `memory_mib` None.
+        """
         aim = dict(self.aim) | {"code": str(root), "only": list(only), "jailed": memory_mib is not None}
-        opening = _BARE if memory_mib is None else _CONFINED.format(root=str(root), memory=memory_mib)
+        confined = _CONFINED_TOTAL if total else _CONFINED
+        opening = _BARE if memory_mib is None else confined.format(root=str(root), memory=memory_mib)
         return f"import json\nAIM = json.loads({json.dumps(aim)!r})\n{opening}\n{_ATTEMPTS}\n{_SAY}"
 
 

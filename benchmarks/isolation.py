@@ -23,10 +23,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks._attempts import HARMLESS, Stage, stage
+from enclaves.kit.jail import START
 from enclaves.kit.measure import checkout_root, measurement
 from policies.odrl import agreement_document
 from sandbox.jobs import launch
-from sandbox.jobs.isolation import START, default_isolation
+from sandbox.jobs.isolation import default_isolation
 from sandbox.jobs.launch import EnclaveProcess
 from tests.support.runs import Bench, bench, replace_grant
 

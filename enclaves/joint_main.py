@@ -1,7 +1,8 @@
-"""The child process of a joint total: limits first, one question on standard input, one answer on standard output, then the end.
+"""The child process of a joint total: limits first, one question on a socket, one answer on standard output, then the end.
 
-What comes from others is parsed here, so that whatever it does to a library happens to this process alone. Paths name files; the answer
-says what was written, whose contribution was refused, or a code word.
+What comes from others is parsed here, so that whatever it does to a library happens to this process alone, between the walls of its
+jail. Files come as open descriptors; the answer names what was made, whose contribution was refused, or a code word, and what was made
+follows it.
 """
 
 from __future__ import annotations
@@ -11,26 +12,34 @@ import hashlib
 import os
 import resource
 import signal
-import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from policies.isolation import Layer
+    from policies.joint_documents import JointManifest
+    from policies.joint_grant import JointGrant
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 ADDRESS_SPACE = 16 << 30
 CPU_SECONDS = 1800
 OPEN_FILES = 128
 LARGEST_FILE = 8 << 30
+LARGEST_MEMORY_FILE = 64 << 20
+"""SEAL's bindings write keys and single ciphertexts into files in memory, which the limit on files counts."""
+
 LARGEST_QUESTION = 16 << 20
 
 
-def limit_self() -> None:
+def limit_self(*, walled: bool) -> None:
     """Die with the parent; no core dump; bounded memory, time, files and descriptors; not readable by other processes."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(PR_SET_DUMPABLE, 0)
     for what, most in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, LARGEST_FILE),
+        (resource.RLIMIT_FSIZE, LARGEST_MEMORY_FILE if walled else LARGEST_FILE),
         (resource.RLIMIT_AS, ADDRESS_SPACE),
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
@@ -40,11 +49,44 @@ def limit_self() -> None:
         resource.setrlimit(what, (allowed, allowed))
 
 
-def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer to one question. Raises SandboxError for what the asker can put right."""
+def confine() -> list[Layer]:
+    """Allow only the listed system calls from now on, and return the layers that this process finds around itself.
+
+    `limits` is not among them: its files in memory can grow, and more memory is allowed than a run of SQL may have.
+    """
+    from enclaves.confinement import layers_around, limit_threads
+    from enclaves.seccomp import confine_system_calls
+
+    found = layers_around(0)
+    if "uid" in found:
+        limit_threads()
+    if confine_system_calls(memory_files=True):
+        found.append("syscalls")
+    return found
+
+
+def preload() -> None:
+    """Use what a total needs once, on nothing of anybody's: no library can be loaded once system calls are confined."""
+    import numpy as np
+
+    import enclaves.joint  # noqa: F401
+    from enclaves.dp import draw_share
+    from enclaves.kit import he
+    from enclaves.preload import preload as preload_runs
+    from policies.joint import PARAMETERS
+
+    preload_runs()
+    name = min(PARAMETERS, key=lambda known: PARAMETERS[known].ciphertext_bytes)
+    pair = he.generate_key(name)
+    encrypted = he.encrypt(name, pair.public, he.pack(name, np.zeros(1, dtype=np.int64), 1))
+    he.decrypt(name, pair.secret, encrypted)
+    draw_share(1, 1 << 20)
+
+
+def answer(question: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[dict[str, Any], bytes]:
+    """Return the answer to one question and the bytes that come with it. Raises SandboxError for what the asker can put right."""
     from enclaves import joint
-    from enclaves.kit.he_masks import MaskKey
-    from enclaves.kit.sources import read_table
+    from enclaves.kit.child import PUBLIC, SECRET, TOTAL
     from policies.codec import decode
     from policies.granted import MAX_RELEASE
     from policies.joint_documents import JointManifest
@@ -54,59 +96,93 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     grant, agreement = decode(JointGrant, question["grant"]), parse_agreement(question["agreement"])
     declarations = agreement.by_dataset
     if question["verb"] == "add_up":
-        files = {name: _named(Path(path), digest) for name, (path, digest) in question["contributions"].items()}
+        parts = {name: _named(files[name], digest) for name, digest in question["contributions"].items()}
         try:
-            total = joint.add_up(grant, declarations, files, _named(Path(question["public"][0]), question["public"][1]))
+            return _made(joint.add_up(grant, declarations, parts, _named(files[PUBLIC], question["public"])))
         except joint.Rejected as rejected:
-            return {"rejected": rejected.contributor, "code": rejected.code}
-        return {"digest": _write(question["output"], total)}
+            return {"rejected": rejected.contributor, "code": rejected.code}, b""
     manifest = decode(JointManifest, question["manifest"])
     if question["verb"] == "open":
-        total, secret = _named(Path(question["total"][0]), question["total"][1]), Path(question["secret"]).read_bytes()
         allowed = (agreement.terms_of(member).output_bytes for member in grant.pool.members)
         most = min([MAX_RELEASE, *(bound for bound in allowed if bound is not None)])
-        sealed, withheld = joint.open_total(grant, manifest, declarations, total, secret, most=most)
-        return {"sealed": sealed.hex() if sealed is not None else None, "withheld": withheld}
-    member = decode(str, question["member"])
+        total = _named(files[TOTAL], question["total"])
+        sealed, withheld = joint.open_total(grant, manifest, declarations, total, files[SECRET], most=most)
+        return {"sealed": sealed.hex() if sealed is not None else None, "withheld": withheld}, b""
+    return _made(_contribution(question, files, grant, manifest))
+
+
+def _contribution(question: Mapping[str, Any], files: Mapping[str, bytes], grant: JointGrant, manifest: JointManifest) -> bytes:
+    from enclaves import joint
+    from enclaves.kit.child import PUBLIC
+    from enclaves.kit.he_masks import MaskKey
+    from enclaves.kit.sources import read_table
+    from policies.codec import decode
+    from policies.odrl import parse_agreement
+
+    member, declarations = decode(str, question["member"]), parse_agreement(question["agreement"]).by_dataset
     table = read_table(Path(question["data"]), declarations[member], decode(dict[str, str], question["sources"]))
     masks = [MaskKey(key=bytes.fromhex(item["key"]), adds=item["adds"]) for item in question["masks"]]
-    public = _named(Path(question["public"][0]), manifest.public_key)
-    data = joint.contribute(grant, manifest, declarations, member, table, public, masks, processes=os.cpu_count() or 1)
-    return {"digest": _write(question["output"], data)}
+    public = _named(files[PUBLIC], manifest.public_key)
+    return joint.contribute(grant, manifest, declarations, member, table, public, masks, processes=os.cpu_count() or 1)
 
 
-def _named(path: Path, digest: str) -> bytes:
-    """The bytes of a file, if its digest is this one. What is digested is what is read."""
+def _named(data: bytes, digest: str) -> bytes:
+    """The bytes, if their digest is this one."""
     from policies.errors import Tampered
 
-    data = path.read_bytes()
-    if "sha256:" + hashlib.sha256(data).hexdigest() != digest:
+    if _digest(data) != digest:
         raise Tampered("a file is not the one that was named", code="upload-digest")
     return data
 
 
-def _write(path: str, data: bytes) -> str:
-    Path(path).write_bytes(data)
+def _made(data: bytes) -> tuple[dict[str, Any], bytes]:
+    return {"digest": _digest(data)}, data
+
+
+def _digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def main() -> None:
-    """Entry point of the child process. An unforeseen error ends it with status 1 and no word."""
-    limit_self()
-    outgoing = os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        import enclaves.joint  # noqa: F401 - loaded before there is a question
-        from policies.canonical import canonical, parse_json
-        from policies.errors import SandboxError
+def serve(*, walled: bool) -> None:
+    """Say between which layers this process stands, then answer one question."""
+    from enclaves.kit.frames import receive_frame, write_frame
+    from enclaves.main import take_standard_input, take_standard_output
+    from policies.canonical import canonical, parse_json
+    from policies.errors import SandboxError
 
-        try:
-            found = answer(parse_json(sys.stdin.buffer.read(), limit=LARGEST_QUESTION))
-        except SandboxError as error:
-            found = {"error": type(error).__name__, "code": error.code, "message": error.message}
-        outgoing.write(canonical(found))
-        outgoing.flush()
+    outgoing, incoming = take_standard_output(), take_standard_input()
+    import enclaves.joint  # noqa: F401 - loaded before there is a question
+
+    found: list[Layer] = []
+    if walled:
+        preload()
+        found = confine()
+    write_frame(outgoing, canonical({"isolation": list(found)}))
+    text, handles = receive_frame(incoming)
+    made = b""
+    try:
+        question = parse_json(text, limit=LARGEST_QUESTION)
+        files = {name: _whole(handle) for name, handle in zip(question["files"], handles, strict=True)}
+        said, made = answer(question, files)
+        said |= {"bytes": len(made)} if made else {}
+    except SandboxError as error:
+        said = {"error": type(error).__name__, "code": error.code, "message": error.message}
+    write_frame(outgoing, canonical(said))
+    outgoing.write(made)
+    outgoing.flush()
+
+
+def _whole(handle: int) -> bytes:
+    with os.fdopen(handle, "rb") as file:
+        return file.read()
+
+
+def main(*, walled: bool) -> None:
+    """Entry point of the child process. An unforeseen error ends it with status 1 and no word."""
+    limit_self(walled=walled)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # it would start a thread per core when it is loaded
+    try:
+        serve(walled=walled)
     except BaseException:  # noqa: BLE001 - what is unforeseen here may tell of data
         os._exit(1)
     os._exit(0)

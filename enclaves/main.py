@@ -62,7 +62,7 @@ class AttesterOutside:
 
     def endorse(self, bound: bytes) -> Endorsed:
         """Return what the TEE says of `bound`. Raises OSError if there is no such TEE."""
-        from enclaves.frames import receive_frame, write_frame
+        from enclaves.kit.frames import receive_frame, write_frame
         from policies.canonical import canonical, parse_json
         from policies.codec import decode
         from policies.statement import Endorsed
@@ -78,7 +78,7 @@ def serve(incoming: socket.socket, outgoing: IO[bytes], memory_mib: int) -> None
     """Speak the protocol of this module for one run."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # it would start a thread per core when it is loaded
     from enclaves.evidence import attest
-    from enclaves.frames import receive_frame, write_frame
+    from enclaves.kit.frames import receive_frame, write_frame
     from enclaves.kit.measure import checkout_root, measurement
     from enclaves.kit.tables import bound_threads
     from enclaves.preload import preload

@@ -38,15 +38,20 @@ Instruction: TypeAlias = tuple[int, int, int, int]
 
 
 class Arch(NamedTuple):
-    """One architecture: its audit number, the number of seccomp(2), and the numbers of the calls that are allowed or looked into."""
+    """One architecture: its audit number, the number of seccomp(2), and the numbers of the calls that are allowed or looked into.
+
+    Attributes:
+        memory_files: calls that are allowed besides to a process that may write files which are only in memory.
+    """
 
     audit: int
     seccomp: int
     numbers: dict[str, int]
+    memory_files: dict[str, int]
 
 
 # fmt: off
-X86_64 = Arch(audit=0xC000003E, seccomp=317, numbers={
+X86_64 = Arch(audit=0xC000003E, seccomp=317, memory_files={"memfd_create": 319, "ftruncate": 77, "pwrite64": 18, "preadv2": 327}, numbers={
     "read": 0, "readv": 19, "pread64": 17, "preadv": 295, "write": 1, "writev": 20, "close": 3, "fstat": 5, "newfstatat": 262,
     "statx": 332, "stat": 4, "lstat": 6, "lseek": 8, "fcntl": 72, "dup": 32, "openat": 257, "access": 21, "faccessat": 269,
     "faccessat2": 439, "readlink": 89, "readlinkat": 267, "getdents64": 217, "getcwd": 79, "fstatfs": 138, "statfs": 137,
@@ -59,7 +64,7 @@ X86_64 = Arch(audit=0xC000003E, seccomp=317, numbers={
     "getrusage": 98, "prlimit64": 302, "getrlimit": 97, "times": 100, "prctl": 157, "getrandom": 318, "clock_gettime": 228,
     "clock_getres": 229, "clock_nanosleep": 230, "nanosleep": 35, "gettimeofday": 96, "time": 201,
 })
-AARCH64 = Arch(audit=0xC00000B7, seccomp=277, numbers={
+AARCH64 = Arch(audit=0xC00000B7, seccomp=277, memory_files={"memfd_create": 279, "ftruncate": 46, "pwrite64": 68, "preadv2": 286}, numbers={
     "read": 63, "readv": 65, "pread64": 67, "preadv": 69, "write": 64, "writev": 66, "close": 57, "fstat": 80, "newfstatat": 79,
     "statx": 291, "lseek": 62, "fcntl": 25, "dup": 23, "openat": 56, "faccessat": 48, "faccessat2": 439, "readlinkat": 78,
     "getdents64": 61, "getcwd": 17, "fstatfs": 44, "statfs": 43, "fadvise64": 223, "recvmsg": 212, "recvfrom": 207, "ppoll": 73,
@@ -106,8 +111,19 @@ DENIED_AS_MISSING = ("clone3",)
 """Its flags lie in memory, where a filter cannot look. Told that it does not exist, the C library uses clone."""
 
 
-def program(arch: Arch) -> list[Instruction]:
-    """Return the filter for an architecture: another architecture or the x32 table ends the process; whatever is not listed is EPERM."""
+MEMFD_PLAIN = (0, 1, 2, 3)
+"""Flags of memfd_create: MFD_CLOEXEC and MFD_ALLOW_SEALING; no huge pages, nothing that says whether it may be executed."""
+
+
+def program(arch: Arch, *, memory_files: bool = False) -> list[Instruction]:
+    """Return the filter for an architecture: another architecture or the x32 table ends the process; whatever is not listed is EPERM.
+
+    Args:
+        memory_files: allow files in memory to be made and anything to be opened for writing: which file it is, a filter cannot see. What
+            is not in memory, the mounts keep from being written.
+    """
+    numbers = {**arch.numbers, **(arch.memory_files if memory_files else {})}
+    conditions = {**CONDITIONS, "openat": (), "memfd_create": (Condition(argument=1, one_of=MEMFD_PLAIN),)} if memory_files else CONDITIONS
     code: list[Instruction] = [
         (LD_ABS, 0, 0, ARCH),
         (JEQ, 1, 0, arch.audit),
@@ -116,11 +132,11 @@ def program(arch: Arch) -> list[Instruction]:
     ]
     if arch is X86_64:
         code += [(JGE, 0, 1, X32_BIT), (RET, 0, 0, RET_KILL_PROCESS)]
-    for name, number in sorted(arch.numbers.items(), key=lambda item: item[1]):
+    for name, number in sorted(numbers.items(), key=lambda item: item[1]):
         if name in DENIED_AS_MISSING:
             answer: list[Instruction] = [(RET, 0, 0, RET_ERRNO | errno.ENOSYS)]
         else:
-            answer = [step for condition in CONDITIONS.get(name, ()) for step in _require(condition)] + [(RET, 0, 0, RET_ALLOW)]
+            answer = [step for condition in conditions.get(name, ()) for step in _require(condition)] + [(RET, 0, 0, RET_ALLOW)]
         code += [(JEQ, 0, len(answer), number), *answer]
     return [*code, (RET, 0, 0, RET_ERRNO | errno.EPERM)]
 
@@ -147,12 +163,12 @@ def assemble(code: list[Instruction]) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
-def confine_system_calls() -> bool:
+def confine_system_calls(*, memory_files: bool = False) -> bool:
     """Install the filter on all threads of this process, for good. False where the kernel or the architecture has no such filter."""
     arch = ARCHES.get(os.uname().machine)
     if arch is None:
         return False
-    code = program(arch)
+    code = program(arch, memory_files=memory_files)
     held = ctypes.create_string_buffer(assemble(code))
     # struct sock_fprog: a 16-bit length, padding, a pointer.
     fprog = ctypes.create_string_buffer(struct.pack("@HP", len(code), ctypes.addressof(held)))

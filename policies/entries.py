@@ -22,6 +22,8 @@ EntryKind = Literal[
     "rotated", "revoked", "readmitted", "log_rotated", "epoch_opened", "epoch_signed", "repeated",
     "tightened", "awaiting", "approved", "duty_done", "measured", "destroyed",
     "joint_keyed", "joint_contributed", "joint_dropped", "joint_summed", "joint_released", "joint_withheld",
+    "renounced", "voided",
+    "exchange_proposed", "exchange_act", "handed_over", "exchange_ended",
 ]  # fmt: skip
 """Every kind of entry of version 1. Kinds are only ever added."""
 
@@ -39,7 +41,7 @@ class Header:
     Attributes:
         at: milliseconds since 1970 by the host's clock.
         ids: names and digests by field, for example ``{"job": ..., "agreement": ...}``.
-        losses: for `charged`, provider, id space, amount, delta0 and measure per ledger.
+        losses: for `charged` and `voided`, provider, id space, amount, delta0 and measure per ledger.
         commitment: SHA-256 over salt and canonical body.
     """
 

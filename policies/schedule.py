@@ -140,6 +140,8 @@ def allot(known: Outline, plan: Plan, loss: Loss, minimum_group: int) -> tuple[S
         message, code, where = known.refused or ("the plan cannot be scheduled", "malformed", None)
         raise Malformed(message, code=code, where=where)
     bound, wanted = known.bound, known.wanted
+    if plan.scoring is not None:
+        return _unnoised(loss)
     if plan.training is not None:
         return _training(known.needed, bound, loss)
     tested = plan.discovers or minimum_group > 1
@@ -157,6 +159,13 @@ def allot(known: Outline, plan: Plan, loss: Loss, minimum_group: int) -> tuple[S
         replace(s, threshold=threshold_for(s, bound.cells, loss.delta0)) if plan.discovers and s.measured == units else s
         for s in statistics
     )
+
+
+def _unnoised(loss: Loss) -> tuple[Statistic, ...]:
+    """Scores are drawn with no noise and charged no loss: they are of the asker's own rows."""
+    if loss.amount or loss.delta0:
+        raise Malformed("scores cost no privacy loss; ask for 0", code="loss-unused")
+    return ()
 
 
 TRAINED: frozenset[str] = frozenset({"moments", "gradients", "curvatures", "clusters", "scores", "errors"})

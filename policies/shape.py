@@ -245,8 +245,8 @@ def _sound(plan: Plan, declarations: Mapping[str, Declaration]) -> Shape:
             typed(argument, found.scope)
     for item in plan.inputs:
         typed(item.expression, found.scope)
-    if plan.training is not None and any(dataset.startswith(POOLS) for dataset in plan.sources):
-        raise Malformed("a training reads rows inside an enclave; the rows of a pool are in none", code="sql")
+    if plan.inputs and any(dataset.startswith(POOLS) for dataset in plan.sources):
+        raise Malformed("a model reads rows inside an enclave; the rows of a pool are in none", code="sql")
     if plan.training is not None and [(o.function, o.filter) for o in plan.aggregates] != [("COUNT_UNITS", None)]:
         raise Malformed("a plan that trains counts its units, and nothing else", where="outputs")
     return found

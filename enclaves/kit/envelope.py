@@ -16,7 +16,8 @@ Purpose = Literal[
     "admission", "declaration", "version", "offer", "agreement", "agreement-signature", "job-request", "key-release", "key-refusal",
     "key-rotation", "key-revocation", "epoch", "key-destruction",
     "tightening", "job-approval", "duty-done",
-    "joint-manifest", "joint-contribution", "joint-statement",
+    "joint-manifest", "joint-contribution", "joint-statement", "grant-renunciation",
+    "exchange", "exchange-act",
 ]  # fmt: skip
 
 

@@ -46,7 +46,11 @@ class Waiting:
 
 
 def waiting(host: Host, caller: Participant) -> list[Waiting]:
-    """Joint totals that wait for the caller, oldest first."""
+    """Joint totals that wait for the caller, oldest first.
+
+    What they refer to is under a checkpoint by then: whoever recorded it may not have come to publish it yet, or have died before, and the
+    caller holds every item against the log.
+    """
     found = []
     with host.store.reading() as tx:
         for attempt, job in tx.running_joint():
@@ -57,6 +61,8 @@ def waiting(host: Host, caller: Participant) -> list[Waiting]:
             if task is not None:
                 ordered = tuple(signed[name] for name in attempt.contributors if name in signed)
                 found.append(Waiting(task=task, attempt=attempt, contributions=ordered if task == "opening" else (), job=job))
+    if found:
+        host.publish()
     return found
 
 
@@ -259,6 +265,7 @@ def record_drop(host: Host, job: Job, grant: JointGrant, attempt: int, dropped: 
         if again:
             tx.set_joint_attempt(JointAttempt(job=job.id, attempt=attempt + 1, contributors=left))
     host.publish()
+    host.on_step("joint-dropped")
     return again
 
 

@@ -7,12 +7,13 @@ without it, under a new key, or the job fails, as the agreement says. After a su
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from enclaves.kit.child import Child
+from enclaves.kit.child import PUBLIC, Child
 from enclaves.kit.envelope import Signed
 from policies.codec import decode, encode
 from policies.errors import NotFound, SandboxError, Unavailable
@@ -25,13 +26,15 @@ from sandbox.jobs.run import WAIT_S, Run, RunFailed, Steps, aside, persist, rest
 T = TypeVar("T")
 CHUNK = 1 << 20
 
+_log = logging.getLogger("sandbox.isolation")
+
 
 class JointRun(Run):
     """One execution of a joint total that `worker` took."""
 
     def through(self) -> Steps[None]:
         """Go through all attempts, until the key holder's statement has ended the job. The child that adds loads while others work."""
-        child = Child()
+        child = Child(first_uid=self.host.config.enclave_first_uid)
         child.ready()
         try:
             yield from self._attempts(child)
@@ -114,7 +117,7 @@ class JointRun(Run):
         blobs, key = self.host.blobs, decode(JointManifest, attempt.manifest.body).public_key
         named = {name: decode(JointContribution, signed[name].body).ciphertexts for name in attempt.contributors}
         try:
-            files = {name: [str(blobs.path(digest)), digest] for name, digest in named.items()}
+            files = {name: blobs.path(digest) for name, digest in named.items()}
         except NotFound as error:
             raise Unavailable("a contribution is not stored any more", code="upload-lost") from error
         output = blobs.scratch()
@@ -122,12 +125,12 @@ class JointRun(Run):
             "verb": "add_up",
             "grant": encode(grant),
             "agreement": stored,
-            "public": [str(blobs.path(key)), key],
-            "contributions": files,
-            "output": str(output),
+            "public": key,
+            "contributions": named,
         }
         try:
-            found = child.ask(question, timeout=self.host.config.run_timeout_s)
+            found = child.ask(question, {**files, PUBLIC: blobs.path(key)}, output, timeout=self.host.config.run_timeout_s)
+            _log.info("joint total of %s added up between the layers: %s", self.job.id, ", ".join(child.layers) or "none")
             if "rejected" in found:
                 return None, {str(found["rejected"]): str(found["code"])}
             return blobs.add(_chunks(output), inspect=lambda head, tail, size: None)[0], {}

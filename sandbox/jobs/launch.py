@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from enclaves.attesters import find_attester
-from enclaves.frames import read_frame, send_frame
+from enclaves.kit.frames import read_frame, send_frame
+from enclaves.kit.jail import START, Uid
 from enclaves.kit.measure import checkout_root
 from policies.attestation import EnclaveKind
 from policies.canonical import canonical, parse_json
@@ -33,7 +34,7 @@ from policies.isolation import Layer
 from policies.statement import Nonce, SignedEvidence, SignedStatement
 from sandbox.config import Config
 from sandbox.jobs.cgroups import Group, remove_groups
-from sandbox.jobs.isolation import START, THREADS, Isolation, Uid, default_isolation, isolation_of
+from sandbox.jobs.isolation import THREADS, Isolation, default_isolation, isolation_of
 
 T = TypeVar("T")
 

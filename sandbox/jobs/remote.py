@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, TypeVar, cast
 
-from enclaves.frames import read_frame, write_frame
+from enclaves.kit.frames import read_frame, write_frame
 from policies.canonical import canonical, parse_json
 from policies.codec import decode, encode
 from policies.errors import Malformed, SandboxError

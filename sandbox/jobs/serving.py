@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from enclaves.frames import read_frame, write_frame
+from enclaves.kit.frames import read_frame, write_frame
 from policies.canonical import canonical
 from policies.codec import decode, encode
 from policies.errors import Malformed, SandboxError

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from enclaves.kit.child import Child
+from enclaves.kit.child import PUBLIC, SECRET, TOTAL, Child
 from enclaves.kit.envelope import Signed, verify_document
 from enclaves.kit.he import generate_key
 from enclaves.kit.he_masks import mask_keys
@@ -142,9 +142,12 @@ class Contributor(JointPart):
     Attributes:
         tables: by dataset, the local file and its columns' names in it where they differ from the declared ones. Nothing of it is sent
             but encrypted, bounded, masked totals.
+        child: reads files of this participant's own, by their paths, and one public key of fixed shape; it may start processes to encrypt
+            on several cores, and so has no walls.
     """
 
     tables: Mapping[str, tuple[Path, Mapping[str, str]]] = field(default_factory=dict)
+    child: Child = field(default_factory=lambda: Child(walled=False))
 
     tasks = frozenset({"contribution"})
 
@@ -196,10 +199,10 @@ class Contributor(JointPart):
                     "member": member,
                     "data": str(path.resolve()),
                     "sources": dict(sources),
-                    "public": [str(key), manifest.public_key],
                     "masks": [{"key": mask.key.hex(), "adds": mask.adds} for mask in masks],
-                    "output": str(output),
-                }
+                },
+                {PUBLIC: key},
+                output,
             )
             data = output.read_bytes()
         if found["digest"] != digest_bytes(data):
@@ -315,13 +318,14 @@ class KeyHolder(JointPart):
                         "grant": encode(grant),
                         "manifest": encode(manifest),
                         "agreement": agreement_document(checked.agreement),
-                        "total": [str(path), abort.total],
-                        "secret": str(home.folder / _secret_file(grant.job)),
-                    }
+                        "total": abort.total,
+                    },
+                    {TOTAL: path, SECRET: home.folder / _secret_file(grant.job)},
                 )
         except SandboxError as error:
             home.note("error", code=error.code, message="the opening ended without a release")
             return
+        home.note("decrypted", job=grant.job, total=abort.total, isolation=" ".join(self.child.layers))
         sealed = found["sealed"]
         fields = {"sealed": digest_bytes(bytes.fromhex(sealed)), "withheld": None} if sealed else {"withheld": found["withheld"]}
         home.write(_opened_file(grant.job), {"statement": encode(abort) | fields, "sealed": sealed or ""})

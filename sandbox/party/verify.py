@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from enclaves.kit.appraisal import release_info
 from enclaves.kit.sealing import SealingKey
@@ -13,11 +13,15 @@ from policies.codec import decode, encode
 from policies.errors import ReleaseWithheld, Tampered
 from policies.grant import AnyGrant, Grant, grant_digest
 from policies.joint_documents import JointRelease
-from policies.plan import plan_of
+from policies.model import passes
 from policies.request import JobRequest
-from policies.statement import AnyRelease
+from policies.statement import AnyRelease, Release, verdict_of
 from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt, verify_joint_receipt
-from sandbox.audit.receipt import verify_receipt
+from sandbox.audit.receipt import Receipt, require_handed_over, verify_receipt
+
+if TYPE_CHECKING:
+    from policies.declaration import Declaration
+    from policies.query import Plan
 
 OpenedRelease: TypeAlias = AnyRelease | JointRelease
 """A release of whatever kind of job."""
@@ -55,15 +59,29 @@ def verify_release(
     # A grant of an earlier law has a plan that only its own parser makes: its SQL is bound by the request's digest, and every broker
     # derived the plan before it gave keys.
     current = isinstance(grant, Grant)
-    if grant.loss != request.loss or (current and grant.plan != plan_of(request, agreement.by_dataset)):
+    if grant.loss != request.loss or (current and grant.plan != _plan_of(request, agreement.by_dataset)):
         raise Tampered("the grant is for another plan or loss than requested", code="receipt-plan")
     withheld = verified.receipt.statement.statement.withheld
     if withheld is not None:
         raise ReleaseWithheld(f"the gate withheld the release: {withheld}", code=withheld)
+    if request.exchange is not None and request.exchange.form == "delivery":
+        require_handed_over(receipt, verified.checkpoint, request.exchange)
     release: AnyRelease = decode(cast(Any, AnyRelease), _opened(grant, sealed, key_of))
     if release.grant != grant_digest(grant) or release.statistics != grant.statistics or release.loss != grant.loss:
         raise Tampered("the opened release is not the granted one", code="release-grant")
+    _require_verdict(release, receipt)
     return release
+
+
+def _require_verdict(release: AnyRelease, receipt: Receipt) -> None:
+    """The bit that the enclave stated of a model's test is what the released metrics say."""
+    stated, grant = verdict_of(receipt.statement.statement), receipt.grant
+    test = grant.plan.training.test if isinstance(grant, Grant) and grant.plan.training is not None else None
+    if test is None or not isinstance(release, Release):
+        return
+    own = "yes" if release.model is not None and passes(release.model.metrics, test) else "no"
+    if own != stated:
+        raise Tampered("the enclave stated another result of the test than the metrics give", code="release-test")
 
 
 def _opened(grant: AnyGrant, sealed: bytes, key_of: Callable[[str], SealingKey]) -> Any:
@@ -84,7 +102,7 @@ def _verify_joint(
     grant = receipt.grant
     if job not in (None, grant.job) or grant.request != digest(encode(request)) or grant.recipient.id != request.consumer:
         raise Tampered("the receipt answers another request", code="receipt-request")
-    if grant.loss != request.loss or grant.plan != plan_of(request, agreement.by_dataset):
+    if grant.loss != request.loss or grant.plan != _plan_of(request, agreement.by_dataset):
         raise Tampered("the grant is for another plan or loss than requested", code="receipt-plan")
     withheld = verified.statement.withheld
     if withheld is not None:
@@ -106,5 +124,11 @@ def require_same_question(asked: JobRequest, earlier: JobRequest, agreement: Agr
         earlier.loss,
     )
     declarations = agreement.by_dataset
-    if not same or plan_of(asked, declarations) != plan_of(earlier, declarations):
+    if not same or _plan_of(asked, declarations) != _plan_of(earlier, declarations):
         raise Tampered("the service repeats the answer to another question", code="receipt-request")
+
+
+def _plan_of(request: JobRequest, declarations: Mapping[str, Declaration]) -> Plan:
+    from policies.plan import plan_of  # loads the SQL parser, which most commands of a participant do without
+
+    return plan_of(request, declarations)

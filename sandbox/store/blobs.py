@@ -10,12 +10,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from enclaves.kit.columns import inspect_envelope
 from policies.errors import NotFound, TooLarge, Unavailable
 from policies.names import require_digest
 
 PARTIAL, REMOVING, PROBE = ".upload-", ".remove-", ".probe-"
 """Prefixes of files that are no uploads yet, or no more."""
+
+
+def _require_encrypted(head: bytes, tail: bytes, size: int) -> None:
+    from enclaves.kit.columns import inspect_envelope  # loads pyarrow, which a process that stores no upload does without
+
+    inspect_envelope(head, tail, size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +35,7 @@ class Blobs:
     folder: Path
     limit: int
 
-    def add(self, chunks: Iterable[bytes], *, inspect: Callable[[bytes, bytes, int], None] = inspect_envelope) -> tuple[str, int]:
+    def add(self, chunks: Iterable[bytes], *, inspect: Callable[[bytes, bytes, int], None] = _require_encrypted) -> tuple[str, int]:
         """Stream an upload to disk and return (digest, size). It appears whole under its digest or not at all.
 
         Args:

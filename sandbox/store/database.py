@@ -16,12 +16,13 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from policies.errors import Conflict, SandboxError, Tampered, Unavailable
 from sandbox.store.acts import ActTables
+from sandbox.store.escrow import EscrowTables
 from sandbox.store.joint import JointTables
 from sandbox.store.keys import KeyTables
 from sandbox.store.lineage import LineageTables
 from sandbox.store.listings import Listings
 from sandbox.store.log import LogTables
-from sandbox.store.migrations import current, head, migrate, revisions
+from sandbox.store.migrations import current, head, migrate, newest, revisions
 from sandbox.store.notices import NoticeTables
 from sandbox.store.operations import OperationTables
 from sandbox.store.recovery import RecoveryTables
@@ -45,7 +46,9 @@ PREPARING = 0x5A4D_B0C5
 """PostgreSQL advisory lock under which tables are made: processes that start at once would make them twice."""
 
 
-class Transaction(LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables, ActTables, JointTables):
+class Transaction(
+    LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables, ActTables, JointTables, EscrowTables
+):
     """All verbs of the store on one open transaction."""
 
     def __init__(self, connection: Connection) -> None:
@@ -76,7 +79,8 @@ class Store:
         try:
             with self.transaction() as tx:
                 hold_schema(tx.connection)
-                migrate(tx.connection)
+                if not newest(tx.connection):
+                    migrate(tx.connection)
                 _fix_origin(tx.connection, origin)
         except SandboxError:
             self.close()

@@ -64,11 +64,11 @@ class Terminal:
         )  # fmt: skip
         return self._judged(arguments, done.returncode, exits, Done(done.stdout, done.stderr))
 
-    def run(self, *arguments: str, exits: int = SUCCESS, stdin: str = "") -> Done:
+    def run(self, *arguments: str, exits: int = SUCCESS, stdin: str = "", **settings: str) -> Done:
         """Run one command through the same entry point inside this process, which saves the start of an interpreter."""
         out, err, code = io.StringIO(), io.StringIO(), SUCCESS
         with (
-            mock.patch.dict(os.environ, self.service.environment, clear=True),
+            mock.patch.dict(os.environ, self.service.environment | settings, clear=True),
             mock.patch.object(sys, "argv", ["sandbox", *arguments]),
             mock.patch.object(sys, "stdin", io.StringIO(stdin)),
             redirect_stdout(out),
@@ -129,13 +129,12 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
 
 
 def _admit(terminal: Terminal) -> None:
-    answer = terminal.process_json("admin", "admit", "insurer")
+    answer = terminal.json("admin", "admit", "insurer")
     terminal.codes = {"insurer": answer["code"]} | {role: terminal.service.code(role) for role in CAST if role != "insurer"}
     terminal.printed.clear()  # the one command whose purpose is to print a secret
     for role, title in CAST.items():
-        run = terminal.process_json if role == "insurer" else terminal.json
-        answer = run("party", "init", "--home", terminal.home(role), "--name", role, "--title", title, "--url", terminal.service.url + "/",
-                     "--code", terminal.codes[role])  # fmt: skip
+        named = ("--home", terminal.home(role), "--name", role, "--title", title, "--url", terminal.service.url + "/")
+        answer = terminal.json("party", "init", *named, "--code", terminal.codes[role])
         assert answer["participant"] == role
         assert set(answer["fingerprints"]) == {"signing", "sealing"}
 
@@ -143,13 +142,12 @@ def _admit(terminal: Terminal) -> None:
 def _publish(terminal: Terminal) -> None:
     tables = {"insurer": plans_table(200), "clinic": care_table(200)}
     for role, declaration in DECLARATIONS.items():
-        run = terminal.process_json if role == "insurer" else terminal.json
         form = encode(declaration)
         form["columns"] = {column.pop("name"): column for column in form["columns"]}
         (terminal.folder / f"{role}.yaml").write_text(yaml.safe_dump(form), encoding="utf-8")
         table = write_plaintext(tables[role], terminal.folder / f"{role}.parquet")
         form_file = str(terminal.folder / f"{role}.yaml")
-        answer = run("party", "publish", "--home", terminal.home(role), "--declaration", form_file, str(table))
+        answer = terminal.json("party", "publish", "--home", terminal.home(role), "--declaration", form_file, str(table))
         assert (answer["version"]["dataset"], answer["version"]["version"]) == (declaration.dataset, 1)
         assert "rows beyond the contribution bound" in answer["changed_by_bounds"], role
 
@@ -157,7 +155,6 @@ def _publish(terminal: Terminal) -> None:
 def _agree(terminal: Terminal) -> None:
     offers = []
     for role, declaration in DECLARATIONS.items():
-        run = terminal.process_json if role == "insurer" else terminal.json
         terms = offer_on(declaration, "institute", "sha256:" + "0" * 64, total="3", per_job="2").terms
         form = {
             "uid": f"{role}-research",
@@ -172,16 +169,15 @@ def _agree(terminal: Terminal) -> None:
         path = terminal.folder / f"{role}.offer.yaml"
         dates = "  from: 2020-01-01\n  until: 2090-01-01T00:00:00Z\n"
         path.write_text(yaml.safe_dump(form, sort_keys=False).replace("terms:\n", "terms:\n" + dates), encoding="utf-8")
-        offers.append(run("offer", "make", "--home", terminal.home(role), str(path))["digest"])
-    proposed = terminal.process_json(
+        offers.append(terminal.json("offer", "make", "--home", terminal.home(role), str(path))["digest"])
+    proposed = terminal.json(
         "agreement", "propose", "--home", terminal.home("institute"), "--uid", "study", "--title", "Coinsurance and visits",
         "--offer", offers[0], "--offer", offers[1], "--auditor", "auditor",
     )  # fmt: skip
     terminal.agreement = proposed["digest"]
     assert sorted(proposed["waiting_for"]) == sorted(CAST)
     for number, role in enumerate(CAST):
-        run = terminal.process_json if role == "insurer" else terminal.json
-        answer = run("agreement", "sign", "--home", terminal.home(role), terminal.agreement)
+        answer = terminal.json("agreement", "sign", "--home", terminal.home(role), terminal.agreement)
         assert answer["state"] == ("active" if number == len(CAST) - 1 else "proposed")
 
 
@@ -220,7 +216,7 @@ def test_the_agreement_is_shown_with_what_to_compare_before_signing(terminal: Te
     shown = terminal.json("agreement", "show", "--home", terminal.home("clinic"), terminal.agreement)
     assert shown["state"] == "active"
     assert [row["party"] for row in shown["fingerprints"]][-1] == terminal.service.config.origin
-    text = terminal.process("agreement", "show", "--home", terminal.home("clinic"), terminal.agreement).stdout
+    text = terminal.run("agreement", "show", "--home", terminal.home("clinic"), terminal.agreement).stdout
     for group in shown["fingerprints"][0]["signing"].split("-"):
         assert group in text
     assert "simulated evidence proves nothing about the machine" in " ".join(text.split())
@@ -234,7 +230,7 @@ def test_a_check_says_what_would_be_charged_and_charges_nothing(terminal: Termin
     allowed = terminal.json("job", "check", *terminal.request(epsilon="0.5"))
     assert allowed["accepted"] is True
     assert {item["measured"]["quantity"] for item in allowed["grant"]["statistics"]} == {"units", "rows", "sum"}
-    text = terminal.process("job", "check", *terminal.request(sql="-"), stdin="SELECT COUNT(*) FROM clinic.care WHERE remark = 'x'").stdout
+    text = terminal.run("job", "check", *terminal.request(sql="-"), stdin="SELECT COUNT(*) FROM clinic.care WHERE remark = 'x'").stdout
     assert "DENY" in text
     assert "denied; nothing was charged" in text
     assert terminal.service.spent("insurer") == before
@@ -242,7 +238,7 @@ def test_a_check_says_what_would_be_charged_and_charges_nothing(terminal: Termin
 
 def test_the_release_is_shown_with_intervals_after_it_was_verified(terminal: Terminal) -> None:
     receipt = terminal.folder / "receipt.json"
-    text = terminal.process("job", "release", "--home", terminal.home("institute"), terminal.job, "--receipt", str(receipt)).stdout
+    text = terminal.run("job", "release", "--home", terminal.home("institute"), terminal.job, "--receipt", str(receipt)).stdout
     assert "person_years" in text
     assert "receipt, log and enclave signature verified" in " ".join(text.split())
     release = terminal.json("job", "release", "--home", terminal.home("institute"), terminal.job)["release"]
@@ -255,7 +251,7 @@ def test_the_release_is_shown_with_intervals_after_it_was_verified(terminal: Ter
 def test_a_job_is_shown_to_every_party(terminal: Terminal) -> None:
     assert terminal.json("job", "show", "--home", terminal.home("auditor"), terminal.job)["state"] == "released"
     assert terminal.job in {record["id"] for record in terminal.json("job", "show", "--home", terminal.home("insurer"))}
-    text = terminal.process("job", "show", "--home", terminal.home("clinic"), terminal.job).stdout
+    text = terminal.run("job", "show", "--home", terminal.home("clinic"), terminal.job).stdout
     assert SQL in text.replace("\n", " ")
     assert "released" in text
 
@@ -268,7 +264,7 @@ def test_a_receipt_is_verified_offline_and_a_changed_one_is_noticed(terminal: Te
     shutil.copytree(terminal.home("auditor"), offline, dirs_exist_ok=True)
     identity = json.loads((offline / "identity.json").read_text())
     (offline / "identity.json").write_text(json.dumps(identity | {"url": f"http://127.0.0.1:{free_port()}"}))
-    answer = terminal.process_json(*verify, str(offline))
+    answer = terminal.json(*verify, str(offline))
     assert (answer["ok"], answer["job"], answer["outcome"], answer["epsilon"]) == (True, terminal.job, "released", "1")
     document = terminal.folder / "agreement.json"
     document.write_text(json.dumps(terminal.json("agreement", "show", "--home", terminal.home("clinic"), terminal.agreement)["document"]))
@@ -276,7 +272,7 @@ def test_a_receipt_is_verified_offline_and_a_changed_one_is_noticed(terminal: Te
     text = receipt.read_text()
     changed = terminal.folder / "changed.json"
     changed.write_text(text.replace('"index": ', '"index": 1', 1))
-    terminal.fails(TAMPERED, "inclusion-proof", "receipt", "verify", str(changed), "--home", str(offline), process=True)
+    terminal.fails(TAMPERED, "inclusion-proof", "receipt", "verify", str(changed), "--home", str(offline))
     changed.write_text(text.replace('"amount": 1000000000', '"amount": 1000000001'))
     terminal.run("receipt", "verify", str(changed), "--home", str(offline), exits=REFUSED)
     changed.write_text(text[:-20])
@@ -286,7 +282,7 @@ def test_a_receipt_is_verified_offline_and_a_changed_one_is_noticed(terminal: Te
 
 def test_the_log_is_exported_and_replays_and_one_changed_byte_does_not(terminal: Terminal) -> None:
     export = terminal.folder / "export"
-    answer = terminal.process_json("log", "export", "--home", terminal.home("auditor"), str(export))
+    answer = terminal.json("log", "export", "--home", terminal.home("auditor"), str(export))
     assert answer["entries"] == len(terminal.service.headers())
     read = [
         entry
@@ -295,7 +291,7 @@ def test_the_log_is_exported_and_replays_and_one_changed_byte_does_not(terminal:
         for entry in unpack_entries((export / file.path).read_bytes(), file.width)
     ]
     assert len(read) == answer["entries"]
-    verdict = terminal.process_json("audit", "replay", str(export))
+    verdict = terminal.json("audit", "replay", str(export))
     assert (verdict["ok"], verdict["mismatches"]) == (True, [])
     assert "the log replays" in terminal.run("audit", "replay", str(export), "--since", str(export / "checkpoint")).stdout
     forged = terminal.folder / "forged"
@@ -398,7 +394,7 @@ def test_an_admission_that_fails_can_be_tried_again_in_the_same_home(terminal: T
 
 
 def test_an_unknown_setting_of_the_service_is_refused_by_name(terminal: Terminal) -> None:
-    done = terminal.process("admin", "admit", "somebody", exits=FIX_IT, SANDBOX_DATABSE="x")
+    done = terminal.run("admin", "admit", "somebody", exits=FIX_IT, SANDBOX_DATABSE="x")
     assert "SANDBOX_DATABSE" in done.stderr
     terminal.fails(FIX_IT, "malformed", "admin", "admit", "../x")
     terminal.fails(FIX_IT, "conflict", "admin", "admit", "insurer")

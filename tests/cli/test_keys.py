@@ -57,10 +57,10 @@ def test_the_operator_restores_recovers_rotates_the_log_key_and_begins_anew(term
     elsewhere = {"SANDBOX_DATA": str(tmp_path / "data"), "SANDBOX_DATABASE": ""}
     key = str(terminal.service.config.data / "log.key")
     kept = str(Path(exported) / "checkpoint")
-    terminal.process(
+    terminal.run(
         "admin", "restore", str(tmp_path / "backup"), "--log-key", key, "--newest-checkpoint", kept, "--accept-rewind", **elsewhere
     )
-    done = json.loads(terminal.process("admin", "recover", "--from", exported, "--json", **elsewhere).stdout)
+    done = json.loads(terminal.run("admin", "recover", "--from", exported, "--json", **elsewhere).stdout)
     assert done["entries"] == 1
     assert done["unopened"] == 0
     store = Store(f"sqlite:///{tmp_path / 'data' / 'sandbox.sqlite3'}")
@@ -68,16 +68,16 @@ def test_the_operator_restores_recovers_rotates_the_log_key_and_begins_anew(term
         assert tx.log_size() == size
         found = tx.participant("auditor")
     assert found is not None
-    rotated = json.loads(terminal.process("admin", "rotate-log-key", "--json", **elsewhere).stdout)
+    rotated = json.loads(terminal.run("admin", "rotate-log-key", "--json", **elsewhere).stdout)
     assert rotated["vkey"] != terminal.service.host.log_identity.vkey
     assert len(list((tmp_path / "data").glob("log.key*"))) == 2
-    terminal.process("admin", "epoch", "open", exits=FIX_IT, **elsewhere)
+    terminal.run("admin", "epoch", "open", exits=FIX_IT, **elsewhere)
     total = ("--total", "insurer/people=1.25")
-    opened = json.loads(terminal.process("admin", "epoch", "open", "--new-key", *total, "--yes", "--json", **elsewhere).stdout)
+    opened = json.loads(terminal.run("admin", "epoch", "open", "--new-key", *total, "--yes", "--json", **elsewhere).stdout)
     assert opened["origin"] == f"{terminal.service.config.origin}/epoch-2"
     assert opened["waits_for"] == []
     with store.reading() as tx:
         assert tx.spent()["insurer", "people"].amount == 1_250_000_000
         assert [link.kind for link in tx.log_links()] == ["signed-log-rotation/1", "signed-epoch/1"]
     store.close()
-    terminal.process("admin", "backup", str(tmp_path / "again"), exits=SUCCESS, **elsewhere)
+    terminal.run("admin", "backup", str(tmp_path / "again"), exits=SUCCESS, **elsewhere)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from enclaves.joint_main import answer
-from enclaves.kit.child import Child
-from policies.canonical import canonical, parse_json
 from sandbox.jobs.worker import Worker
+from tests.support.pooled import work_in_this_process
 from tests.support.service import checkout, running
 
 
@@ -18,8 +16,7 @@ def test_four_insurers_total_their_claims(tmp_path: Path, monkeypatch: pytest.Mo
     """Children's work is done in this process: that children do it is shown in tests/http/test_joint_jobs.py."""
     import threading
 
-    monkeypatch.setattr(Child, "ask", lambda self, question, timeout=0.0: answer(parse_json(canonical(question), limit=1 << 30)))
-    monkeypatch.setattr(Child, "ready", lambda self: None)
+    work_in_this_process(monkeypatch)
     path = checkout() / "examples" / "claims" / "total.py"
     spec = importlib.util.spec_from_file_location("total", path)
     assert spec is not None

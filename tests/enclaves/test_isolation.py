@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks._attempts import HARMLESS, Stage, stage
+from enclaves.kit.jail import Uid
 from enclaves.kit.measure import checkout_root
 from policies.isolation import LAYERS
 from sandbox.jobs import launch
-from sandbox.jobs.isolation import Isolation, Uid, default_isolation
+from sandbox.jobs.isolation import Isolation, default_isolation
 from sandbox.jobs.launch import EnclaveProcess
 
 PATIENCE_S = 60.0

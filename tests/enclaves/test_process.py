@@ -17,16 +17,17 @@ import pytest
 
 from enclaves.attesters import NSM, SEV_GUEST, TSM
 from enclaves.confinement import ADDRESS_SPACE_MIB, CPU_SECONDS, OPEN_FILES
-from enclaves.frames import MAX_FRAME, read_frame, write_frame
 from enclaves.kit.appraisal import appraise
 from enclaves.kit.attestation.platform import bound_data
+from enclaves.kit.frames import MAX_FRAME, read_frame, write_frame
+from enclaves.kit.jail import START
 from enclaves.kit.measure import checkout_root, measurement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import encode
 from policies.errors import Malformed
 from policies.odrl import agreement_document
 from policies.statement import Endorsed
-from sandbox.jobs.isolation import START, default_isolation
+from sandbox.jobs.isolation import default_isolation
 from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
 from tests.support.runs import Bench, bench, gone, replace_grant
 

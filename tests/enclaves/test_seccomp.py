@@ -112,7 +112,8 @@ def test_the_numbers_are_those_of_libseccomp(arch: Arch) -> None:
         pytest.skip("install libseccomp2 to compare the numbers of system calls")
     resolve = ctypes.CDLL(path).seccomp_syscall_resolve_name_arch
     resolve.argtypes = [ctypes.c_uint32, ctypes.c_char_p]
-    assert {name: resolve(arch.audit, name.encode()) for name in arch.numbers} == arch.numbers
+    listed = {**arch.numbers, **arch.memory_files}
+    assert {name: resolve(arch.audit, name.encode()) for name in listed} == listed
 
 
 def test_nothing_that_leaves_is_listed() -> None:
@@ -123,3 +124,20 @@ def test_nothing_that_leaves_is_listed() -> None:
     }  # fmt: skip
     for arch in ARCHES:
         assert not never & set(arch.numbers)
+
+
+@pytest.mark.parametrize("arch", ARCHES, ids=["x86_64", "aarch64"])
+def test_with_files_in_memory_only_what_makes_and_writes_them_is_allowed_besides(arch: Arch) -> None:
+    strict, wider = assemble(program(arch)), assemble(program(arch, memory_files=True))
+    assert set(arch.memory_files) == {"memfd_create", "ftruncate", "pwrite64", "preadv2"}
+    changed = {number for number in range(600) if run(strict, number, arch.audit) != run(wider, number, arch.audit)}
+    assert changed == set(arch.memory_files.values())
+    writing = (0, 0, 0o1102, 0o600, 0, 0)
+    assert run(strict, arch.numbers["openat"], arch.audit, writing) == EPERM
+    assert run(wider, arch.numbers["openat"], arch.audit, writing) == ALLOW
+    for flags, allowed in ((1, True), (4, False), (8, False), (0x10, False)):
+        assert run(wider, arch.memory_files["memfd_create"], arch.audit, (0, flags, 0, 0, 0, 0)) == (ALLOW if allowed else EPERM)
+    for name in CONDITIONS.keys() - {"openat"}:
+        for arguments in ((0,) * 6, (2**64 - 1,) * 6, (0, 0, 4, 0, 0, 0)):
+            number = arch.numbers[name]
+            assert run(strict, number, arch.audit, arguments) == run(wider, number, arch.audit, arguments)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from enclaves.frames import MAX_FRAME, read_frame, write_frame
+from enclaves.kit.frames import MAX_FRAME, read_frame, write_frame
 from policies.canonical import canonical, parse_json
 from policies.isolation import in_order
 from sandbox.config import Config

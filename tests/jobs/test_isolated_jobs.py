@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from enclaves.kit.jail import START
 from policies.errors import PolicyRefused
 from policies.isolation import LAYERS, Layer
 from sandbox.jobs import launch
-from sandbox.jobs.isolation import START, default_isolation
+from sandbox.jobs.isolation import default_isolation
 from sandbox.jobs.launch import EnclaveProcess
 from sandbox.jobs.upkeep import say_alive
 from sandbox.jobs.worker import Worker

@@ -79,18 +79,18 @@ def test_the_documented_table_is_the_table_of_the_code() -> None:
 
 
 def test_the_password_of_a_database_is_never_shown() -> None:
-    for url in ("postgresql+psycopg://u:hidden-word@h/d", "postgresql+psycopg://u@h/d?password=hidden-word&sslpassword=hidden-word"):
-        for option in ((), ("--json",)):
-            done = subprocess.run(
-                [sys.executable, "-m", "sandbox", "admin", "config", *option],
-                env={**os.environ, "SANDBOX_DATABASE": url},
-                capture_output=True,
-                text=True,
-                cwd=ROOT,
-                check=True,
-            )
-            assert "hidden-word" not in done.stdout + done.stderr
-            assert "postgresql" in done.stdout
+    first, second = "postgresql+psycopg://u:hidden-word@h/d", "postgresql+psycopg://u@h/d?password=hidden-word&sslpassword=hidden-word"
+    for url, option in ((first, ()), (second, ("--json",))):
+        done = subprocess.run(
+            [sys.executable, "-m", "sandbox", "admin", "config", *option],
+            env={**os.environ, "SANDBOX_DATABASE": url},
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+        )
+        assert "hidden-word" not in done.stdout + done.stderr
+        assert "postgresql" in done.stdout
     assert json.loads(done.stdout)["database"]["source"] == "environment"
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, create_engine, inspect, text
 
 from policies.errors import Conflict, Malformed, SandboxError, Tampered
 from sandbox.store.database import Store
-from sandbox.store.migrations import head, migrate, revisions
+from sandbox.store.migrations import FIRST, head, migrate, newest, revisions
 from sandbox.store.schema import metadata
 from tests.store.conftest import ORIGIN
 from tests.support.service import checkout
@@ -74,6 +74,16 @@ def test_up_down_and_up_again_ends_where_it_began(opened: Store, engine: Engine)
     assert opened.migrate() == []
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_whether_a_database_is_the_newest_is_told_without_alembic_as_with_it(opened: Store, engine: Engine) -> None:
+    for target, told in ((None, True), (FIRST, False), (head(), True)):
+        opened.migrate(target, allow_loss=True)
+        with engine.connect() as connection:
+            assert newest(connection) is told
+    say(engine, "UPDATE alembic_version SET version_num = '9999'")
+    with engine.connect() as connection:
+        assert not newest(connection)
 
 
 def test_a_dry_run_changes_nothing(opened: Store, engine: Engine) -> None:

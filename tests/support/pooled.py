@@ -13,8 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from enclaves.joint_main import answer
+from enclaves.kit.child import Child
 from policies.agreement import Offer
+from policies.canonical import canonical, parse_json
 from policies.errors import Unavailable
 from policies.joint import Pool
 from policies.privacy import parse_loss
@@ -128,3 +132,20 @@ def open_pool(
     return PoolMarket(
         service=service, clients=clients, insurers=names, notary=notary, analyst=analyst, tables=tables, files=files, agreement=agreement
     )
+
+
+def work_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children's work without children: starting one costs a second. What a child is asked still goes through JSON and files."""
+
+    def ask(
+        self: Child, question: Any, files: dict[str, Path] | None = None, output: Path | None = None, *, timeout: float = 0.0
+    ) -> dict[str, Any]:
+        found, made = answer(
+            parse_json(canonical(dict(question)), limit=1 << 30), {name: path.read_bytes() for name, path in (files or {}).items()}
+        )
+        if output is not None:
+            output.write_bytes(made)
+        return found
+
+    monkeypatch.setattr(Child, "ask", ask)
+    monkeypatch.setattr(Child, "ready", lambda self: None)

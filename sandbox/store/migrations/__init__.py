@@ -7,18 +7,26 @@ older code must not write to raises `settings.schema`, which that first code com
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic.config import Config as AlembicConfig
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData, inspect, text
 
 from policies.errors import Conflict, Malformed, Tampered
 
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
+
 FIRST = "0001"
 BASE = "base"
+_STAMP = "alembic_version"
+
+
+def newest(connection: Connection) -> bool:
+    """Whether a database is stamped with the newest revision. Told by the names of the revisions' files: Alembic is slow to load."""
+    if not inspect(connection).has_table(_STAMP):
+        return False
+    last = max(path.name.partition("_")[0] for path in (Path(__file__).parent / "versions").glob("[0-9]*_*.py"))
+    return list(connection.execute(text(f"SELECT version_num FROM {_STAMP}")).scalars()) == [last]  # noqa: S608 - a constant
 
 
 def revisions() -> list[tuple[str, str]]:
@@ -39,7 +47,7 @@ def current(connection: Connection) -> str | None:
         Conflict: code `newer-schema`, for a revision that this code does not know.
         Tampered: code `other-schema`, for tables that are not this project's.
     """
-    found = MigrationContext.configure(connection).get_current_revision()
+    found = _stamped(connection)
     if found is None:
         return _unstamped(connection)
     if found not in dict(revisions()):
@@ -58,12 +66,14 @@ def migrate(connection: Connection, target: str | None = None) -> list[str]:
         Malformed: there is no such revision.
         Conflict, Tampered: as `current`.
     """
+    from alembic.runtime.migration import MigrationContext
+
     names = [BASE, *dict(revisions())]
     wanted = target or head()
     if wanted not in names:
         raise Malformed(f"there is no revision `{wanted}`; known: {', '.join(names)}", where="revision")
     before = current(connection)
-    if before is not None and MigrationContext.configure(connection).get_current_revision() is None:
+    if before is not None and _stamped(connection) is None:
         MigrationContext.configure(connection).stamp(_scripts(), before)
     start, end = names.index(before or BASE), names.index(wanted)
     if start != end:
@@ -75,13 +85,19 @@ def reflected(connection: Connection) -> MetaData:
     """The tables of a database as they are, without the table that holds its revision."""
     metadata = MetaData()
     metadata.reflect(connection)
-    if "alembic_version" in metadata.tables:
-        metadata.remove(metadata.tables["alembic_version"])
+    if _STAMP in metadata.tables:
+        metadata.remove(metadata.tables[_STAMP])
     return metadata
 
 
+def _stamped(connection: Connection) -> str | None:
+    from alembic.runtime.migration import MigrationContext
+
+    return MigrationContext.configure(connection).get_current_revision()
+
+
 def _unstamped(connection: Connection) -> str | None:
-    tables = set(inspect(connection).get_table_names()) - {"alembic_version"}
+    tables = set(inspect(connection).get_table_names()) - {_STAMP}
     if not tables:
         return None
     schema = None
@@ -93,10 +109,16 @@ def _unstamped(connection: Connection) -> str | None:
 
 
 def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory(str(Path(__file__).parent))
 
 
 def _run(connection: Connection, target: str, *, up: bool) -> None:
+    from alembic.config import Config as AlembicConfig
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.util import CommandError
+
     scripts = _scripts()
 
     def steps(revision: object, context: object) -> object:
