@@ -8,7 +8,7 @@ from typing import Any
 from enclaves.kit.envelope import Signed
 from policies.agreement import Agreement
 from policies.budgets import Budget, budgets, periods
-from policies.canonical import canonical, digest, digest_bytes
+from policies.canonical import canonical, digest_bytes
 from policies.codec import decode, encode
 from policies.decide import LAW_VERSION
 from policies.entries import LedgerCharge
@@ -167,9 +167,10 @@ def granted(state: State, entry: Entry) -> None:
 def _logged_grant(body: dict[str, Any], own: Derived | None) -> tuple[AnyGrant, str]:
     """The grant of a body and its digest. One that is spelled as the derived one is the derived one."""
     if own is not None and own.grant is not None:
-        derived = encode(own.grant)
-        if body == {"grant": derived}:
-            return own.grant, digest(derived)
+        derived = canonical(encode(own.grant))
+        # Bytes and not values: to Python, true is 1.
+        if canonical(body) == b'{"grant":%b}' % derived:
+            return own.grant, digest_bytes(derived)
     logged = decode(GrantedBody, body).grant
     return logged, grant_digest(logged)
 
@@ -205,8 +206,10 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     if own != body.decision:
         state.report(entry, "decisions", _decision_difference(own, body.decision))
     _backtest(state, entry, request, agreement, body)
-    header_agrees = entry.ids["allowed"] == ("yes" if own.allowed else "no")
-    state.require(entry, header_agrees, "decisions", f"the header says allowed: {entry.ids['allowed'][:8]}; derived: {own.allowed}")
+    answer = "yes" if own.allowed else "no"
+    state.require(
+        entry, entry.ids["allowed"] == answer, "decisions", f"the header says allowed: {entry.ids['allowed'][:8]}; derived: {answer}"
+    )
     grant = None
     if own.allowed and facts.repeats is None:
         grant = law.grants(entry.ids["agreement"], entry.ids["request"], request, agreement, plan, facts, own)

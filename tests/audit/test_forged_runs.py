@@ -113,6 +113,16 @@ def _grant_to_another_key(story: Story, history: list[Draft]) -> int:
     return _regrant(story, history, at, replace(grant, recipient=recipient))
 
 
+def _grant_that_only_python_reads_alike(story: Story, history: list[Draft]) -> int:
+    def zero_is_false(body: dict[str, Any]) -> None:
+        assert body["grant"]["loss"]["delta0"] == 0
+        body["grant"]["loss"]["delta0"] = False
+
+    at = find(history, "granted", job=story.jobs["counted"].id)
+    history[at] = history[at].edited(zero_is_false)
+    return at
+
+
 def _regrant(story: Story, history: list[Draft], at: int, grant: Grant) -> int:
     name = digest(encode(grant))
     history[at - 1] = history[at - 1].edited(grant=name)
@@ -303,6 +313,7 @@ FORGERIES: list[tuple[Forgery, Promise]] = [
     (_kind_without_a_rule, "log"),
     (_grant_of_more_columns, "grants"),
     (_grant_to_another_key, "grants"),
+    (_grant_that_only_python_reads_alike, "grants"),
     (_enclave_of_another_measurement, "evidence"),
     (_evidence_without_a_broker, "evidence"),
     (_keys_for_another_enclave, "evidence"),
