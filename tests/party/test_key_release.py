@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from enclaves.evidence import attest_simulated, attest_with
 from enclaves.kit.appraisal import appraise, evidence_digest
@@ -239,11 +240,27 @@ def test_a_host_adds_certificates_without_changing_what_the_evidence_is(guarded:
     bare = replace(made, platform=replace(made.platform, chain=()))
     for place, data in enumerate(machine.maker.chain):
         (tmp_path / f"{place}.pem").write_bytes(data)
+    listed = machine.maker.revocations()
+    (tmp_path / "milan.crl").write_bytes(listed.public_bytes(Encoding.DER))
     endorsed = add_endorsements(bare, tmp_path)
+    assert endorsed.platform is not None
+    assert bytes.fromhex(endorsed.platform.collateral) == listed.public_bytes(Encoding.PEM)
     assert evidence_digest(endorsed) == evidence_digest(bare) == evidence_digest(made)
     attest_job(guarded, job, endorsed)
     guarded.broker("insurer").step()
     assert state_of(guarded, job) == "released"
+
+
+def test_a_broker_gives_no_keys_to_a_machine_whose_maker_revoked_its_chain(guarded: Town, machine: SnpMachine) -> None:
+    job = counted(guarded, "revoked")
+    taken(guarded, job)
+    guarded.broker("insurer").step()
+    evidence = attest_with(machine, guarded.job(job).grant, nonces_of(guarded, job)).evidence  # type: ignore[arg-type]
+    assert evidence.platform is not None
+    revoking = machine.maker.revocations(machine.maker.middle).public_bytes(Encoding.DER)
+    refused_by_broker(
+        guarded, job, replace(evidence, platform=replace(evidence.platform, collateral=revoking.hex())), "certificate-revoked"
+    )
 
 
 def test_terms_that_accept_amds_machines_say_how_old_their_firmware_may_be() -> None:
