@@ -82,9 +82,9 @@ class Duck:
         """All rows."""
         return self.connection.execute(sql).fetchall()
 
-    def over_parquet(self, path: Path) -> list[tuple[Any, ...]]:
-        """The plain query, reading a plain Parquet file."""
-        return self.ask(PLAIN.replace("FROM visits", f"FROM read_parquet('{path}')"))
+    def over_parquet(self, path: Path, times: int = 1) -> list[tuple[Any, ...]]:
+        """The plain query, reading a plain Parquet file some times over."""
+        return self.ask(PLAIN.replace("FROM visits", f"FROM read_parquet({[str(path)] * times})"))
 
     def close(self) -> None:
         """Free the tables."""

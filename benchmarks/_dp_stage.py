@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -87,8 +87,8 @@ class Stage:
             files[dataset] = sink.getvalue()
         return files, keys
 
-    def sealed_release(self, files: Mapping[str, bytes], keys: Mapping[str, Mapping[str, bytes]]) -> bytes:
-        """From encrypted Parquet to the sealed release: all that an enclave does, with keys sealed to it as brokers would."""
+    def attested(self, files: Mapping[str, bytes], keys: Mapping[str, Mapping[str, bytes]]) -> Callable[[], bytes]:
+        """A run whose grant names the files, with keys sealed to it as brokers would: from encrypted Parquet to the sealed release."""
         reads = tuple(replace(read, file_digest=digest_bytes(files[read.dataset])) for read in self.grant.reads)
         grant = replace(self.grant, reads=reads)
         nonces = tuple(Nonce(provider=name, value=os.urandom(32).hex()) for name in sorted({read.provider for read in reads}))
@@ -99,9 +99,13 @@ class Stage:
             held = {read.dataset: {name: keys[read.dataset][name].hex() for name in (FOOTER, *read.columns)} for read in own}
             info = key_release_info(nonce.value, grant_digest(grant), identity.digest)
             sealed[nonce.provider] = seal(identity.sealing.public, canonical(held), info)
-        statement, release = run(grant, self.agreement, identity, Inputs(sealed_keys=sealed, files=files), memory_mib=MEMORY_MIB)
-        assert release is not None, statement.statement.withheld
-        return release
+
+        def sealed_release() -> bytes:
+            statement, release = run(grant, self.agreement, identity, Inputs(sealed_keys=sealed, files=files), memory_mib=MEMORY_MIB)
+            assert release is not None, statement.statement.withheld
+            return release
+
+        return sealed_release
 
 
 def stage(plan: Plan, declarations: tuple[Declaration, ...], tables: Mapping[str, pa.Table], epsilon: str = "1") -> Stage:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import opendp.prelude as dp
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks._dp_baselines import BOUNDED, BOUNDED_ROWS, JOINED, PLAIN, Cost, Duck, best_of, errors
@@ -32,12 +33,16 @@ from policies.privacy import SCALE_UNIT
 from policies.statement import Release
 
 ROWS, QUICK_ROWS = 10_000_000, 200_000
-NOISED, QUICK_NOISED = 200_000, 20_000
+NOISED, QUICK_NOISED = 1_000_000, 20_000
+GROWTH = (1, 3, 10)
+"""How many times the rows of the other parts `linear` reads."""
+
+ALL_CORES = os.sched_getaffinity(0)
 
 
 def on_one_core() -> int:
     """Keep this process to the last core that it may use, and return it."""
-    core = max(os.sched_getaffinity(0))
+    core = max(ALL_CORES)
     os.sched_setaffinity(0, {core})
     return core
 
@@ -143,29 +148,63 @@ def end_to_end(laid: Stage, table: pa.Table, folder: Path, repeats: int) -> dict
     duck = Duck({}, own=False)
     plain, _ = best_of(repeats + 1, lambda: duck.over_parquet(path))
     duck.close()
-    files, keys = laid.encrypted()
-    ours, _ = best_of(repeats, lambda: laid.sealed_release(files, keys))
+    ours, _ = best_of(repeats, laid.attested(*laid.encrypted()))
     sizes = {"ratio": ours.cpu / plain.cpu, "file_mib": path.stat().st_size >> 20}
     return seconds("plain_parquet", plain) | seconds("encrypted_to_release", ours) | sizes
 
 
+def linear(ready: pa.Table, path: Path, repeats: int) -> dict[str, Any]:
+    """From encrypted Parquet to sealed release with more rows and people, beside DuckDB reading the plain file as many times.
+
+    Memory is the most that the process had, the encrypted file and all that went before included.
+    """
+    found: dict[str, Any] = {"rows": [], "encrypted_to_release_cpu_s": [], "plain_parquet_cpu_s": [], "most_memory_mib": []}
+    for times in GROWTH:
+        laid = stage(ONE, (VISITS,), {"north.visits": grown(ready, times)})
+        release = laid.attested(*laid.encrypted())
+        del laid
+        duck = Duck({}, own=False)
+        turns = [(best_of(1, release)[0], best_of(1, lambda: duck.over_parquet(path, times))[0]) for _ in range(repeats)]  # noqa: B023
+        duck.close()
+        ours, plain = least(t[0] for t in turns), least(t[1] for t in turns)
+        found["rows"].append(times * ready.num_rows)
+        found["encrypted_to_release_cpu_s"].append(round(ours.cpu, 3))
+        found["plain_parquet_cpu_s"].append(round(plain.cpu, 3))
+        found["most_memory_mib"].append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+        del release
+    costs = found["encrypted_to_release_cpu_s"]
+    return found | {"cost_per_row_beside_first": [round(c / costs[0] / t, 2) for c, t in zip(costs, GROWTH, strict=True)]}
+
+
+def grown(ready: pa.Table, times: int) -> pa.Table:
+    """The same rows for ever more people."""
+    place, people_ = ready.schema.get_field_index("person"), ready.num_rows // ROWS_PER_PERSON
+    others = (pc.add(ready.column("person"), pa.scalar(turn * people_, pa.int64())) for turn in range(times))
+    return pa.concat_tables([ready.set_column(place, ready.schema.field(place), other) for other in others])
+
+
 def noise(cells: int) -> dict[str, Any]:
-    """Noisy cells per second of processor time: the product's noise, and a bare OpenDP measurement with the same scale."""
+    """Noisy cells per second of processor time on one core: the product's noise, and a bare OpenDP measurement with the same scale.
+
+    And the product's by the clock on all cores, which is a lower bound where others use them too.
+    """
     statistic = stage(ONE, (VISITS,), {}).grant.statistics[0]
     values = [index % 1000 for index in range(cells)]
     bare = (dp.vector_domain(dp.atom_domain(T="i64")), dp.l1_distance(T="i64")) >> dp.m.then_laplace(scale=statistic.scale / SCALE_UNIT)
     array = np.asarray(values, dtype=np.int64)
+    one, _ = best_of(1, lambda: add_noise(values, statistic))
+    theirs, _ = best_of(1, lambda: bare(array))
+    os.sched_setaffinity(0, ALL_CORES)
+    every, _ = best_of(1, lambda: add_noise(values, statistic))
+    on_one_core()
     return {
         "cells": cells,
-        "per_s_core": cells / _processor_seconds(lambda: add_noise(values, statistic)),
-        "opendp_per_s_core": cells / _processor_seconds(lambda: bare(array)),
+        "per_s_core": cells / one.cpu,
+        "opendp_per_s_core": cells / theirs.cpu,
+        "cores": len(ALL_CORES),
+        "per_s_all_cores": cells / every.wall,
+        "per_s_core_on_all_cores": cells / every.cpu,
     }
-
-
-def _processor_seconds(work: Any) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
 
 
 def peers(parquet: Path, core: int, ours: dict[str, float], patience: float) -> dict[str, dict[str, Any]]:
@@ -178,6 +217,8 @@ def peers(parquet: Path, core: int, ours: dict[str, float], patience: float) -> 
                 # Tumult works in a process of its own, Spark's.
                 measured = ("seconds", "prepared_wall_s") if peer == "tumult" else ("cpu_s", "prepared_by_rows_cpu_s")
                 found[peer]["ratio"] = found[peer][measured[0]] / ours[measured[1]]
+            elif "longer_than_s" in found[peer]:
+                found[peer]["ratio_at_least"] = found[peer]["longer_than_s"] / ours["prepared_by_rows_wall_s"]
         else:
             found[peer] = {"failed": "not installed: python -m benchmarks.peers --install-only"}
     return found
@@ -209,7 +250,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dp-sql-") as folder:
         laid = stage(ONE, (VISITS,), {"north.visits": prepared(clustered, VISITS)})
         whole = report("end to end", end_to_end(laid, clustered, Path(folder), arguments.repeats))
+        laid_out = laid.tables["north.visits"]
         del clustered, laid
+        sizes = report("linear", linear(laid_out, Path(folder) / "visits.parquet", arguments.repeats))
+        del laid_out
         beside: dict[str, Any] = {}
         if not (arguments.quick or arguments.no_peers):
             beside = report("peers", peers(Path(folder) / "visits.parquet", core, ready, arguments.peer_seconds))
@@ -226,7 +270,7 @@ def main() -> None:
         "vs_opendp_polars": beside.get("opendp_polars", {}).get("ratio"),
     }
     parts = {"prepared": ready, "clustered": one, "uniform": uniform, "join": both, "end_to_end": whole, "noise": drawn, "peers": beside}
-    print(json.dumps(totals | {"rows": rows, "parts": parts}))
+    print(json.dumps(totals | {"linear": sizes, "rows": rows, "parts": parts}))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def step_seconds(groups: int, contributors: int) -> dict[str, float]:
         found[name] = round(time.perf_counter() - began, 3)
         return value
 
-    timed("noise", lambda: draw_share(count, 1000 * SCALE_UNIT, threads=cores))
+    timed("noise", lambda: draw_share(count, 1000 * SCALE_UNIT))
     peers = {f"p{index}": SealingKey.generate().public.hex() for index in range(contributors - 1)}
     timed("masks", lambda: expand(mask_keys(SealingKey.generate(), "me", peers, "sha256:m"), WIDE, count))
     words = timed("encrypt", lambda: he.encrypt(WIDE.name, key.public, he.pack(WIDE.name, values, 1000), processes=cores))

@@ -17,12 +17,14 @@ import pyarrow as pa
 
 from enclaves.bounded import Sums
 from enclaves.cells import Key, Layout, bin_query, cell_query, distinct_query, layout, pair_query
+from enclaves.kit.arrays import repeats_beyond
 from enclaves.kit.columns import StoredColumns
 from enclaves.kit.expressions import Fragment
 from enclaves.kit.relations import Rows, rows_of
 from enclaves.kit.tables import Connection, keep_at_most, load_table, open_database, readable, rows
 from enclaves.lines import OutOfOrder, blocks_of, counted_lines, fits, is_stored, stored_blocks, whole_units
-from enclaves.pairs import MOST_ROWS, Lines, pairs_of, sorted_pairs
+from enclaves.lookups import LookUp, side_of, split
+from enclaves.pairs import MOST_ROWS, Lines, Pairs, pairs_of, sorted_pairs
 from policies.declaration import Declaration
 from policies.grant import Grant
 from policies.query import MAX_CELLS, Join, Plan, Table, relations, tables
@@ -90,18 +92,13 @@ def aggregate_plan(
         found = _from_file(plan, statistics, declarations[plan.source.dataset], files[plan.source.dataset], source, bound)
         if found is not None:
             return found
+    found = _from_lookup(plan, statistics, columns, declarations, files, memory_mib=memory_mib, threads=threads)
+    if found is not None:
+        return found
     whole = {dataset: readable(stored if isinstance(stored, pa.Table) else stored.table()) for dataset, stored in files.items()}
     with open_database(memory_mib=memory_mib, threads=threads) as connection:
         for dataset, names in columns.items():
-            load_table(
-                connection,
-                loaded[dataset],
-                whole[dataset],
-                declarations[dataset],
-                names,
-                bounded=bound.bounded_by_rows or not isinstance(plan.source, Table),
-                unique=joined_by_key(plan, dataset, declarations[dataset]),
-            )
+            _load(connection, plan, loaded[dataset], whole[dataset], declarations[dataset], names, by_rows=bound.bounded_by_rows)
         domains = [_domain(connection, plan, index, declarations, loaded) for index in range(len(plan.group_by))]
         widest = whole[plan.source.dataset].num_rows if isinstance(plan.source, Table) else shape(plan.source, declarations).rows
         laid = layout(plan, statistics, source, bound, domains, max(1, widest))
@@ -149,6 +146,68 @@ def _from_file(
     return _vectors(statistics, domains, _by_pairs(laid, statistics, blocks, every=not plan.discovers, sort=sort))
 
 
+def _load(
+    connection: Connection,
+    plan: Plan,
+    name: str,
+    table: pa.Table,
+    declaration: Declaration,
+    columns: Sequence[str],
+    *,
+    by_rows: bool,
+) -> None:
+    bounded = by_rows or not isinstance(plan.source, Table)
+    unique = joined_by_key(plan, declaration.dataset, declaration)
+    load_table(connection, name, table, declaration, columns, bounded=bounded, unique=unique)
+
+
+def _from_lookup(
+    plan: Plan,
+    statistics: Sequence[Statistic],
+    columns: Mapping[str, tuple[str, ...]],
+    declarations: Mapping[str, Declaration],
+    files: Mapping[str, Stored],
+    *,
+    memory_mib: int,
+    threads: int,
+) -> Exact | None:
+    """What the plan counts of a join with a side that has one row per unit; None where the joined rows are needed.
+
+    A table with more rows of a unit than it is declared to have needs the database, which finds the same of all other units.
+    """
+    parts = split(plan, statistics, declarations)
+    if parts is None:
+        return None
+    (table,) = tables(parts.main.source)
+    declaration, stored = declarations[table.dataset], files[table.dataset]
+    loaded = {dataset: f"d{index}" for index, dataset in enumerate(plan.sources)}
+    main, other = (
+        rows_of(part.source, declarations, loaded, (f"r{index}" for index in itertools.count())) for part in (parts.main, parts.side)
+    )
+    bound, rows_ = contribution(plan, declarations), shape(plan.source, declarations).rows
+    domains = [domain_of(key, main.columns.scope) for key in parts.main.group_by]
+    laid = layout(parts.main, statistics, main, bound, domains, max(1, rows_))
+    if not fits(laid, statistics) or not is_stored(parts.main, laid) or None in domains:
+        return None
+    blocks = stored_blocks(parts.main, laid, declaration, stored, domains)
+    most = 1 if declaration.unique_key == (declaration.unit,) else declaration.rows_per_unit
+    units = stored.select([declaration.unit]) if isinstance(stored, pa.Table) else stored.only([declaration.unit]).table()
+    if blocks is None or repeats_beyond(units, declaration, [declaration.unit], most) is not False:
+        return None
+    with open_database(memory_mib=memory_mib, threads=threads) as connection:
+        for dataset in parts.side.sources:
+            held = files[dataset]
+            cells = readable(held if isinstance(held, pa.Table) else held.table())
+            _load(connection, plan, loaded[dataset], cells, declarations[dataset], columns[dataset], by_rows=True)
+        of_side = [_domain(connection, parts.side, index, declarations, loaded) for index in range(len(parts.side.group_by))]
+        side = side_of(connection, layout(parts.side, (), other, bound, of_side, 1), of_side)
+    if side is None:
+        return None
+    totals = _by_pairs(laid, statistics, blocks, every=True, through=LookUp(side=side, of_side=parts.of_side))
+    remaining = {False: iter(domains), True: iter(of_side)}
+    return _vectors(statistics, [next(remaining[of]) for of in parts.of_side], totals)
+
+
 def joined_by_key(plan: Plan, dataset: str, declaration: Declaration) -> bool:
     """Whether joins may rely on the unique key of a dataset: its columns are all equated. Otherwise no bound of `shape` rests on it.
 
@@ -165,21 +224,31 @@ Found = dict[str, dict[Key, tuple[int, ...]]]
 
 
 def _by_pairs(
-    found: Layout, statistics: Sequence[Statistic], blocks: Callable[[], Iterator[Lines]], *, every: bool, sort: bool = True
+    found: Layout,
+    statistics: Sequence[Statistic],
+    blocks: Callable[[], Iterator[Lines]],
+    *,
+    every: bool,
+    sort: bool = True,
+    through: Callable[[Lines, Pairs], tuple[Lines, Pairs]] = lambda lines, pairs: (lines, pairs),
 ) -> Found:
-    """What `_computed` finds, from rows as arrays. Raises OutOfOrder unless it may `sort`."""
+    """What `_computed` finds, from rows as arrays. Raises OutOfOrder unless it may `sort`.
+
+    Args:
+        through: what becomes of each unit's pairs before they are bounded.
+    """
     largest = {name: amount for name, (_, amount) in found.totals.items()}
     sums = Sums(statistics=statistics, bound=found.bound, every=every)
     try:
         for lines in whole_units(blocks()):
-            sums.add(lines, pairs_of(lines))
+            sums.add(*through(lines, pairs_of(lines)))
     except OutOfOrder:
         if not sort:
             raise
         sums = Sums(statistics=statistics, bound=found.bound, every=every)
         kept = list(blocks())
         for pairs in sorted_pairs(kept, largest):
-            sums.add(kept[0], pairs)
+            sums.add(*through(kept[0], pairs))
     by_key = sums.by_key()
     if len(by_key) > MAX_FOUND:
         raise TooManyCells

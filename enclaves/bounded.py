@@ -111,7 +111,10 @@ def _weighed(total: Array, over: Array, n: Array, most: int, turn: Array) -> Arr
 
 def summed(places: Array, values: Array, size: int) -> Array:
     """Exact sums of 64-bit integers by place; sums must fit 64 bits."""
-    if float(np.abs(values).sum(dtype=np.float64)) <= EXACT:
+    if not len(values):
+        return np.zeros(size, np.int64)
+    largest = max(int(values.max()), -int(values.min()))
+    if largest * len(values) <= EXACT or float(np.abs(values).sum(dtype=np.float64)) <= EXACT:
         return np.bincount(places, values, minlength=size).astype(np.int64)
     found = np.zeros(size, np.int64)
     np.add.at(found, places, values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -26,14 +27,16 @@ _DOMAIN = dp.vector_domain(dp.atom_domain(T="i64"))
 _COUNTS = dp.map_domain(dp.atom_domain(T="i64"), dp.atom_domain(T="i64"))
 
 CHUNK = 10_000
-"""Values that one call draws noise for. More of them are drawn on several cores: OpenDP works outside the interpreter's lock."""
+"""Values that one call draws noise for. More of them are drawn on all cores: OpenDP works outside the interpreter's lock."""
+
+MAX_THREADS = 8
 
 
 class LossExceeded(Exception):
     """The mechanism's own privacy map says that it costs more than the grant allows."""
 
 
-def add_noise(values: Sequence[int], statistic: Statistic, *, threads: int = 2) -> list[int]:
+def add_noise(values: Sequence[int], statistic: Statistic) -> list[int]:
     """Return `values` (exact integers, |v| <= 2^62) with independent noise of the statistic's mechanism and scale.
 
     Raises:
@@ -42,24 +45,26 @@ def add_noise(values: Sequence[int], statistic: Statistic, *, threads: int = 2) 
     mechanism = _mechanism(statistic)
     if Fraction(mechanism.map(_distance(statistic))) > Fraction(statistic.amount, NANO):
         raise LossExceeded(statistic.name)
-    return _drawn(mechanism, np.asarray(values, dtype=np.int64), threads)
+    return _drawn(mechanism, np.asarray(values, dtype=np.int64))
 
 
-def _drawn(mechanism: Any, exact: Any, threads: int) -> list[int]:
-    if len(exact) <= CHUNK:
+def _drawn(mechanism: Any, exact: Any) -> list[int]:
+    # More threads than cores take longer in all.
+    cores = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    if len(exact) <= CHUNK or cores == 1:
         return list(mechanism(exact)) if len(exact) else []
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(cores) as pool:
         parts = pool.map(mechanism, [exact[start : start + CHUNK] for start in range(0, len(exact), CHUNK)])
         return list(itertools.chain.from_iterable(parts))
 
 
-def draw_share(count: int, scale: int, *, threads: int = 2) -> list[int]:
+def draw_share(count: int, scale: int) -> list[int]:
     """Return one contributor's share of distributed noise: discrete Gaussians of sigma `scale`, in units of 2^-20.
 
     What all shares together cost is `policies.joint.distributed_loss`; OpenDP knows of no sum of shares, so its map has no say here.
     """
     mechanism = (_DOMAIN, dp.l2_distance(T="f64")) >> dp.m.then_gaussian(scale=scale / SCALE_UNIT)
-    return _drawn(mechanism, np.zeros(count, dtype=np.int64), threads)
+    return _drawn(mechanism, np.zeros(count, dtype=np.int64))
 
 
 def discover(units: Sequence[int], statistic: Statistic, delta0: int) -> list[int | None]:

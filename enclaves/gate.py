@@ -23,6 +23,7 @@ from policies.grant import Grant, grant_digest
 from policies.joint_documents import JointRelease
 from policies.query import Having, KeyOutput, Order, Plan
 from policies.schedule import Statistic
+from policies.service import Scores
 from policies.shape import shape
 from policies.statement import Cell, Figure, Release
 
@@ -44,6 +45,20 @@ def pass_gate(exact: Exact, grant: Grant, declarations: Mapping[str, Declaration
         minimum_group=grant.minimum_group,
         statistics=grant.statistics,
         loss=grant.loss,
+    )
+
+
+def scores_release(grant: Grant, scores: Scores) -> Release:
+    """Return the release of a call of a scoring service: scores, no cells, no noise and no loss."""
+    return Release(
+        grant=grant_digest(grant),
+        enclave_kind=grant.enclave_kind,
+        key_names=(),
+        cells=(),
+        minimum_group=grant.minimum_group,
+        statistics=grant.statistics,
+        loss=grant.loss,
+        scores=scores,
     )
 
 

@@ -91,6 +91,8 @@ def stored_blocks(
 ) -> Callable[[], Iterator[Lines]] | None:
     """`stored_lines` a block at a time, as often as it is called; None where the database has to compute the rows."""
     if isinstance(stored, StoredColumns) and None not in domains:
+        if is_stored(plan, found):
+            stored = stored.only(_columns_of(plan, found, declaration))
         first = next(stored.parts(BLOCK), None)
         if first is None or not _is_read(plan, found, declaration, first, domains):
             return None
@@ -105,6 +107,12 @@ def stored_blocks(
     assert units is not None, "its type has been looked at"
     ends = list(_ends(units[0]))
     return lambda: _read_parts(plan, found, declaration, (table.slice(start, end - start) for start, end in ends), domains)
+
+
+def _columns_of(plan: Plan, found: Layout, declaration: Declaration) -> list[str]:
+    """The columns that `stored_lines` looks at."""
+    named = [e.column for e in (*(key.expression for key in plan.group_by), *found.values) if isinstance(e, Ref)]
+    return list(dict.fromkeys((declaration.unit, *named)))
 
 
 def _is_read(plan: Plan, found: Layout, declaration: Declaration, table: pa.Table, domains: Sequence[Domain]) -> bool:
@@ -142,26 +150,36 @@ def _ends(units: Array) -> Iterator[tuple[int, int]]:
 
 
 def whole_units(blocks: Iterable[Lines]) -> Iterator[Lines]:
-    """The same lines, cut between units. Raises OutOfOrder, which may be after others were yielded."""
-    held: Lines | None = None
+    """The same lines in parts of whole units, those within one block first. Raises OutOfOrder, which may be after others were yielded.
+
+    Units that a block's end cuts are put together apart from the rest, so that no whole block is copied.
+    """
+    cut: list[Lines] = []
+    last: int | None = None
     for block in blocks:
         if not len(block.units):
             continue
-        if not is_ascending(block.units):
+        if not is_ascending(block.units) or (last is not None and last > block.units[0]):
             raise OutOfOrder
-        if held is None or held.units[-1] < block.units[0]:
-            if held is not None:
-                yield held
-            held = block
-            continue
-        if held.units[-1] > block.units[0]:
-            raise OutOfOrder
-        cut = int(np.searchsorted(held.units, held.units[-1]))
-        if cut:
-            yield held.chosen(slice(0, cut))
-        held = in_a_row([held.chosen(slice(cut, None)), block])
-    if held is not None:
-        yield held
+        begin = 0 if last is None else int(np.searchsorted(block.units, last, side="right"))
+        last = int(block.units[-1])
+        end = max(begin, int(np.searchsorted(block.units, last)))
+        # Copies: slices would keep every block in memory.
+        cut += [block.chosen(np.arange(*some)) for some in ((0, begin), (end, len(block.units))) if some[0] < some[1]]
+        if begin < end:
+            if sum(len(part.units) for part in cut) > BLOCK:
+                *whole, rest = _before_last(in_a_row(cut))
+                yield from whole
+                cut = [rest]
+            yield block.chosen(slice(begin, end))
+    if cut:
+        yield in_a_row(cut)
+
+
+def _before_last(lines: Lines) -> list[Lines]:
+    """The rows of all units but the last, if there are any, and those of the last."""
+    start = int(np.searchsorted(lines.units, lines.units[-1]))
+    return [lines.chosen(some) for some in ([slice(0, start)] if start else []) + [slice(start, None)]]
 
 
 def _any_of(found: Layout) -> frozenset[str]:
@@ -222,6 +240,16 @@ def listed_text(cells: pa.ChunkedArray, domain: tuple[int | str | None, ...]) ->
     return _listed(places, as_array(pc.is_null(cells)) if cells.null_count else None, listed)
 
 
+def coded(cells: pa.ChunkedArray, domain: Domain) -> Codes:
+    """A key that the database has cut to a domain, as numbers of the domain."""
+    assert domain is not None
+    if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+        return listed_text(cells, domain)[0]
+    missing = as_array(cells.is_null()) if cells.null_count else None
+    listed = _known(domain)
+    return _listed(_places(as_array(pc.fill_null(cells, 0) if cells.null_count else cells), listed), missing, listed)[0]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Known:
     """A domain: its values without NULL, as an array too where they are integers, and the first where they are consecutive."""
@@ -261,7 +289,7 @@ def _listed(places: Array, missing: Array | None, known: _Known) -> tuple[Codes,
         inside = None if inside is None else inside | missing
     labels = known.values if known.first is None else known.first
     size = count + known.nullable
-    return Codes(values=numbers.astype(np.int64, copy=False), size=max(1, size), labels=labels, missing=known.nullable), inside
+    return Codes(values=numbers, size=max(1, size), labels=labels, missing=known.nullable), inside
 
 
 def numbered(cells: pa.ChunkedArray) -> Codes:

@@ -16,8 +16,8 @@ import numpy as np
 
 from enclaves.kit.arrays import Array, is_ascending, starts
 
-BITS = 63
-"""Of a packed row."""
+BITS, SHORT_BITS = 63, 31
+"""Of a packed row; of one without amounts, if it is to be a short one."""
 
 MOST_ROWS = 2**31
 """Of one unit in one cell. An amount of one row is at most 2^62 / MOST_ROWS, so that no sum passes 62 bits."""
@@ -30,6 +30,9 @@ BLOCK = 1 << 17
 
 PIECE = 4096
 """Rows that are sorted at a time where units are in order; they fit a core's first cache."""
+
+
+LONG = np.dtype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,9 +126,13 @@ def pairs_of(lines: Lines) -> Pairs:
         units, owner = np.unique(lines.units, return_inverse=True)
         found = pairs_of(replace(lines, units=owner))
         return replace(found, units=units[found.units])
-    packed = _packed(lines, first)
-    packed, amounts = (packed, lines.amounts) if is_ascending(packed) else _sorted(packed, reach, lines)
-    return _reduced(packed, amounts, lines, first)
+    # Twice as many numbers fit the core where they are half as long.
+    packed = _packed(lines, first, np.dtype(np.int32 if reach.bit_length() <= SHORT_BITS else np.int64))
+    begin = starts(packed)
+    if is_ascending(packed[begin]):
+        return _reduced(packed, begin, lines.amounts, lines, first)
+    packed, amounts = _sorted(packed.astype(np.int64, copy=False), reach, lines)
+    return _reduced(packed, starts(packed), amounts, lines, first)
 
 
 def sorted_pairs(blocks: Sequence[Lines], largest: Mapping[str, int]) -> Iterator[Pairs]:
@@ -159,7 +166,7 @@ def sorted_pairs(blocks: Sequence[Lines], largest: Mapping[str, int]) -> Iterato
         for name in reversed(bits):
             amounts[name] = (part & ((1 << bits[name]) - 1)) - largest[name]
             part >>= bits[name]
-        yield _reduced(part, amounts, full[0], first)
+        yield _reduced(part, starts(part), amounts, full[0], first)
 
 
 def _cuts(packed: Array, span: int) -> Iterator[tuple[int, int]]:
@@ -179,23 +186,23 @@ def in_a_row(blocks: Sequence[Lines]) -> Lines:
     return replace(first, units=np.concatenate([b.units for b in blocks]), keys=keys, amounts=amounts)
 
 
-def _packed(lines: Lines, first: int) -> Array:
+def _packed(lines: Lines, first: int, kind: np.dtype[Any] = LONG) -> Array:
     """Unit and cell of every row as one number."""
-    packed: Array = lines.units - first
+    packed: Array = (lines.units - first).astype(kind, copy=False)
     for key in lines.keys:
         packed *= key.size
-        packed += key.values
+        packed += key.values.astype(kind, copy=False)
     return packed
 
 
-def _reduced(packed: Array, amounts: dict[str, Array], lines: Lines, first: int) -> Pairs:
-    """Sorted rows added up."""
-    begin, width = starts(packed), lines.width
-    places = packed[begin]
+def _reduced(packed: Array, begin: Array, amounts: dict[str, Array], lines: Lines, first: int) -> Pairs:
+    """Sorted rows added up; runs of equal ones begin at `begin`."""
+    places, width = packed[begin], lines.width
     owners = places // width if width > 1 else places
+    cells = places - owners * width if width > 1 else np.zeros(len(owners), np.int64)
     return Pairs(
-        units=owners + first,
-        cells=places - owners * width if width > 1 else np.zeros(len(owners), np.int64),
+        units=owners.astype(np.int64) + first,
+        cells=cells.astype(np.int64),
         rows=np.diff(begin, append=len(packed)),
         totals={name: _added(values, begin, any_of=name in lines.any_of) for name, values in amounts.items()},
         held=np.diff(starts(owners), append=len(owners)) if width > 1 else np.ones(len(owners), np.int64),

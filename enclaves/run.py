@@ -9,13 +9,14 @@ import pyarrow as pa
 
 from enclaves.aggregate import Exact, TooManyCells
 from enclaves.evidence import Identity
-from enclaves.gate import pad, pass_gate
+from enclaves.gate import pad, pass_gate, scores_release
 from enclaves.kit.appraisal import STATEMENT_PURPOSE, key_release_info, release_info
 from enclaves.kit.columns import FOOTER, StoredColumns
 from enclaves.kit.rotation import keys_in_force
 from enclaves.kit.sealing import seal
 from enclaves.kit.tables import OutOfMemory
 from enclaves.parts import aggregate_files
+from policies.acceptance import Verdict
 from policies.agreement import Agreement
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
@@ -23,18 +24,32 @@ from policies.errors import SandboxError, Tampered
 from policies.grant import Grant, grant_digest, isolation_required
 from policies.granted import MAX_RELEASE, WithheldCode
 from policies.isolation import lacking
+from policies.model import passes
 from policies.odrl import agreement_digest
 from policies.query import columns_read
 from policies.schedule import schedule
+from policies.service import Probing
 from policies.statement import Release, SignedStatement, Statement
 
 
-class Withhold(Exception):
-    """Ends a run without a release. Carries one word of the closed set and nothing else."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """What the statement of a run says besides: whether a model passed its test; of a scoring service's call, the word about its rows."""
 
-    def __init__(self, code: WithheldCode) -> None:
+    accepted: Verdict | None = None
+    probing: Probing | None = None
+
+
+NOTHING_SAID = Said()
+
+
+class Withhold(Exception):
+    """Ends a run without a release. Carries words of closed sets and nothing else."""
+
+    def __init__(self, code: WithheldCode, said: Said = NOTHING_SAID) -> None:
         super().__init__(code)
         self.code: WithheldCode = code
+        self.said = said
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,21 +68,19 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
             raise Withhold("grant-mismatch")
         keys = unseal_keys(grant, identity, inputs.sealed_keys)
         tables = {read.dataset: _open_columns(grant, read.dataset, keys, inputs.files) for read in grant.reads}
-        exact = _exact(grant, agreement, tables, memory_mib)
-        passed = pass_gate(exact, grant, agreement.by_dataset)
-        release = pad(_with_model(passed, grant, agreement, tables, memory_mib=memory_mib))
+        release, said = _computed(grant, agreement, tables, memory_mib)
         if len(release) > most_bytes(grant, agreement) - PADDING_FOR_SEAL:
             raise Withhold("output-limit")
         sealed = seal(bytes.fromhex(grant.recipient.sealing_key), release, release_info(grant_digest(grant)))
     except Withhold as reason:
-        return _sign(grant, identity, None, reason.code), None
+        return _sign(grant, identity, None, reason.code, reason.said), None
     except TooManyCells:
         return _sign(grant, identity, None, "output-limit"), None
     except (MemoryError, pa.ArrowMemoryError, OutOfMemory):
         return _sign(grant, identity, None, "resource-limit"), None
     except Exception:  # noqa: BLE001 - an error is an output: only a closed code leaves
         return _sign(grant, identity, None, "internal"), None
-    return _sign(grant, identity, digest_bytes(sealed), None), sealed
+    return _sign(grant, identity, digest_bytes(sealed), None, said), sealed
 
 
 PADDING_FOR_SEAL = 64
@@ -135,6 +148,30 @@ def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]],
     return StoredColumns(files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
 
 
+def _computed(grant: Grant, agreement: Agreement, tables: Mapping[str, StoredColumns], memory_mib: int) -> tuple[bytes, Said]:
+    """The release, padded, and what is said of it."""
+    if grant.plan.scoring is not None:
+        return _scored(grant, agreement, tables, grant.plan.scoring.model, memory_mib)
+    exact = _exact(grant, agreement, tables, memory_mib)
+    passed = pass_gate(exact, grant, agreement.by_dataset)
+    found = _with_model(passed, grant, agreement, tables, memory_mib=memory_mib)
+    return pad(found), Said(accepted=_verdict(found, grant))
+
+
+def _scored(grant: Grant, agreement: Agreement, tables: Mapping[str, StoredColumns], model: str, memory_mib: int) -> tuple[bytes, Said]:
+    from enclaves.learn.service import Unscored, score
+
+    try:
+        found = score(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
+    except Unscored as error:
+        raise Withhold(error.code) from error
+    except Tampered as error:
+        raise Withhold("input-unreadable") from error
+    if found.probing == "suspected" and agreement.terms_of(model).withhold_probing:
+        raise Withhold("probing", Said(probing=found.probing))
+    return pad(scores_release(grant, found.scores)), Said(probing=found.probing)
+
+
 def _with_model(release: Release, grant: Grant, agreement: Agreement, files: Mapping[str, StoredColumns], *, memory_mib: int) -> Release:
     """The release with what its plan trains. Below the minimum group, by the noised number of units, nothing is trained."""
     if grant.plan.training is None or release.cells[0].suppressed:
@@ -145,7 +182,17 @@ def _with_model(release: Release, grant: Grant, agreement: Agreement, files: Map
     return replace(release, model=learn(grant, agreement.by_dataset, files, memory_mib=memory_mib))
 
 
-def _sign(grant: Grant, identity: Identity, sealed: str | None, withheld: WithheldCode | None) -> SignedStatement:
+def _verdict(release: Release, grant: Grant) -> Verdict | None:
+    """Whether what was trained passes its test, from the noised metrics in the release. What was not trained does not."""
+    test = grant.plan.training.test if grant.plan.training is not None else None
+    if test is None:
+        return None
+    return "yes" if release.model is not None and passes(release.model.metrics, test) else "no"
+
+
+def _sign(
+    grant: Grant, identity: Identity, sealed: str | None, withheld: WithheldCode | None, said: Said = NOTHING_SAID
+) -> SignedStatement:
     statement = Statement(
         grant=grant_digest(grant),
         evidence=identity.digest,
@@ -153,6 +200,8 @@ def _sign(grant: Grant, identity: Identity, sealed: str | None, withheld: Withhe
         withheld=withheld,
         statistics=grant.statistics,
         loss=grant.loss,
+        accepted=said.accepted,
+        probing=said.probing,
     )
     message = canonical(encode(statement))
     return SignedStatement(statement=statement, signature=identity.signing.sign(STATEMENT_PURPOSE, message).hex())

@@ -12,12 +12,14 @@ from policies.codec import omitted
 from policies.conditions import (
     MAX_DELETE_DAYS,
     MAX_EVIDENCE_AGE_S,
+    MAX_REFRESH_DAYS,
     MAX_USES,
     SMALLEST_OUTPUT,
     Approvals,
     Onward,
     OutputKind,
     Payment,
+    RowQuota,
     Window,
     require_country,
     require_distinct,
@@ -112,6 +114,8 @@ class Terms:
     A permission need not have the following; each is a further condition where it stands.
 
     Attributes:
+        total_refresh, consumer_refresh: days after which a charge counts no more against `total_loss` and `consumer_loss`: these
+            bounds are renewed, and what a unit loses in all is bounded by time alone.
         platforms: what the firmware of a kind of TEE must show besides; AMD's needs one, Intel's is up to date without.
         isolation: layers that must separate a run from its machine, all of them.
         uses: most jobs under this agreement that this provider's keys are released for.
@@ -120,8 +124,11 @@ class Terms:
         no_debug: whether the enclave must be shown not to be debuggable.
         evidence_age: oldest evidence that keys are released to, seconds.
         pre_approved: digests of the plans, or of the plans without their constants, that may be asked.
+        scored_rows, score_decimals, withhold_probing: of a model: most rows that it scores for a consumer, most decimals of a score, and
+            whether scores of rows that look made to copy it are withheld.
         output_kinds, output_rows, output_bytes: what a release may be, most rows, and most bytes of the sealed release.
         approvals: who must approve each job.
+        exchange_only: whether every job must be part of an exchange.
         payment, notify, attribution, delete_after, onward: duties. Paid before use; parties that learn of each release; words that
             stand by each release; days after which it is deleted; whom it may be passed on to.
     """
@@ -157,6 +164,12 @@ class Terms:
     onward: Onward | None = omitted(None)
     isolation: tuple[Layer, ...] = omitted(())
     platforms: tuple[PlatformFloor, ...] = omitted(())
+    total_refresh: int | None = omitted(None)
+    consumer_refresh: int | None = omitted(None)
+    exchange_only: bool = omitted(False)
+    scored_rows: RowQuota | None = omitted(None)
+    score_decimals: int | None = omitted(None)
+    withhold_probing: bool = omitted(False)
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")
@@ -204,11 +217,16 @@ class Terms:
             "output_rows": (1, 10_000_000),
             "output_bytes": (SMALLEST_OUTPUT, 2**40),
             "delete_after": (1, MAX_DELETE_DAYS),
+            "total_refresh": (1, MAX_REFRESH_DAYS),
+            "consumer_refresh": (1, MAX_REFRESH_DAYS),
+            "score_decimals": (0, 6),
         }
         for where, (least, most) in bounds.items():
             value = getattr(self, where)
             if value is not None and not least <= value <= most:
                 raise Malformed(f"must lie between {least} and {most}", where=where)
+        if self.consumer_refresh is not None and self.consumer_loss is None:
+            raise Malformed("renews a bound for one consumer that the terms do not have", where="consumer_refresh")
         if self.attribution is not None and not 1 <= len(self.attribution) <= 500:
             raise Malformed("must have 1 to 500 characters", where="attribution")
 

@@ -87,13 +87,14 @@ def _parse_own(data: bytes, limit: int) -> tuple[Any, bool]:
     """The value of `data` and whether `data` is its canonical spelling: only then is the value to be used.
 
     What is written back byte for byte held no duplicate key, no float and nothing else that `canonical` refuses. ASCII keys sort alike by
-    code points and by UTF-16 code units, so there the interpreter's encoder may write; integers are bounded as they are read.
+    code points and by UTF-16 code units, so there the interpreter's encoder may write. An integer is bounded as it is read, unless
+    nowhere in `data` stand as many digits as one out of range has; a value is no deeper than `data` has brackets.
     """
     if len(data) > limit:
         raise Malformed(f"the document is larger than {limit} bytes", code="too-large")
     try:
-        value = _DECODER.decode(data.decode("utf-8"))
-        if data.isascii() and _depth_within(value):
+        value = (_DECODER if _LONG in data.translate(_ALIKE) else _SHORT_DECODER).decode(data.decode("utf-8"))
+        if data.isascii() and (data.count(b"{") + data.count(b"[") <= MAX_DEPTH or _depth_within(value)):
             return value, _ENCODER.encode(value).encode() == data
         return value, canonical(value) == data
     except (ValueError, RecursionError, Malformed):
@@ -206,4 +207,7 @@ def _bounded_int(text: str) -> int:
 
 _CONTAINERS = frozenset({dict, list})
 _DECODER = json.JSONDecoder(parse_int=_bounded_int, parse_float=_no_float, parse_constant=_no_float)
+_SHORT_DECODER = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float)
+_LONG = b"0" * len(str(MAX_INTEGER))
+_ALIKE = bytes(ord("0") if ord("0") <= byte <= ord("9") else byte for byte in range(256))
 _ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":"))

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from policies.codec import omitted
 from policies.errors import Malformed
 from policies.names import require_name, require_slug
 from policies.privacy import decimal_to_units
 
-OutputKind = Literal["number", "table", "discovered", "model"]
-"""What a release is: one row, rows with keys that are public beforehand, rows with keys that were found in the data, or a trained model."""
+OutputKind = Literal["number", "table", "discovered", "model", "scores"]
+"""What a release is: one row, rows with keys that are public beforehand, rows with keys that were found in the data, a trained model, or a
+model's scores of the asker's own rows."""
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
@@ -22,6 +24,8 @@ MINUTES_PER_DAY = 1440
 DAY_S = 86_400
 MAX_USES = 10**9
 MAX_DELETE_DAYS = 36_500
+MAX_REFRESH_DAYS = 3650
+MAX_QUOTA_DAYS = 3_660
 MAX_EVIDENCE_AGE_S = 86_400
 SMALLEST_OUTPUT = 4096
 """Bytes of the smallest sealed release: a bound below it would allow nothing."""
@@ -149,3 +153,26 @@ class Onward:
             require_slug(purpose, "purposes")
         require_distinct(self.recipients, "recipients")
         require_distinct(self.purposes, "purposes")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowQuota:
+    """Most rows that one consumer may have scored: in any `days` times 24 hours, or in all where no days are given."""
+
+    rows: int
+    days: int | None = omitted(None)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rows <= MAX_USES:
+            raise Malformed(f"must lie between 0 and {MAX_USES}", where="rows")
+        if self.days is not None and not 1 <= self.days <= MAX_QUOTA_DAYS:
+            raise Malformed(f"must lie between 1 and {MAX_QUOTA_DAYS}", where="days")
+
+    @property
+    def text(self) -> str:
+        """The quota for people."""
+        return f"{self.rows} rows" + ("" if self.days is None else f" in {self.days} days")
+
+    def counts_from(self, now: int) -> int:
+        """The first second, since 1970, whose rows count at `now`."""
+        return 0 if self.days is None else now - self.days * DAY_S + 1

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from policies.agreement import Agreement
+from policies.budgets import periods
 from policies.canonical import digest_bytes
 from policies.decide import decide
 from policies.derive import OPERATIONS, Operation
@@ -20,7 +21,7 @@ from policies.odrl import timestamp
 from policies.plan import parse_plan
 from policies.privacy import Loss
 from policies.query import Plan
-from policies.request import Facts, JobRequest, UsesFact, VersionFact
+from policies.request import Facts, JobRequest, RecentFact, UsesFact, VersionFact
 
 STRANGER = "nobody"
 OTHER_PURPOSE = "another-purpose"
@@ -122,6 +123,7 @@ def _bases(dataset: str, both: Iterable[Agreement], plans: list[tuple[str, Plan]
                     isolation=terms.isolation,
                     approved_by=tuple(sorted(terms.approvals.of)) if terms.approvals else (),
                     uses=(UsesFact(provider=dataset.partition(".")[0], jobs=0, own=0, paid=1),),
+                    recent=_recent(dataset, both, Loss(amount=0)),
                 )
                 yield Probe(
                     request=JobRequest(
@@ -202,4 +204,12 @@ def _worlds(base: Facts, dataset: str, both: Iterable[Agreement]) -> Iterator[Fa
         yield replace(base, isolation=terms.isolation)
         if terms.approvals is not None:
             yield replace(base, approved_by=tuple(sorted(terms.approvals.of[: terms.approvals.need])))
+        if terms.total_refresh is not None:
+            yield replace(base, recent=_recent(dataset, both, terms.total_loss))
     yield replace(base, overdue=("job-overdue",))
+
+
+def _recent(dataset: str, both: Iterable[Agreement], spent: Loss) -> tuple[RecentFact, ...]:
+    """As if ledgers had lately been charged so much, all of it for the asking consumer, over every period of either agreement."""
+    read = {found for agreement in both if dataset in agreement.by_dataset for found in periods(agreement, (dataset,))}
+    return tuple(RecentFact(provider=p, id_space=s, days=days, spent=spent, own=spent) for p, s, days in sorted(read))

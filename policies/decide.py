@@ -19,6 +19,7 @@ from policies.request import Facts, JobRequest
 from policies.rules import RULES, Case
 from policies.rules_conditions import CONDITIONS, OF_DOCUMENTS, Rule
 from policies.schedule import OUTLINES, Outline, allot, schedule
+from policies.service import Scoring, holds_model
 from policies.tightening import tightened
 
 LAW_VERSION = "law/2"
@@ -60,6 +61,8 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
     pool = agreement.pool_of(plan.sources)
     if pool is not None:
         findings.append(_summable(request, agreement, plan, pool, derived.minimum_group))
+    if plan.scoring is not None:
+        findings.append(_scorable(request, agreement, plan, plan.scoring))
     allowed = bool(findings) and False not in [finding.allowed for finding in findings]
     return Decision(allowed=allowed, minimum_group=derived.minimum_group, findings=tuple(findings))
 
@@ -202,6 +205,18 @@ def _summable(request: JobRequest, agreement: Agreement, plan: Plan, pool: Pool,
         return _denied("joint", pool.dataset, error.message)
     message = f"{len(pool.members)} contributors, {pool.noise} noise, key of `{pool.key_holder}`, {parameters.name}"
     return Finding(rule="joint", dataset=pool.dataset, allowed=True, message=message)
+
+
+def _scorable(request: JobRequest, agreement: Agreement, plan: Plan, scoring: Scoring) -> Finding:
+    """What scores is a model, and all that is scored is the asker's own."""
+    declaration = agreement.by_dataset.get(scoring.model)
+    if declaration is None or not holds_model(declaration):
+        return _denied("scoring", scoring.model, f"`{scoring.model[:81]}` is not declared as a model")
+    foreign = next((name for name in plan.tables if name.partition(".")[0] != request.consumer), None)
+    if foreign is not None:
+        return _denied("scoring", foreign, f"`{foreign}` is not the asker's: scores leave row by row, to whom the rows belong")
+    message = f"at most {scoring.rows} rows of `{request.consumer}`, {scoring.decimals} decimals"
+    return Finding(rule="scoring", dataset=scoring.model, allowed=True, message=message)
 
 
 def _denied(rule: str, dataset: str, message: str) -> Finding:

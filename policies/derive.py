@@ -8,17 +8,19 @@ from typing import Literal
 
 from policies.expression import Call, Expression, Ref, refs
 from policies.query import AggregateOutput, Join, KeyOutput, PerUnit, Plan, Relation, relations, tables
+from policies.service import MODEL_COLUMN
 
 Operation = Literal[
     "join_key", "group_by", "filter", "count", "sum", "avg", "output", "distinct", "variance", "quantile", "covariance", "discover",
-    "feature", "label",
+    "feature", "label", "score",
 ]  # fmt: skip
 """How a plan uses a column. `output` means that values of a public domain label the cells of the release, `discover` that values which
-only the data know do, where enough units share them; `feature` and `label` that a model is trained on it."""
+only the data know do, where enough units share them; `feature` and `label` that a model is trained on it, or scores the asker's own rows;
+`score` that it is a model whose rounded scores appear."""
 
 OPERATIONS: tuple[Operation, ...] = (
     "join_key", "group_by", "filter", "count", "sum", "avg", "output", "distinct", "variance", "quantile", "covariance", "discover",
-    "feature", "label",
+    "feature", "label", "score",
 )  # fmt: skip
 
 OPERATION_OF: dict[str, Operation] = {
@@ -46,14 +48,15 @@ class Use:
 
     Attributes:
         reveals: `hidden` (only which rows take part depends on it), `domain` (public values appear, whatever the data), `noised` (a noised
-            aggregate of it appears) or `shared` (a value appears that enough units share, counted with noise).
+            aggregate of it appears), `shared` (a value appears that enough units share, counted with noise) or `rounded` (rounded values
+            computed from it appear, row by row).
         output: name of the output column that reveals it; None where every output depends on it.
         clause: the part of the query that caused the use, for people.
     """
 
     column: ColumnRef
     operation: Operation
-    reveals: Literal["hidden", "domain", "noised", "shared"]
+    reveals: Literal["hidden", "domain", "noised", "shared", "rounded"]
     output: str | None
     clause: str
 
@@ -150,12 +153,26 @@ def _output_uses(plan: Plan, output: KeyOutput | AggregateOutput, origins: Origi
 
 def _training_uses(plan: Plan, origins: Origins) -> Iterator[Use]:
     """A model reveals, with noise, whatever its inputs are computed from, also what only their conditions read."""
+    if plan.scoring is not None:
+        yield from _scoring_uses(plan, plan.scoring.model, origins)
+        return
     for item in plan.inputs:
         label = plan.training is not None and plan.training.label is not None and plan.training.label.column == item.name
         operation: Operation = "label" if label else "feature"
         for column in _reads(item.expression, origins):
             clause = f"SELECT {column} AS {item.name} ({operation})"
             yield Use(column=column, operation=operation, reveals="noised", output=item.name, clause=clause)
+
+
+def _scoring_uses(plan: Plan, model: str, origins: Origins) -> Iterator[Use]:
+    """Scores reveal, rounded, the model and whatever the features are computed from; the latter to whom it belongs."""
+    for item in plan.inputs:
+        for column in _reads(item.expression, origins):
+            yield Use(
+                column=column, operation="feature", reveals="rounded", output=item.name, clause=f"SELECT {column} AS {item.name} (scored)"
+            )
+    column = ColumnRef(dataset=model, column=MODEL_COLUMN)
+    yield Use(column=column, operation="score", reveals="rounded", output="score", clause=f"scored with {model}")
 
 
 def _deciding(function: str, arguments: tuple[Expression, ...]) -> list[Expression]:

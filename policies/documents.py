@@ -211,6 +211,42 @@ class KeyRefusalStatement:
         require_slug(self.reason, "reason")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GrantRenunciation:
+    """What a broker signs of a grant that is dead: it has released no key for it, and never will."""
+
+    kind: Literal["grant-renunciation/1"] = "grant-renunciation/1"
+    job: str
+    grant: str
+
+    def __post_init__(self) -> None:
+        require_slug(self.job, "job")
+        require_digest(self.grant, "grant")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SignedRenunciation:
+    """A renunciation, whose broker signed it, and the signature (128 hex digits): the header of its `renounced` entry."""
+
+    renunciation: GrantRenunciation
+    provider: str
+    signature: str
+
+    def to_ids(self) -> dict[str, str]:
+        """The header of its entry."""
+        found = self.renunciation
+        return {"job": found.job, "grant": found.grant, "provider": self.provider, "signature": self.signature}
+
+    @classmethod
+    def from_ids(cls, ids: Mapping[str, str]) -> SignedRenunciation:
+        """The renunciation that an entry records. Raises Malformed."""
+        try:
+            found = GrantRenunciation(job=ids["job"], grant=ids["grant"])
+            return cls(renunciation=found, provider=ids["provider"], signature=ids["signature"])
+        except KeyError as error:
+            raise Malformed("the entry of a renunciation does not say all of it") from error
+
+
 def secret_digest(secret: str) -> str:
     """Digest under which a random code or credential (at least 24 random bytes) is stored and looked up."""
     return digest_bytes(b"sandbox/v1/secret\n" + secret.encode())

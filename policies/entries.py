@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from policies.canonical import canonical, parse_canonical
-from policies.codec import decode, encode, omitted
+from policies.codec import decode, omitted
 from policies.errors import Malformed, Tampered
 from policies.names import require_digest, require_key, require_name, require_slug
 from policies.privacy import Measure
@@ -22,6 +22,8 @@ EntryKind = Literal[
     "rotated", "revoked", "readmitted", "log_rotated", "epoch_opened", "epoch_signed", "repeated",
     "tightened", "awaiting", "approved", "duty_done", "measured", "destroyed",
     "joint_keyed", "joint_contributed", "joint_dropped", "joint_summed", "joint_released", "joint_withheld",
+    "renounced", "voided",
+    "exchange_proposed", "exchange_act", "handed_over", "exchange_ended",
 ]  # fmt: skip
 """Every kind of entry of version 1. Kinds are only ever added."""
 
@@ -39,7 +41,7 @@ class Header:
     Attributes:
         at: milliseconds since 1970 by the host's clock.
         ids: names and digests by field, for example ``{"job": ..., "agreement": ...}``.
-        losses: for `charged`, provider, id space, amount, delta0 and measure per ledger.
+        losses: for `charged` and `voided`, provider, id space, amount, delta0 and measure per ledger.
         commitment: SHA-256 over salt and canonical body.
     """
 
@@ -80,6 +82,11 @@ class Opening:
     body: dict[str, Any]
 
 
+_WRITTEN = frozenset({"v", "kind", "at", "ids", "losses", "commitment"})
+_WRITTEN_OF_CHARGES = frozenset({"provider", "id_space", "amount", "delta0"})
+"""Fields that are written out whatever they hold; decoding refuses one that must be left out."""
+
+
 def commit(salt: bytes, body: dict[str, Any]) -> str:
     """Return the commitment to `body` under a 32-byte random `salt`: hiding by the salt, binding by SHA-256."""
     return commit_text(salt, canonical(body))
@@ -96,7 +103,7 @@ def parse_header(data: bytes) -> Header:
     """Return the header that an entry's bytes spell. Raises Malformed, also where the bytes are not its one canonical spelling."""
     value = parse_canonical(data, limit=MAX_ENTRY)
     header = decode(Header, value)
-    if encode(header) != value:
+    if not value.keys() >= _WRITTEN or not all(charge.keys() >= _WRITTEN_OF_CHARGES for charge in value["losses"]):
         raise Malformed("the entry is not canonical JSON with every field")
     return header
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from policies.agreement import Agreement, Terms
+from policies.budgets import budgets, without
 from policies.codec import omitted
+from policies.conditions import DAY_S
 from policies.decide import decide
 from policies.derive import ColumnRef, derive
 from policies.errors import Malformed
 from policies.finding import Decision, Finding
 from policies.odrl import timestamp
-from policies.privacy import Loss
+from policies.privacy import LARGEST, Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.smaller import limited, without_condition, without_keys, without_output
@@ -33,6 +35,7 @@ ACTORS: dict[str, Actor] = {
     "approvals": "approvers", "payment": "provider", "version": "provider", "enclave": "operator", "enclave_jurisdictions": "operator",
     "no_debug": "operator", "delete_after": "consumer", "columns": "consumer", "schedule": "consumer", "output_kinds": "consumer",
     "output_rows": "consumer", "dataset": "consumer", "measure": "consumer", "pre_approved": "consumer",
+    "exchange_only": "consumer",
 }  # fmt: skip
 """Who can act where no change of the request helps; all parties, by a new agreement, on every other rule."""
 
@@ -127,9 +130,20 @@ def applied(change: Change, asked: Asked) -> Asked:
     if change.action == "state-purpose":
         return replace(asked, request=replace(request, purpose=change.what))
     if change.action == "wait-until":
-        return replace(asked, facts=replace(asked.facts, now=int(change.what)))
+        return replace(asked, facts=_later(asked.facts, int(change.what)))
     kept = tuple(use for use in request.onward if f"{use.recipient} for {use.purpose}" != change.what)
     return replace(asked, request=replace(request, onward=kept))
+
+
+def _later(facts: Facts, at: int) -> Facts:
+    """The facts at a later time if nothing is charged until then: what is certain to have been charged longer ago counts no more."""
+    recent = (
+        replace(fact, spent=replace(fact.spent, amount=0, delta0=0), own=replace(fact.own, amount=0, delta0=0))
+        if at - facts.now >= fact.days * DAY_S
+        else fact
+        for fact in facts.recent
+    )
+    return replace(facts, now=at, recent=tuple(recent))
 
 
 def _fewest(asked: Asked, agreement: Agreement, changes: list[Change], remaining: set[tuple[str, str, str | None]]) -> list[Change]:
@@ -179,6 +193,10 @@ def _candidates(finding: Finding, asked: Asked, agreement: Agreement) -> Iterato
             yield Change(action="wait-until", what=str(at), text=f"wait until {timestamp(at)}")
     elif finding.rule in ("job_loss", "total_loss", "consumer_loss", "schedule"):
         yield from _loss_changes(asked, agreement, terms)
+        days = [budget.days for budget in budgets(agreement, asked.plan.sources) if budget.days is not None]
+        if days and finding.rule in ("total_loss", "consumer_loss"):
+            at = asked.facts.now + max(days) * DAY_S
+            yield Change(action="wait-until", what=str(at), text=f"wait until {timestamp(at)}, if nothing else is charged meanwhile")
     elif finding.rule == "output_rows":
         most = min(item.output_rows for item in terms if item.output_rows is not None)
         yield Change(action="limit-rows", what=str(most), text=f"add ORDER BY and LIMIT {most}")
@@ -231,25 +249,15 @@ def _loss_changes(asked: Asked, agreement: Agreement, terms: list[Terms]) -> Ite
 
 
 def _most(asked: Asked, agreement: Agreement, terms: list[Terms]) -> Loss | None:
-    bounds: list[Loss] = []
-    for item in terms:
-        declaration = agreement.by_dataset[item.dataset]
-        if declaration.public:
-            continue
-        ledger = (declaration.provider, declaration.id_space)
-        bounds.append(item.job_loss)
-        for most, spent in ((item.total_loss, asked.facts.spent_on(*ledger)), (item.consumer_loss, asked.facts.consumer_spent_on(*ledger))):
-            if most is not None:
-                bounds.append(_left(most, spent))
+    bounds = [item.job_loss for item in terms if not agreement.by_dataset[item.dataset].public]
+    for budget in budgets(agreement, [item.dataset for item in terms]):
+        bounds.append(budget.left(asked.facts))
+        if budget.days is not None and not budget.own:
+            ever = asked.facts.spent_on(budget.provider, budget.id_space)
+            bounds.append(without(replace(LARGEST, measure=budget.most.measure), ever))
     if not bounds or len({bound.measure for bound in bounds}) != 1:
         return None
     return replace(bounds[0], amount=min(b.amount for b in bounds), delta0=min(b.delta0 for b in bounds))
-
-
-def _left(most: Loss, spent: Loss) -> Loss:
-    payable = spent.measure == most.measure or not spent.amount
-    amount = max(0, most.amount - spent.amount) if payable else 0
-    return replace(most, amount=amount, delta0=max(0, most.delta0 - spent.delta0))
 
 
 def _column(text: str) -> ColumnRef:

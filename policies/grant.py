@@ -128,6 +128,11 @@ AnyPlan: TypeAlias = Plan | Plan1
 """A plan of whatever law."""
 
 
+def is_tested(grant: AnyGrant) -> bool:
+    """Whether what a grant trains must pass a test."""
+    return isinstance(grant, Grant) and grant.plan.training is not None and grant.plan.training.test is not None
+
+
 def question_digest(request: JobRequest, plan: AnyPlan, versions: tuple[VersionFact, ...]) -> str:
     """Return the digest of what is asked and of what data: requests that differ only in id and spelling have one."""
     asked = {"agreement": request.agreement, "consumer": request.consumer, "purpose": request.purpose, "loss": encode(request.loss)}
@@ -140,13 +145,26 @@ def grant_digest(grant: AnyGrant) -> str:
 
 
 def public_providers(agreement: Agreement, plan: AnyPlan) -> tuple[str, ...]:
-    """Return the providers of public tables of a plan, sorted: their keys are needed though nothing is charged to them."""
+    """Return the providers to whom nothing is charged though their keys are needed, sorted: of public tables, and of whatever is scored."""
     read = (agreement.by_dataset[dataset] for dataset in agreement.members(plan.sources))
-    return tuple(sorted({declaration.provider for declaration in read if declaration.public}))
+    return tuple(sorted({declaration.provider for declaration in read if declaration.public or _scores(plan)}))
 
 
 def ledgers_charged(agreement: Agreement, plan: AnyPlan) -> tuple[tuple[str, str], ...]:
-    """Return the (provider, id space) ledgers that a job on `plan` charges, each once, sorted."""
+    """Return the (provider, id space) ledgers that a job on `plan` charges, each once, sorted. Scores are of the asker's own rows: none."""
+    if _scores(plan):
+        return ()
     declarations = agreement.by_dataset
     protected = [declarations[dataset] for dataset in agreement.members(plan.sources) if not declarations[dataset].public]
     return tuple(sorted({(declaration.provider, declaration.id_space) for declaration in protected}))
+
+
+def metered(plan: AnyPlan) -> dict[str, str]:
+    """Return what a charge says in the open of rows that are scored: the model's dataset, and their number as the call states it."""
+    if not isinstance(plan, Plan) or plan.scoring is None:
+        return {}
+    return {"model": plan.scoring.model, "rows": str(plan.scoring.rows)}
+
+
+def _scores(plan: AnyPlan) -> bool:
+    return isinstance(plan, Plan) and plan.scoring is not None

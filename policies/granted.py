@@ -9,8 +9,12 @@ from policies.codec import omitted
 from policies.documents import SignedRotation
 from policies.names import require_dataset, require_digest, require_key, require_name
 
-WithheldCode = Literal["grant-mismatch", "keys-missing", "input-tampered", "input-unreadable", "resource-limit", "output-limit", "internal"]
-"""All that an enclave ever says when it releases nothing."""
+WithheldCode = Literal[
+    "grant-mismatch", "keys-missing", "input-tampered", "input-unreadable", "resource-limit", "output-limit", "internal",
+    "model-unreadable", "model-mismatch", "rows-exceeded", "probing",
+]  # fmt: skip
+"""All that an enclave ever says when it releases nothing. The second line is of calls of a scoring service: what the offered model is, that
+its features are not the query's columns, that there are more rows than stated, that they look made to copy the model."""
 
 FailureCode = Literal[
     "enclave-died", "out-of-memory", "worker-died", "evidence-rejected", "keys-refused", "keys-timeout", "release-mismatch", "law-retired",

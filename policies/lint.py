@@ -13,13 +13,15 @@ from policies.agreement import Agreement, Terms
 from policies.conditions import DAYS, MINUTES_PER_DAY, clock_minutes
 from policies.declaration import Declaration
 from policies.derive import OPERATIONS
-from policies.privacy import NANO
+from policies.privacy import NANO, units_to_decimal
 from policies.query import MAX_CELLS
 
 Kind = Literal["never-allows", "never-decides", "contradiction", "admits-everything"]
 
 BROKER_AGE_S = 60
 """A broker accepts no older evidence, whatever terms say."""
+
+DAYS_OF_A_YEAR = 366
 
 MANY_EPSILON = 10
 """A total beyond it protects nobody in practice."""
@@ -72,7 +74,7 @@ def _never_decides(terms: Terms, declaration: Declaration) -> Iterator[_Found]:
     total = terms.total_loss
     if terms.job_loss.amount > total.amount:
         yield "never-decides", "job_loss", f"one job may cost {terms.job_loss.text}, more than the total of {total.text}"
-    if terms.consumer_loss is not None and terms.consumer_loss.amount >= total.amount:
+    if terms.consumer_loss is not None and terms.consumer_loss.amount >= total.amount and not _outlasts_total(terms):
         yield "never-decides", "consumer_loss", f"{terms.consumer_loss.text} for one consumer is no less than the total of {total.text}"
     if terms.evidence_age is not None and terms.evidence_age >= BROKER_AGE_S:
         yield "never-decides", "evidence_age", f"brokers accept no evidence older than {BROKER_AGE_S} s anyway"
@@ -80,6 +82,11 @@ def _never_decides(terms: Terms, declaration: Declaration) -> Iterator[_Found]:
         yield "never-decides", "output_rows", f"no release has more than {MAX_CELLS} rows"
     for name in sorted(set(terms.recipients) - set(terms.assignees)):
         yield "never-decides", "recipients", f"`{name}` may receive and may not ask"
+
+
+def _outlasts_total(terms: Terms) -> bool:
+    """Whether what counts to one consumer may outgrow what counts in all, since it counts for longer."""
+    return terms.total_refresh is not None and (terms.consumer_refresh is None or terms.consumer_refresh > terms.total_refresh)
 
 
 def _columns(terms: Terms, declaration: Declaration) -> Iterator[_Found]:
@@ -107,6 +114,10 @@ def _admits(terms: Terms, declaration: Declaration) -> Iterator[_Found]:
         yield "admits-everything", "minimum_group", "cells of any size are released"
     if terms.total_loss.measure == "pure" and terms.total_loss.amount > MANY_EPSILON * NANO:
         yield "admits-everything", "total_loss", f"{terms.total_loss.text} in total protects nobody"
+    yearly = terms.total_loss.amount * -(-DAYS_OF_A_YEAR // (terms.total_refresh or DAYS_OF_A_YEAR))
+    if terms.total_refresh is not None and terms.total_loss.measure == "pure" and yearly > MANY_EPSILON * NANO:
+        message = f"{terms.total_loss.text} every {terms.total_refresh} days is up to epsilon {units_to_decimal(yearly, 9)} a year"
+        yield "admits-everything", "total_refresh", message
     open_columns = {term.column for term in terms.columns if set(term.operations) == set(OPERATIONS) and not term.recipients}
     if open_columns == {column.name for column in declaration.columns}:
         yield "admits-everything", "columns", "every operation is allowed on every column"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from policies.acceptance import Acceptance
 from policies.canonical import digest
 from policies.codec import encode
 from policies.errors import Malformed
+from policies.privacy import decimal_to_units
 from policies.training import MAX_DEPTH, Encoded
 
 WEIGHT_BITS = 20
@@ -103,3 +105,8 @@ class ModelRelease:
     def digest(self) -> str:
         """The digest that names the model."""
         return digest(encode(self.model))
+
+
+def passes(metrics: tuple[Metric, ...], test: Acceptance) -> bool:
+    """Whether the tested metric is there and large enough; both have four decimals at most."""
+    return any(m.name == test.metric and decimal_to_units(m.value, 4, "value") >= decimal_to_units(test.least, 4, "least") for m in metrics)

@@ -33,6 +33,8 @@ OPERANDS = {
     ("sb:jobLoss", "lteq"): "job_loss",
     ("sb:totalLoss", "lteq"): "total_loss",
     ("sb:consumerLoss", "lteq"): "consumer_loss",
+    ("sb:totalRefresh", "eq"): "total_refresh",
+    ("sb:consumerRefresh", "eq"): "consumer_refresh",
     ("sb:enclaveKind", "isAnyOf"): "enclave_kinds",
     ("sb:measurement", "isAnyOf"): "measurements",
     ("count", "lteq"): "uses",
@@ -46,14 +48,20 @@ OPERANDS = {
     ("sb:outputRows", "lteq"): "output_rows",
     ("sb:outputBytes", "lteq"): "output_bytes",
     ("sb:approvals", "gteq"): "approvals",
+    ("sb:exchangeOnly", "eq"): "exchange_only",
     ("sb:isolation", "isAllOf"): "isolation",
     ("sb:platform", "isAllOf"): "platforms",
+    ("sb:scoredRows", "lteq"): "scored_rows",
+    ("sb:scoreDecimals", "lteq"): "score_decimals",
+    ("sb:withholdProbing", "eq"): "withhold_probing",
 }
 """(left operand, operator) -> field of `Terms`; each appears exactly once in a permission, those of `OPTIONAL` at most once."""
 
 OPTIONAL = frozenset(
     {
         "consumer_loss",
+        "total_refresh",
+        "consumer_refresh",
         "uses",
         "windows",
         "enclave_jurisdictions",
@@ -65,8 +73,12 @@ OPTIONAL = frozenset(
         "output_rows",
         "output_bytes",
         "approvals",
+        "exchange_only",
         "isolation",
         "platforms",
+        "scored_rows",
+        "score_decimals",
+        "withhold_probing",
     }
 )
 _LOSSES = frozenset({"job_loss", "total_loss", "consumer_loss"})

@@ -37,6 +37,7 @@ from policies.query import (
 )
 from policies.request import JobRequest
 from policies.schedule import fitted, measures, needs, task_of
+from policies.service import Scoring
 from policies.shape import public_cells, require_sound
 from policies.sql_aggregates import Aggregate, holds_aggregate, is_aggregate, read_aggregate
 from policies.sql_functions import literal_number
@@ -60,14 +61,15 @@ _EMBEDDED_LEVELS = 4
 
 def plan_of(request: JobRequest, declarations: Mapping[str, Declaration]) -> Plan:
     """Return the canonical plan of what a request asks. Raises Malformed as `parse_plan` does."""
-    return parse_plan(request.sql, declarations, request.training)
+    return parse_plan(request.sql, declarations, request.training, request.scoring)
 
 
-def parse_plan(sql: str, declarations: Mapping[str, Declaration], training: Training | None = None) -> Plan:
+def parse_plan(sql: str, declarations: Mapping[str, Declaration], training: Training | None = None, scoring: Scoring | None = None) -> Plan:
     """Return the canonical plan of `sql` over the declared datasets.
 
     Args:
         training: what is learned from the rows of `sql`, which then names columns of rows (SELECT x AS name) instead of aggregates.
+        scoring: which model scores the rows of `sql`, which then names columns of rows likewise.
 
     Raises:
         Malformed: naming the construct that is not accepted, in `where` its position where the parser knows it, and the accepted form
@@ -85,7 +87,7 @@ def parse_plan(sql: str, declarations: Mapping[str, Declaration], training: Trai
     rows = sources.rows(select, sources.named_queries(select, {}))
     sources.require_used()
     query = _Query(select=select, rows=rows, declarations=declarations)
-    plan = query.plan() if training is None else query.training(training)
+    plan = query.plan() if training is None and scoring is None else query.rows_read(training, scoring)
     found = require_sound(plan, declarations)
     public_cells(plan, found.scope)
     measures(plan, found)
@@ -129,30 +131,32 @@ class _Query:
             limit=self._limit(),
         )
 
-    def training(self, training: Training) -> Plan:
-        """The plan of a query of rows."""
+    def rows_read(self, training: Training | None, scoring: Scoring | None) -> Plan:
+        """The plan of a query of rows, from which a model learns or which it scores."""
+        what = "training" if scoring is None else "scoring"
         for name in ("group", "having", "order", "limit"):
             if self.select.args.get(name) is not None:
-                raise Malformed(f"a training reads rows: {name.upper()} has no meaning", code="sql")
+                raise Malformed(f"a {what} reads rows: {name.upper()} has no meaning", code="sql")
         inputs = []
         for item in self.select.expressions:
             written, node = unaliased(item)
             if holds_aggregate(node):
-                refuse(node, "is not accepted: a training reads rows; aggregate per unit in a subquery")
+                refuse(node, f"is not accepted: a {what} reads rows; aggregate per unit in a subquery")
             if isinstance(node, exp.Star) or (isinstance(node, exp.Column) and isinstance(node.this, exp.Star)):
                 refuse(node, "is not accepted: name the features and the label")
             expression = self.rows.reader("in SELECT").read(node)
-            if self.rows.is_unit(expression):
+            if self.rows.is_unit(expression) and scoring is None:
                 refuse(node, "is the privacy unit: a model that knows it knows persons", code="raw-column")
             if written is None and not isinstance(node, exp.Column):
                 refuse(node, "needs a name: write AS name")
             inputs.append(NamedExpression(name=written or name_of(node.this), expression=expression))
-        counted = AggregateOutput(name="people", function="COUNT_UNITS")
+        counted = (AggregateOutput(name="people", function="COUNT_UNITS"),) if scoring is None else ()
         return Plan(
             source=self.rows.relation,
             where=all_of(self.rows.where),
-            outputs=(counted,),
+            outputs=counted,
             training=training,
+            scoring=scoring,
             # The order in which columns are selected means nothing.
             inputs=tuple(sorted(inputs, key=lambda item: item.name)),
         )

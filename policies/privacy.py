@@ -79,6 +79,9 @@ def _loss_text(measure: Measure, amount: int, delta0: int) -> str:
     return f"{PARAMETERS[measure]} {units_to_decimal(amount, 9)}{tail}"
 
 
+LARGEST = Loss(amount=MAX_EPSILON * NANO, delta0=PICO - 1)
+"""The largest loss that can be written, in `pure`; what a ledger ever pays is no larger."""
+
 PARAMETERS: dict[Measure, str] = {"pure": "epsilon", "zcdp": "rho"}
 """What the amount of each measure is called."""
 

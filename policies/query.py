@@ -13,6 +13,7 @@ from policies.errors import Malformed
 from policies.expression import Expression, Ref, refs
 from policies.names import require_name
 from policies.privacy import decimal_to_units
+from policies.service import MODEL_COLUMN, Scoring
 from policies.training import Training
 
 MAX_SQL = 20_000
@@ -187,6 +188,7 @@ class Plan:
     Attributes:
         training: what is learned from the rows besides; `inputs` are the columns that it names. Such a plan has one cell, whose figure is
             the number of its units.
+        scoring: which model scores the rows instead; `inputs` are the features and what tells rows apart. Such a plan has no outputs.
     """
 
     kind: Literal["plan/2"] = "plan/2"
@@ -199,13 +201,14 @@ class Plan:
     limit: int | None = None
     training: Training | None = omitted(None)
     inputs: tuple[NamedExpression, ...] = omitted(())
+    scoring: Scoring | None = omitted(None)
 
     def __post_init__(self) -> None:
         names = [require_name(output.name, "outputs") for output in self.outputs]
         if len(set(names)) != len(names) or len(names) > MAX_OUTPUTS:
             raise Malformed(f"output names must be distinct, at most {MAX_OUTPUTS}", where="outputs")
-        if not self.aggregates:
-            raise Malformed("a plan needs an aggregate", where="outputs")
+        if bool(self.aggregates) != (self.scoring is None):
+            raise Malformed("a plan needs an aggregate; one that scores rows has none", where="outputs")
         if len(self.group_by) > MAX_KEYS or len({key.expression for key in self.group_by}) != len(self.group_by):
             raise Malformed(f"group keys must be distinct, at most {MAX_KEYS}", where="group_by")
         if any(isinstance(output, KeyOutput) and not 0 <= output.key < len(self.group_by) for output in self.outputs):
@@ -214,14 +217,17 @@ class Plan:
             raise Malformed("HAVING and ORDER BY read outputs only", where="having")
         if self.limit is not None and not 0 <= self.limit <= MAX_CELLS:
             raise Malformed(f"must lie between 0 and {MAX_CELLS}", where="limit")
-        self._require_training()
+        self._require_rows()
 
-    def _require_training(self) -> None:
+    def _require_rows(self) -> None:
         names = [require_name(item.name, "inputs") for item in self.inputs]
-        if (self.training is None) != (not names) or len(set(names)) != len(names):
-            raise Malformed("a training and its distinct inputs come together", where="inputs")
-        if self.training is not None and (self.group_by or self.having or self.order or self.limit is not None):
-            raise Malformed("a training reads rows; it has no groups and nothing to order", where="training")
+        reads_rows = (self.training is not None) + (self.scoring is not None)
+        if reads_rows > 1 or bool(reads_rows) != bool(names) or len(set(names)) != len(names):
+            raise Malformed("a training, or a scoring, and its distinct inputs come together", where="inputs")
+        if self.scoring is not None and (self.scoring.by not in names or len(names) < 2):
+            raise Malformed("scored rows have a name, and a feature besides", where="inputs")
+        if reads_rows and (self.group_by or self.having or self.order or self.limit is not None):
+            raise Malformed("what reads rows has no groups and nothing to order", where="training")
 
     @property
     def aggregates(self) -> tuple[AggregateOutput, ...]:
@@ -230,7 +236,13 @@ class Plan:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The datasets that the plan reads, each once, in the order in which they appear."""
+        """The datasets that the plan reads, each once, in the order in which they appear; a model that scores comes last."""
+        model = () if self.scoring is None else (self.scoring.model,)
+        return tuple(dict.fromkeys((*self.tables, *model)))
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The datasets whose rows the plan reads."""
         return tuple(dict.fromkeys(table.dataset for table in tables(self.source)))
 
     @property
@@ -294,6 +306,8 @@ def columns_read(plan: Plan, declarations: Mapping[str, Declaration]) -> dict[st
     for dataset in plan.sources:
         declaration = declared(dataset, declarations)
         needed[dataset] = {*declaration.unique_key, *([declaration.unit] if declaration.unit else [])}
+    if plan.scoring is not None:
+        needed[plan.scoring.model].add(MODEL_COLUMN)
     for expression in expressions(plan):
         for ref in refs(expression):
             if ref.table in by_alias:

@@ -30,6 +30,8 @@ def output_kind(plan: Plan) -> OutputKind:
     """Return what a release of the plan is."""
     if plan.training is not None:
         return "model"
+    if plan.scoring is not None:
+        return "scores"
     if plan.discovers:
         return "discovered"
     return "table" if plan.group_by else "number"
@@ -37,6 +39,8 @@ def output_kind(plan: Plan) -> OutputKind:
 
 def most_rows(plan: Plan, declarations: Mapping[str, Declaration]) -> int:
     """Return the most rows that a release can have, from documents alone. Raises Malformed for an unsound plan."""
+    if plan.scoring is not None:
+        return plan.scoring.rows
     cells = public_cells(plan, shape(plan.source, declarations).scope)
     known = MAX_CELLS if cells is None else cells
     return known if plan.limit is None else min(known, plan.limit)

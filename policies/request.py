@@ -11,10 +11,13 @@ from policies.codec import omitted
 from policies.conditions import require_country
 from policies.documents import SignedRotation
 from policies.errors import Malformed
+from policies.escrow import Course
+from policies.exchange import Bound, Exchange
 from policies.isolation import Layer, require_in_order
 from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
 from policies.privacy import PARAMETERS, Loss
 from policies.query import MAX_SQL
+from policies.service import Scoring
 from policies.tightening import SignedTightening
 from policies.training import Training
 
@@ -40,7 +43,9 @@ class JobRequest:
 
     Attributes:
         onward: every use by others that the consumer will make of the release; nobody else may have it.
+        exchange: the leg of an exchange that the job is part of.
         training: for a model: what is learned from the rows of `sql`, which then selects named columns instead of aggregates.
+        scoring: for scores: which model scores the rows of `sql`, which then selects named columns. Its loss is 0.
     """
 
     kind: Literal["job-request/1"] = "job-request/1"
@@ -52,6 +57,8 @@ class JobRequest:
     loss: Loss
     onward: tuple[OnwardUse, ...] = omitted(())
     training: Training | None = omitted(None)
+    exchange: Bound | None = omitted(None)
+    scoring: Scoring | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_request_id(self.request_id, "request_id")
@@ -60,10 +67,18 @@ class JobRequest:
         require_slug(self.purpose, "purpose")
         if len(self.sql) > MAX_SQL:
             raise Malformed(f"is longer than {MAX_SQL} characters", where="sql", code="sql")
-        if self.loss.amount <= 0:
+        if self.scoring is not None:
+            self._require_scoring()
+        elif self.loss.amount <= 0:
             raise Malformed(f"{PARAMETERS[self.loss.measure]} must be above 0", where="loss.amount")
         if len(self.onward) > MAX_ONWARD or len(set(self.onward)) != len(self.onward):
             raise Malformed(f"must be distinct uses, at most {MAX_ONWARD}", where="onward")
+
+    def _require_scoring(self) -> None:
+        if self.training is not None:
+            raise Malformed("a request trains a model or scores rows, not both", where="scoring")
+        if self.loss.amount or self.loss.delta0:
+            raise Malformed("scores of one's own rows cost no privacy loss: ask for 0", where="loss.amount")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +104,21 @@ class SpentFact:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RecentFact:
+    """What a ledger was charged in the last `days` days before a decision: in all, and counting to the asking consumer (`own`)."""
+
+    provider: str
+    id_space: str
+    days: int
+    spent: Loss
+    own: Loss
+
+    def __post_init__(self) -> None:
+        if self.days < 1 or self.own.amount > self.spent.amount or self.own.delta0 > self.spent.delta0:
+            raise Malformed("what counts to one consumer is part of all", where="own")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class UsesFact:
     """How many jobs under the agreement a provider's keys were granted for so far: in all, and for the asking consumer (`own`).
 
@@ -107,6 +137,27 @@ class UsesFact:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ExchangeFact:
+    """An exchange, named by its digest, and its course before the decision."""
+
+    exchange: Exchange
+    course: Course
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredFact:
+    """How many rows a model has scored for the asking consumer under the agreement, within the time that its terms count."""
+
+    dataset: str
+    rows: int
+
+    def __post_init__(self) -> None:
+        require_dataset(self.dataset, "dataset")
+        if self.rows < 0:
+            raise Malformed("rows are counted from 0", where="rows")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """Everything a decision reads besides request, agreement and plan. Replay re-derives all but time and enclave from the log.
 
@@ -122,7 +173,10 @@ class Facts:
         enclave_jurisdiction, enclave_debug: of the enclave that the host would start; None where it does not say.
         approved_by: parties that approved this very request, sorted.
         overdue: jobs of the consumer under the agreement whose release was to be deleted by now, and was not reported as deleted.
+        recent: of ledgers whose bounds are renewed, sorted by ledger and days.
+        exchange: the exchange that the request is bound to, and how far it got, where the asking consumer is a participant of it.
         isolation: the layers around every enclave that the host would start; stated where terms require any.
+        scored: of the model that a call asks, where its terms count rows.
     """
 
     now: int
@@ -140,14 +194,20 @@ class Facts:
     approved_by: tuple[str, ...] = omitted(())
     overdue: tuple[str, ...] = omitted(())
     isolation: tuple[Layer, ...] = omitted(())
+    recent: tuple[RecentFact, ...] = omitted(())
+    exchange: ExchangeFact | None = omitted(None)
+    scored: tuple[ScoredFact, ...] = omitted(())
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")
+        named = [(fact.provider, fact.id_space, fact.days) for fact in self.recent]
+        if named != sorted(set(named)):
+            raise Malformed("states a ledger's recent charges twice, or not in order", where="recent")
         datasets = [fact.dataset for fact in self.versions]
         for spent in (self.spent, self.consumer_spent):
             if len({(fact.provider, fact.id_space) for fact in spent}) != len(spent):
                 raise Malformed("states a ledger twice")
-        if len(set(datasets)) != len(datasets):
+        if len(set(datasets)) != len(datasets) or len({fact.dataset for fact in self.scored}) != len(self.scored):
             raise Malformed("states a dataset twice")
         if self.repeats is not None:
             require_slug(self.repeats, "repeats")
@@ -162,6 +222,17 @@ class Facts:
             if fact.provider == provider:
                 return fact
         return _unused(provider)
+
+    def recent_on(self, provider: str, id_space: str, days: int) -> RecentFact:
+        """What a ledger was charged in the last `days` days. Raises Malformed where that is not stated."""
+        for fact in self.recent:
+            if (fact.provider, fact.id_space, fact.days) == (provider, id_space, days):
+                return fact
+        raise Malformed(f"nothing is stated of what {provider}/{id_space} was charged in the last {days} days", where="recent")
+
+    def scored_by(self, dataset: str) -> int | None:
+        """Rows that a model has scored for the consumer so far; None where it is not stated."""
+        return next((fact.rows for fact in self.scored if fact.dataset == dataset), None)
 
     def version_of(self, dataset: str) -> VersionFact | None:
         """The newest version of a dataset, or None if none is published."""

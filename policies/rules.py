@@ -6,7 +6,7 @@ A rule is a pure function of a `Case`. It says `allowed=False` for whatever it c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from policies.agreement import Agreement, Terms
@@ -14,7 +14,7 @@ from policies.declaration import Declaration
 from policies.derive import Use, derive
 from policies.finding import Finding, make_finding
 from policies.odrl import timestamp
-from policies.privacy import PARAMETERS, Loss
+from policies.privacy import LARGEST, PARAMETERS, Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
 
@@ -114,8 +114,8 @@ def minimum_group(case: Case) -> Iterator[Finding]:
 def job_loss(case: Case) -> Iterator[Finding]:
     """One job's loss stays within the bound, in the measure of the terms. Public tables charge nothing."""
     asked, most = case.request.loss, case.terms.job_loss
-    if _repeated(case):
-        yield case.finding("job_loss", True, f"repeats {case.facts.repeats}: nothing is charged")
+    if (free := _free(case)) is not None:
+        yield case.finding("job_loss", True, free)
         return
     remedy = f"ask for {most.text} or less" if asked.measure == most.measure else f"ask in {PARAMETERS[most.measure]}"
     allowed = case.declaration.public or asked.within(most)
@@ -124,31 +124,50 @@ def job_loss(case: Case) -> Iterator[Finding]:
 
 def total_loss(case: Case) -> Iterator[Finding]:
     """The ledger of this provider and id space can pay. A ledger has one measure: that of its first charge."""
-    if case.declaration.public or _repeated(case):
-        reason = "a public table has no ledger" if case.declaration.public else f"repeats {case.facts.repeats}: nothing is charged"
-        yield case.finding("total_loss", True, reason)
+    if case.declaration.public or (free := _free(case)) is not None:
+        yield case.finding("total_loss", True, "a public table has no ledger" if case.declaration.public else str(free))
         return
     provider, id_space = case.declaration.provider, case.declaration.id_space
-    yield _within(case, "total_loss", case.facts.spent_on(provider, id_space), case.terms.total_loss, f"ledger {provider}/{id_space}")
+    paid, days = case.facts.spent_on(provider, id_space), case.terms.total_refresh
+    whose = f"ledger {provider}/{id_space}"
+    if days is None:
+        yield _within(case, "total_loss", paid, case.terms.total_loss, whose)
+        return
+    recent = case.facts.recent_on(provider, id_space, days).spent
+    yield _within(case, "total_loss", recent, case.terms.total_loss, f"{whose} in the last {days} days", days)
+    ever = _within(case, "total_loss", paid, replace(LARGEST, measure=case.terms.total_loss.measure), f"{whose} ever")
+    if not ever.allowed:
+        yield ever
 
 
 def consumer_loss(case: Case) -> Iterator[Finding]:
     """What this ledger pays for one consumer stays within the bound, if there is one."""
     most = case.terms.consumer_loss
-    if most is None or case.declaration.public or _repeated(case):
+    if most is None or case.declaration.public or _free(case) is not None:
         yield case.finding("consumer_loss", True, "no bound for one consumer applies")
         return
     provider, id_space = case.declaration.provider, case.declaration.id_space
-    spent = case.facts.consumer_spent_on(provider, id_space)
-    yield _within(case, "consumer_loss", spent, most, f"`{case.request.consumer}` on ledger {provider}/{id_space}")
+    whose, days = f"`{case.request.consumer}` on ledger {provider}/{id_space}", case.terms.consumer_refresh
+    if days is None:
+        yield _within(case, "consumer_loss", case.facts.consumer_spent_on(provider, id_space), most, whose)
+        return
+    recent = case.facts.recent_on(provider, id_space, days).own
+    yield _within(case, "consumer_loss", recent, most, f"{whose} in the last {days} days", days)
 
 
-def _repeated(case: Case) -> bool:
-    return case.facts.repeats is not None
+def _free(case: Case) -> str | None:
+    """Why nothing is charged, or None."""
+    if case.facts.repeats is not None:
+        return f"repeats {case.facts.repeats}: nothing is charged"
+    return "scores are of the asker's own rows: nothing is charged" if case.plan.scoring is not None else None
 
 
-def _within(case: Case, rule: str, spent: Loss, most: Loss, whose: str) -> Finding:
-    """Whether what is spent and what is asked stay within a bound together, in one measure."""
+def _within(case: Case, rule: str, spent: Loss, most: Loss, whose: str, days: int | None = None) -> Finding:
+    """Whether what is spent and what is asked stay within a bound together, in one measure.
+
+    Args:
+        days: after which the bound is renewed, if it is.
+    """
     asked = case.request.loss
     if not spent.amount and spent.measure != most.measure:
         spent = Loss(measure=most.measure, amount=0, delta0=spent.delta0)
@@ -163,6 +182,8 @@ def _within(case: Case, rule: str, spent: Loss, most: Loss, whose: str) -> Findi
         remedy = f"this ledger pays in {PARAMETERS[spent.measure]}"
     elif left:
         remedy = f"ask for {Loss(measure=asked.measure, amount=min(left, most.amount), delta0=left_delta0).text} or less"
+    elif days is not None:
+        remedy = f"wait: what was charged counts for {days} days"
     else:
         remedy = "no budget is left; agree on a new one"
     return case.finding(rule, allowed, f"{whose}: {spent.text} of {most.text} spent, {asked.text} asked", remedy=remedy)

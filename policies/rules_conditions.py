@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from policies.agreement import Terms
+from policies.escrow import obstacle
+from policies.exchange import Asked, Bound, exchange_digest
 from policies.finding import Finding
 from policies.isolation import lacking
 from policies.odrl import timestamp
 from policies.questions import most_rows, output_kind, plan_digest, template_digest
+from policies.request import ExchangeFact
 from policies.rules import Case
 from policies.tightening import standing as standing_of
 
@@ -44,6 +47,35 @@ def uses(case: Case) -> Iterator[Finding]:
         yield case.finding("uses", True, f"repeats {case.facts.repeats}: not counted")
         return
     yield case.finding("uses", most is not None and used < most, f"{used} of {most} uses are made", remedy="sign a new agreement")
+
+
+def scored_rows(case: Case) -> Iterator[Finding]:
+    """Rows that the model has scored for the consumer in the time that counts, with those of this call, are at most so many."""
+    quota, scoring = case.terms.scored_rows, case.plan.scoring
+    if scoring is None or case.facts.repeats is not None:
+        yield case.finding("scored_rows", True, "no rows are scored" if scoring is None else f"repeats {case.facts.repeats}: not counted")
+        return
+    assert quota is not None, "the rule is applied where its term stands"
+    before = case.facts.scored_by(case.declaration.dataset)
+    left = 0 if before is None else max(0, quota.rows - before)
+    message = f"{'an unstated number' if before is None else before} of {quota.text} are scored; {scoring.rows} asked"
+    wait = "sign a new agreement" if quota.days is None else f"wait until fewer count of the last {quota.days} days"
+    yield case.finding("scored_rows", before is not None and scoring.rows <= left, message, remedy=f"ask for {left}" if left else wait)
+
+
+def score_decimals(case: Case) -> Iterator[Finding]:
+    """Scores have at most so many decimals."""
+    most, scoring = case.terms.score_decimals, case.plan.scoring
+    if scoring is None:
+        yield case.finding("score_decimals", True, "no rows are scored")
+        return
+    allowed = most is not None and scoring.decimals <= most
+    yield case.finding("score_decimals", allowed, f"scores with {scoring.decimals} decimals; agreed: {most}", remedy=f"ask for {most}")
+
+
+def withhold_probing(case: Case) -> Iterator[Finding]:
+    """The gate withholds the scores of rows that look made to copy the model."""
+    yield case.finding("withhold_probing", True, "scores of rows that look made to copy the model are withheld at the gate")
 
 
 def windows(case: Case) -> Iterator[Finding]:
@@ -124,6 +156,40 @@ def approvals(case: Case) -> Iterator[Finding]:
     yield case.finding("approvals", missing == 0, message, remedy=f"wait for {missing} more")
 
 
+def exchange_only(case: Case) -> Iterator[Finding]:
+    """The request is the job of a leg of an exchange, asks what the leg says, and the exchange is where such a job may be charged."""
+    bound, stated = case.request.exchange, case.facts.exchange
+    if bound is None:
+        remedy = "open an exchange of which the job is part"
+        yield case.finding("exchange_only", False, "the terms allow jobs of an exchange only, and this is none", remedy=remedy)
+        return
+    why = "there is no such exchange of the consumer" if stated is None else unbound(bound, stated, case)
+    yield case.finding("exchange_only", not why, why or f"leg {bound.leg} of {bound.exchange}")
+
+
+def unbound(bound: Bound, stated: ExchangeFact, case: Case) -> str:
+    """Return why a request is no job of the leg that it names; empty if it is one."""
+    exchange, request = stated.exchange, case.request
+    leg = exchange.leg(bound.leg)
+    if exchange_digest(exchange) != bound.exchange or leg.form != bound.form:
+        return "the stated exchange, or the form of its leg, is another"
+    if (leg.receiver, leg.agreement, leg.purpose) != (request.consumer, request.agreement, request.purpose):
+        return f"leg {bound.leg} is for another receiver, agreement or purpose"
+    asked = Asked(sql=request.sql, loss=request.loss, training=request.training)
+    if leg.ask is not None and leg.ask != asked:
+        return f"leg {bound.leg} asks another query, training or loss"
+    if leg.kind == "scenario" and request.training is not None:
+        return "on a scenario only figures are released, no model"
+    if case.agreement.pool_of(case.plan.sources) is not None:
+        return "a joint total cannot be held in escrow"
+    providers = {case.agreement.by_dataset[name].provider for name in case.plan.sources}
+    if leg.giver not in providers:
+        return f"the query reads nothing of `{leg.giver}`, who gives this leg"
+    if leg.tested and leg.receiver not in providers:
+        return f"the test is on data of `{leg.receiver}`, and the query reads none"
+    return obstacle(exchange, stated.course, bound.leg, case.facts.now)
+
+
 def payment(case: Case) -> Iterator[Finding]:
     """The provider has confirmed what must be paid before use."""
     price, known = case.terms.payment, case.facts.uses_of(case.declaration.provider)
@@ -177,6 +243,9 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "isolation": Condition(rule=isolation, applies=lambda terms: bool(terms.isolation)),
     "uses": Condition(rule=uses, applies=lambda terms: terms.uses is not None),
+    "scored_rows": Condition(rule=scored_rows, applies=lambda terms: terms.scored_rows is not None),
+    "score_decimals": Condition(rule=score_decimals, applies=lambda terms: terms.score_decimals is not None),
+    "withhold_probing": Condition(rule=withhold_probing, applies=lambda terms: terms.withhold_probing),
     "windows": Condition(rule=windows, applies=lambda terms: terms.windows is not None),
     "enclave_jurisdictions": Condition(rule=enclave_jurisdictions, applies=lambda terms: terms.enclave_jurisdictions is not None),
     "recipient_jurisdictions": Condition(rule=recipient_jurisdictions, applies=lambda terms: terms.recipient_jurisdictions is not None),
@@ -187,6 +256,9 @@ CONDITIONS: dict[str, Condition] = {
     "output_rows": Condition(rule=output_rows, applies=lambda terms: terms.output_rows is not None),
     "output_bytes": Condition(rule=output_bytes, applies=lambda terms: terms.output_bytes is not None),
     "approvals": Condition(rule=approvals, applies=lambda terms: terms.approvals is not None),
+    "exchange_only": Condition(
+        rule=exchange_only, applies=lambda terms: terms.exchange_only, also=lambda case: case.request.exchange is not None
+    ),
     "payment": Condition(rule=payment, applies=lambda terms: terms.payment is not None),
     "notify": Condition(rule=notify, applies=lambda terms: bool(terms.notify)),
     "attribution": Condition(rule=attribution, applies=lambda terms: terms.attribution is not None),
@@ -195,7 +267,8 @@ CONDITIONS: dict[str, Condition] = {
 }
 """By field of `Terms` (`standing`: by tightenings), in the order in which they are applied after the rules of every permission."""
 
-OF_DOCUMENTS = frozenset(
-    {"columns", "minimum_group", "evidence_age", "pre_approved", "output_kinds", "output_rows", "output_bytes", "notify", "attribution"}
-)
+OF_DOCUMENTS = frozenset({
+    "columns", "minimum_group", "evidence_age", "pre_approved", "output_kinds", "output_rows", "output_bytes", "notify", "attribution",
+    "score_decimals", "withhold_probing",
+})  # fmt: skip
 """Rules that read nothing but plan, terms and who the recipient is: they hold for every request on the same documents."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal, localcontext
+from types import MappingProxyType
 from typing import Literal
 
 from policies.canonical import MAX_INTEGER
@@ -139,6 +140,8 @@ def allot(known: Outline, plan: Plan, loss: Loss, minimum_group: int) -> tuple[S
         message, code, where = known.refused or ("the plan cannot be scheduled", "malformed", None)
         raise Malformed(message, code=code, where=where)
     bound, wanted = known.bound, known.wanted
+    if plan.scoring is not None:
+        return _unnoised(loss)
     if plan.training is not None:
         return _training(known.needed, bound, loss)
     tested = plan.discovers or minimum_group > 1
@@ -156,6 +159,13 @@ def allot(known: Outline, plan: Plan, loss: Loss, minimum_group: int) -> tuple[S
         replace(s, threshold=threshold_for(s, bound.cells, loss.delta0)) if plan.discovers and s.measured == units else s
         for s in statistics
     )
+
+
+def _unnoised(loss: Loss) -> tuple[Statistic, ...]:
+    """Scores are drawn with no noise and charged no loss: they are of the asker's own rows."""
+    if loss.amount or loss.delta0:
+        raise Malformed("scores cost no privacy loss; ask for 0", code="loss-unused")
+    return ()
 
 
 TRAINED: frozenset[str] = frozenset({"moments", "gradients", "curvatures", "clusters", "scores", "errors"})
@@ -234,12 +244,16 @@ def needs(output: AggregateOutput, scope: Mapping[tuple[str, str], Typed]) -> di
     return parts
 
 
-def measures(plan: Plan, found: Shape) -> dict[Measured, tuple[str, int]]:
-    """Return every vector that a plan needs, each once, with its name and the largest amount that one row adds.
+def measures(plan: Plan, found: Shape) -> Mapping[Measured, tuple[str, int]]:
+    """Return every vector that a plan needs, each once, with its name and the largest amount that one row adds; found once per plan.
 
     A sum is taken around the middle of its bounds where the number of its rows is also in the plan: the sum follows from both, and its
     noise halves.
     """
+    return _MEASURES(plan, found)
+
+
+def _measures(plan: Plan, found: Shape) -> Mapping[Measured, tuple[str, int]]:
     asked = [(output, measured) for output in plan.aggregates for measured in needs(output, found.scope).values()]
     counted = counted_rows(plan, found)
     wanted: dict[Measured, tuple[str, int]] = {}
@@ -253,7 +267,10 @@ def measures(plan: Plan, found: Shape) -> dict[Measured, tuple[str, int]]:
         name = stem if stem not in names else f"{stem}:{sum(n.startswith(stem) for n in names) + 1}"
         names.add(name)
         wanted[measured] = (name, largest)
-    return wanted
+    return MappingProxyType(wanted)
+
+
+_MEASURES = Recent(_measures)
 
 
 def counted_rows(plan: Plan, found: Shape) -> set[tuple[Expression | None, frozenset[Expression]]]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from policies.declaration import Column, Declaration
 from policies.errors import Malformed
 from policies.expression import DIVISION_DECIMALS, MAX_EXPRESSION_DECIMALS, MAX_VALUE, Expression, Ref, Typed, at_decimals, typed
 from policies.names import require_name
 from policies.query import MAX_CELLS, MAX_SOURCES, Join, Key, PerUnit, Plan, Relation, Table, UnitColumn, declared, relations, tables
+from policies.recent import Recent
 
 POOLS = "pool."
 """Names of datasets begin so that are added up under encryption only (`policies.joint.Pool`)."""
@@ -87,19 +89,21 @@ def shape(relation: Relation, declarations: Mapping[str, Declaration]) -> Shape:
         Malformed: an unknown dataset or column, a repeated alias, a join that its kind does not allow, or too many rows per unit.
     """
     if isinstance(relation, Table):
-        return _table(relation, declarations)
+        return _TABLES(declared(relation.dataset, declarations), word=relation.alias)
     found = _join(relation, declarations) if isinstance(relation, Join) else _per_unit(relation, declarations)
     if found.rows > MAX_ROWS:
         raise Malformed(f"one unit could have more than {MAX_ROWS} rows in the join", code="join-too-wide")
     return found
 
 
-def _table(table: Table, declarations: Mapping[str, Declaration]) -> Shape:
-    declaration = declared(table.dataset, declarations)
-    scope = {(table.alias, column.name): column_type(column) for column in declaration.columns}
-    key = frozenset((table.alias, name) for name in declaration.unique_key)
-    unit = frozenset() if declaration.public else frozenset({(table.alias, declaration.unit)})
-    return Shape(scope=scope, unit=unit, id_space=declaration.id_space, keys=(key,), rows=declaration.rows_per_unit)
+def _table(declaration: Declaration, alias: str = "") -> Shape:
+    scope = {(alias, column.name): column_type(column) for column in declaration.columns}
+    key = frozenset((alias, name) for name in declaration.unique_key)
+    unit = frozenset() if declaration.public else frozenset({(alias, declaration.unit)})
+    return Shape(scope=MappingProxyType(scope), unit=unit, id_space=declaration.id_space, keys=(key,), rows=declaration.rows_per_unit)
+
+
+_TABLES = Recent(_table)
 
 
 def _join(join: Join, declarations: Mapping[str, Declaration]) -> Shape:
@@ -208,12 +212,19 @@ def require_condition(condition: Expression, scope: Mapping[Name, Typed]) -> Non
 
 
 def require_sound(plan: Plan, declarations: Mapping[str, Declaration]) -> Shape:
-    """Hold a plan, whoever sent it, to what the sensitivities rely on, and return the shape of its source.
+    """Hold a plan, whoever sent it, to what the sensitivities rely on, and return the shape of its source; found once per plan.
 
     Raises:
         Malformed: whatever `shape` refuses; a plan without a protected table; too many tables; a key whose values do not come from where
             it says; HAVING values, filters or arguments of the wrong type.
     """
+    read = [declarations[dataset] for dataset in plan.sources if dataset in declarations]
+    if plan.sources != tuple(declaration.dataset for declaration in read):
+        return _sound(plan, declarations)
+    return _SOUND(plan, *read)
+
+
+def _sound(plan: Plan, declarations: Mapping[str, Declaration]) -> Shape:
     if len(list(tables(plan.source))) > MAX_SOURCES:
         raise Malformed(f"at most {MAX_SOURCES} tables may be joined", code="sql")
     # Columns are looked up by alias wherever a plan is read: one alias for two relations would hide a use of one behind the other.
@@ -234,11 +245,14 @@ def require_sound(plan: Plan, declarations: Mapping[str, Declaration]) -> Shape:
             typed(argument, found.scope)
     for item in plan.inputs:
         typed(item.expression, found.scope)
-    if plan.training is not None and any(dataset.startswith(POOLS) for dataset in plan.sources):
-        raise Malformed("a training reads rows inside an enclave; the rows of a pool are in none", code="sql")
+    if plan.inputs and any(dataset.startswith(POOLS) for dataset in plan.sources):
+        raise Malformed("a model reads rows inside an enclave; the rows of a pool are in none", code="sql")
     if plan.training is not None and [(o.function, o.filter) for o in plan.aggregates] != [("COUNT_UNITS", None)]:
         raise Malformed("a plan that trains counts its units, and nothing else", where="outputs")
     return found
+
+
+_SOUND = Recent(lambda plan, *read: _sound(plan, {declaration.dataset: declaration for declaration in read}))
 
 
 def _require_names(plan: Plan) -> None:

@@ -54,6 +54,9 @@ class Expressions:
 
     def read(self, node: Any) -> Expression:
         """Return the expression that a node spells, well typed. Raises Malformed at the innermost construct that is not accepted."""
+        return self._read(node)[0]
+
+    def _read(self, node: Any) -> tuple[Expression, Typed]:
         if not isinstance(node, exp.Expr):
             refuse(node, f"is not accepted {self.place}")
         with at(node):
@@ -61,16 +64,15 @@ class Expressions:
             if found == UNTYPED_NULL:
                 refuse_construct(bare(node), self.place)
             try:
-                typed(found, self.scope)
+                return found, typed(found, self.scope)
             except Malformed:
                 self.build(node, 0, strict=True)
                 raise
-            return found
 
     def condition(self, node: Any) -> Expression:
         """Like `read`, of something that is true or false."""
-        found = self.read(node)
-        if typed(found, self.scope).type != "boolean":
+        found, kind = self._read(node)
+        if kind.type != "boolean":
             refuse(node, f"is no condition: it is not accepted {self.place}, which takes what is true or false")
         return found
 

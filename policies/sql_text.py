@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import sqlglot
@@ -16,6 +16,11 @@ from policies.query import MAX_SQL
 
 MAX_NESTING = 40
 """Deepest nesting of brackets in the text, and of constructs in the tree."""
+
+MAX_JOIN_WORDS = 12
+"""Times that a query may say JOIN, quotes and comments included: each without its condition doubles the time that the parser takes."""
+
+_JOIN = re.compile(r"\b(?:straight_)?join\b", re.IGNORECASE)
 
 _SUBQUERY = "subqueries inside expressions are not accepted; join a subquery that groups by the privacy unit instead"
 _SETS = "set operations are not accepted; ask two queries, or use a CASE or FILTER (WHERE ...)"
@@ -50,6 +55,8 @@ def parse_select(sql: str) -> exp.Select:
     """Return the one SELECT that `sql` holds. Raises Malformed; neither length nor nesting costs more than a bounded time."""
     if len(sql) > MAX_SQL:
         raise Malformed(f"the query is longer than {MAX_SQL} characters", code="sql")
+    if len(_JOIN.findall(sql)) > MAX_JOIN_WORDS:
+        raise Malformed(f"the query says JOIN more than {MAX_JOIN_WORDS} times", code="sql")
     depth = 0
     for character in sql:
         depth += (character in "([{") - (character in ")]}")
@@ -92,15 +99,21 @@ def position(node: exp.Expr) -> str | None:
     return f"line {first['line']}, column {max(1, first['col'] - (first['end'] - first['start']))}"
 
 
-@contextmanager
-def at(node: exp.Expr) -> Iterator[None]:
-    """Give a Malformed that is raised inside the position of `node`, unless it has one."""
-    try:
-        yield
-    except Malformed as error:
-        if error.where is None or not error.where.startswith("line "):
-            error.where = position(node)
-        raise
+class at:
+    """Gives a Malformed that is raised inside the position of `node`, unless it has one."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: exp.Expr) -> None:
+        self.node = node
+
+    def __enter__(self) -> None:
+        """Nothing to do before."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Place the error."""
+        if isinstance(error, Malformed) and (error.where is None or not error.where.startswith("line ")):
+            error.where = position(self.node)
 
 
 def refuse(node: Any, why: str, code: str = "sql") -> NoReturn:

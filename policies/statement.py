@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from policies.acceptance import Verdict
 from policies.agreement import EnclaveKind
 from policies.codec import omitted
 from policies.errors import Malformed
@@ -15,6 +16,7 @@ from policies.model import ModelRelease
 from policies.names import require_digest, require_key
 from policies.privacy import Loss
 from policies.schedule import Statistic
+from policies.service import Probing, Scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +92,12 @@ def _is_hex(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statement:
-    """What the enclave states of a run. `sealed` is the digest of the sealed release, or None with a `withheld` code."""
+    """What the enclave states of a run. `sealed` is the digest of the sealed release, or None with a `withheld` code.
+
+    Attributes:
+        accepted: of a released model with a test: whether it passed. One bit of a noised metric, which whoever reads the log learns.
+        probing: of a call of a scoring service whose rows were read.
+    """
 
     kind: Literal["statement/2"] = "statement/2"
     grant: str
@@ -99,6 +106,8 @@ class Statement:
     withheld: WithheldCode | None
     statistics: tuple[Statistic, ...]
     loss: Loss
+    accepted: Verdict | None = omitted(None)
+    probing: Probing | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_digest(self.grant, "grant")
@@ -144,6 +153,7 @@ class Release:
 
     Attributes:
         model: of a training whose cell was not suppressed.
+        scores: of a call of a scoring service, which has no cells.
     """
 
     kind: Literal["release/2"] = "release/2"
@@ -155,7 +165,13 @@ class Release:
     statistics: tuple[Statistic, ...]
     loss: Loss
     model: ModelRelease | None = omitted(None)
+    scores: Scores | None = omitted(None)
 
 
 AnyRelease: TypeAlias = Release | law1.Release
 """A release of whatever law."""
+
+
+def verdict_of(statement: AnyStatement) -> Verdict | None:
+    """Return whether a model passed its test; None where there was no test, or nothing was released."""
+    return statement.accepted if isinstance(statement, Statement) else None

@@ -140,6 +140,18 @@ def standing(dataset: str, tightenings: Iterable[SignedTightening], now: int) ->
     return f"suspended until {until}" if until > now else ""
 
 
+def worst_standing(told: Iterable[Iterable[SignedTightening]], now: int) -> Literal["in force", "suspended", "over"]:
+    """Return how the worst of all terms of some agreements stands at `now`, seconds since 1970.
+
+    Args:
+        told: the tightenings of each agreement.
+    """
+    found = [standing(item.tightening.dataset, items, now) for items in map(tuple, told) for item in items]
+    if any(why and not why.startswith("suspended") for why in found):
+        return "over"
+    return "suspended" if any(found) else "in force"
+
+
 def _stricter(terms: Terms, change: Tightening) -> Terms:
     not_after = terms.not_after if change.not_after is None else min(terms.not_after, max(change.not_after, terms.not_before + 1))
     return replace(

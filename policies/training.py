@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from policies.acceptance import Acceptance, Tested
+from policies.codec import omitted
 from policies.errors import Malformed
 from policies.names import require_name
 from policies.privacy import decimal_to_units
@@ -156,6 +158,7 @@ class Training:
     Attributes:
         label: what is predicted; None for k-means.
         held_out: percent of persons, chosen by a hash of their id, who take no part in training and whose rows give the metrics.
+        test: which the enclave holds against the model's metrics, stating in public only whether it is passed.
     """
 
     kind: Literal["training/1"] = "training/1"
@@ -163,12 +166,15 @@ class Training:
     features: tuple[Input, ...]
     label: Input | None = None
     held_out: int = 0
+    test: Acceptance | None = omitted(None)
 
     def __post_init__(self) -> None:
         names = [feature.column for feature in (*self.features, *([self.label] if self.label else []))]
         if not 1 <= len(self.features) <= MAX_FEATURES or len(set(names)) != len(names):
             raise Malformed(f"needs 1 to {MAX_FEATURES} features, each column in one place", where="features")
         _require_between(self.held_out, 0, 50, "held_out")
+        if self.test is not None and not self.held_out:
+            raise Malformed("a test is held against metrics on held-out persons, and there are none", where="test")
         if (self.label is None) != isinstance(self.learner, Means):
             raise Malformed("every learner but k-means has a label", where="label")
         if self.label is None:
@@ -308,9 +314,18 @@ def resolve(training: Training, known: Mapping[str, Typed], rows: int) -> Task:
         raise Malformed(f"the features have {task.width} coordinates; at most {MAX_WIDTH} are accepted", where="features")
     if task.classes > MAX_CLASSES:
         raise Malformed(f"at most {MAX_CLASSES} classes", where="label")
+    if training.test is not None and training.test.metric != metric_of(task):
+        raise Malformed(f"this model has no `{training.test.metric}`, but {metric_of(task) or 'none'}", where="test", code="unknown-metric")
     if isinstance(training.learner, Trees) and task.classes > 2:
         raise Malformed("boosted trees tell two classes apart, or predict a number", where="label")
     return task
+
+
+def metric_of(task: Task) -> Tested | None:
+    """Return the metric on which a model of the task may be accepted: None for k-means."""
+    if task.label is None:
+        return None
+    return "auc" if task.classes == 2 else "accuracy" if task.classes else "r2"
 
 
 def needs_of(task: Task) -> tuple[Need, ...]:

@@ -62,6 +62,17 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "job_loss": ("a loss", "The request's loss is at most this, in the same measure.", (f"{_RULES}.job_loss",)),
     "total_loss": ("a loss", "What the ledger of the id space paid, and the request, are at most this.", (f"{_RULES}.total_loss",)),
     "consumer_loss": ("a loss", "What the ledger paid for this consumer, and the request, are at most this.", (f"{_RULES}.consumer_loss",)),
+    "total_refresh": (
+        "1 to 3650 days",
+        "`sb:totalLoss` bounds the request and what the ledger paid in the last so many days, not all that it ever paid. "
+        "No ledger ever pays more than 100.",
+        (f"{_RULES}.total_loss", "policies.budgets.budgets"),
+    ),
+    "consumer_refresh": (
+        "1 to 3650 days",
+        "`sb:consumerLoss` bounds the request and what the ledger paid for this consumer in the last so many days, not what it ever paid.",
+        (f"{_RULES}.consumer_loss", "policies.budgets.budgets"),
+    ),
     "enclave_kinds": ("list of kinds", "The enclave's kind is listed.", (f"{_RULES}.enclave", "enclaves.kit.appraisal.appraise")),
     "measurements": ("list of digests", "The enclave's measurement is listed.", (f"{_RULES}.enclave", "enclaves.kit.appraisal.appraise")),
     "platforms": (
@@ -111,8 +122,9 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (f"{_MORE}.pre_approved",),
     ),
     "output_kinds": (
-        "list of `number`, `table`, `discovered`",
-        "The release is of one of these kinds: one row; rows whose keys are public beforehand; rows whose keys were found in the data.",
+        "list of `number`, `table`, `discovered`, `model`, `scores`",
+        "The release is of one of these kinds: one row; rows whose keys are public beforehand; rows whose keys were found in the data; a "
+        "trained model; a model's scores of the asker's own rows.",
         (f"{_MORE}.output_kinds",),
     ),
     "output_rows": ("1 to 10000000", "The plan cannot give more rows.", (f"{_MORE}.output_rows",)),
@@ -121,10 +133,27 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "The gate withholds a sealed release that is larger.",
         (f"{_MORE}.output_bytes", "enclaves.run.run"),
     ),
+    "scored_rows": (
+        "`rows`, and `days` where only the last days count",
+        "Rows that the model scored for the consumer under the agreement, with those of this call, are at most so many: as many as calls "
+        "stated, in all or in any so many times 24 hours. A repeated call is not counted.",
+        (f"{_MORE}.scored_rows", "enclaves.learn.service.score"),
+    ),
+    "score_decimals": ("0 to 6", "Scores have at most so many decimals.", (f"{_MORE}.score_decimals", "enclaves.learn.service.score")),
+    "withhold_probing": (
+        "`true`",
+        "The enclave withholds the scores of a call whose rows look made to copy the model.",
+        (f"{_MORE}.withhold_probing", "enclaves.learn.service.score"),
+    ),
     "approvals": (
         "`need` and `of`, a list of party ids",
         "So many of them have signed an approval of this very request; its author is never the only one. The job waits meanwhile.",
         (f"{_MORE}.approvals", "sandbox.jobs.approve.approve"),
+    ),
+    "exchange_only": (
+        "`true`",
+        "The job is part of a leg of an exchange, asks what the leg says, and its release stays sealed until both legs are handed over.",
+        (f"{_MORE}.exchange_only", "sandbox.jobs.handout.require_handed_over"),
     ),
     "payment": (
         "`sb:amount`, `sb:currency` (ISO 4217), `sb:per` (`agreement` or `job`), `sb:before`",

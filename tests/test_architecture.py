@@ -60,6 +60,7 @@ OWNERS = {
         "enclaves/kit/arrays",
         "enclaves/kit/prepared",
         "enclaves/kit/he",
+        "enclaves/lookups",
         "enclaves/pairs",
         "enclaves/bounded",
         "enclaves/lines",

@@ -39,7 +39,10 @@ def install(peer: str) -> str | None:
 
 
 def measure(peer: str, parquet: Path, *, core: int | None = None, seconds: float = RUN_S) -> dict[str, Any]:
-    """What a peer printed about its run on a file: `seconds`, `errors` per statistic; or `failed` with the reason."""
+    """What a peer printed about its run on a file: `seconds`, `errors` per statistic; or `failed` with the reason.
+
+    A run that was cut short has `longer_than_s` as well.
+    """
     if not interpreter(peer).exists():
         return {"failed": "not installed"}
     command = [str(interpreter(peer)), str(HERE / f"{peer}.py"), str(parquet.resolve())]
@@ -54,7 +57,7 @@ def measure(peer: str, parquet: Path, *, core: int | None = None, seconds: float
         # Spark has children of its own.
         os.killpg(child.pid, 9)
         child.communicate()
-        return {"failed": f"not done after {seconds:.0f} s"}
+        return {"failed": f"not done after {seconds:.0f} s", "longer_than_s": seconds}
     lines = [line for line in out.splitlines() if line.startswith("{")]
     if child.returncode or not lines:
         return {"failed": _last_line(err) or f"exit {child.returncode}"}

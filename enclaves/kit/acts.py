@@ -1,4 +1,4 @@
-"""Signing and verifying what stands in headers: tightenings, approvals and duties that were done."""
+"""Signing and verifying what stands in headers: tightenings, approvals, duties that were done, and renunciations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from enclaves.kit.envelope import Signed, sign_document, verify_document
 from enclaves.kit.signatures import SigningKey
 from policies.acts import DutyDone, JobApproval, SignedApproval, SignedDuty
 from policies.codec import encode
+from policies.documents import GrantRenunciation, SignedRenunciation
+from policies.exchange import ExchangeAct, SignedExchangeAct
 from policies.tightening import SignedTightening, Tightening
 
 
@@ -43,3 +45,26 @@ def verify_duty(signed: SignedDuty, public: str) -> DutyDone:
     body = Signed(purpose="duty-done", by=signed.by, body=encode(signed.done), signature=signed.signature)
     verify_document(body, "duty-done", signed.by, public)
     return signed.done
+
+
+def verify_renunciation(signed: SignedRenunciation, public: str) -> GrantRenunciation:
+    """Return the renunciation if its provider signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
+    verify_document(signed_renunciation(signed), "grant-renunciation", signed.provider, public)
+    return signed.renunciation
+
+
+def signed_renunciation(signed: SignedRenunciation) -> Signed:
+    """The signed document whose parts a header holds."""
+    return Signed(purpose="grant-renunciation", by=signed.provider, body=encode(signed.renunciation), signature=signed.signature)
+
+
+def sign_exchange_act(item: ExchangeAct, by: str, key: SigningKey) -> SignedExchangeAct:
+    """Return an act on an exchange, signed by who acts."""
+    return SignedExchangeAct(item=item, by=by, signature=sign_document("exchange-act", by, item, key).signature)
+
+
+def verify_exchange_act(signed: SignedExchangeAct, public: str) -> ExchangeAct:
+    """Return the act if `by` signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
+    body = Signed(purpose="exchange-act", by=signed.by, body=encode(signed.item), signature=signed.signature)
+    verify_document(body, "exchange-act", signed.by, public)
+    return signed.item

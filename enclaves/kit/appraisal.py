@@ -16,9 +16,9 @@ from policies.attestation import AttestationResult, EnclaveKind, PlatformFloor, 
 from policies.canonical import canonical, digest
 from policies.codec import encode
 from policies.errors import EvidenceRejected, Tampered
-from policies.grant import EnclaveGrant, Grant, grant_digest
+from policies.grant import EnclaveGrant, Grant, grant_digest, is_tested
 from policies.isolation import lacking
-from policies.statement import AnyStatement, Evidence, Nonce, SignedEvidence, SignedStatement
+from policies.statement import AnyStatement, Evidence, Nonce, SignedEvidence, SignedStatement, Statement, verdict_of
 
 EVIDENCE_PURPOSE = "enclave-evidence"
 STATEMENT_PURPOSE = "enclave-statement"
@@ -173,10 +173,19 @@ def verify_statement(signed: SignedStatement, attested: Attested, grant: Enclave
         and statement.statistics == grant.statistics
         and statement.loss == grant.loss
         and (statement.sealed is None) != (statement.withheld is None)
+        and (verdict_of(statement) is not None) == (statement.sealed is not None and is_tested(grant))
+        and _speaks_of_rows(statement, grant)
     )
     if not kept:
         raise Tampered("the statement does not keep to the grant", code="statement-mismatch")
     return statement
+
+
+def _speaks_of_rows(statement: AnyStatement, grant: EnclaveGrant) -> bool:
+    """Whether the word about a call's rows stands where one was released, or withheld for it, and nowhere else."""
+    said = statement.probing if isinstance(statement, Statement) else None
+    scored = isinstance(grant, Grant) and grant.plan.scoring is not None
+    return (said is not None) == (scored and (statement.sealed is not None or statement.withheld == "probing"))
 
 
 def key_release_info(provider_nonce: str, grant: str, evidence: str) -> bytes:

@@ -48,17 +48,16 @@ def whole_numbers(
     return values, None
 
 
-def most_repeated(table: pa.Table, declaration: Declaration, by: Sequence[str]) -> int | None:
-    """Most rows that share their values of the key columns `by`; rows without a unit do not count. None if the database has to look."""
+def repeats_beyond(table: pa.Table, declaration: Declaration, by: Sequence[str], most: int) -> bool | None:
+    """Whether more than `most` rows share their values of the key columns `by`; None if the database has to look.
+
+    Rows without a unit do not count.
+    """
     parts = [_key_column(table, declaration, name) for name in by]
-    columns = [part for part in parts if part is not None]
-    if len(columns) < len(parts):
+    if len(parts) != 1 or parts[0] is None:
         return None
-    if not table.num_rows:
-        return 0
-    if len(columns) > 1 or not is_ascending(columns[0]):
-        return None if len(columns) > 1 else longest(np.sort(columns[0]))
-    return longest(columns[0])
+    values = parts[0] if is_ascending(parts[0]) else np.sort(parts[0])
+    return bool((values[most:] == values[: len(values) - most]).any()) if most < len(values) else False
 
 
 def is_whole(kind: pa.DataType) -> bool:
@@ -73,7 +72,8 @@ def _key_column(table: pa.Table, declaration: Declaration, name: str) -> Array |
 
 def is_ascending(values: Array) -> bool:
     """Whether no value is below the one before it."""
-    return bool((values[1:] >= values[:-1]).all())
+    # Counting is quicker than `any`.
+    return not np.count_nonzero(values[1:] < values[:-1])
 
 
 def starts(values: Array) -> Array:
@@ -108,6 +108,8 @@ def _plain(cells: pa.Array, column: Column) -> tuple[Array, Array | None] | None
         return _buffer(cells, np.dtype(kind.to_pandas_dtype())), missing
     if column.type != "decimal" or column.lower is None or max(map(abs, column.bounds)) > MOST:
         return None
+    if (pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind)) and kind.scale == column.decimals:
+        return _buffer(cells, np.dtype(np.int32 if kind.bit_width == 32 else np.int64)), missing
     if pa.types.is_decimal128(kind) and kind.precision <= 18 and kind.scale == column.decimals:
         # Up to 18 digits the lower of two 64-bit words is the number.
         return np.ascontiguousarray(_buffer(cells, np.dtype(np.int64), words=2)), missing

@@ -11,8 +11,8 @@ Who sees what:
 
 - without keys: the file size and, since each encrypted module carries its length, the compressed size of
   every page;
-- with the footer key alone: column names, types, row counts, column sizes, and which keys are needed; no
-  value and no column statistic (those would be encrypted with the column's key, and are not written at all);
+- with the footer key alone: column names, types, which may hold NULL, row counts, column sizes, and which
+  keys are needed; no value and no column statistic (those would be encrypted with the column's key, and are not written at all);
 - with a column's key too: that column.
 
 ``AES_GCM_CTR_V1`` does not authenticate pages, and pyarrow ends the whole process when column metadata is
@@ -31,11 +31,11 @@ from datetime import timedelta
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 
 from enclaves.kit import sealing
+from enclaves.kit.encodings import encodings
 from policies.errors import Malformed, Tampered
 
 FOOTER = "_footer"
@@ -87,7 +87,7 @@ def encrypt_table(
     version: int,
     keys: Mapping[str, bytes],
 ) -> None:
-    """Write `table` as an encrypted, zstd-compressed Parquet file.
+    """Write `table` as an encrypted, compressed Parquet file.
 
     Schema and field metadata (pandas writes index values there) are dropped; no statistics, page index or
     bloom filter are written.
@@ -170,6 +170,10 @@ class StoredColumns:
     ) -> None:
         self._file, self._dataset, self._version = pa.py_buffer(file), dataset, version
         self._keys, self._columns = keys, tuple(columns)
+
+    def only(self, columns: Sequence[str]) -> StoredColumns:
+        """Some of the columns."""
+        return StoredColumns(self._file, dataset=self._dataset, version=self._version, keys=self._keys, columns=columns)
 
     def table(self) -> pa.Table:
         """All of it. Raises Tampered (code ``unreadable-columns``)."""
@@ -350,29 +354,8 @@ def _check_envelope(file: memoryview) -> None:
         raise Malformed("The file is not encrypted with AES_GCM_V1 in the expected form.", code="not-parquet")
 
 
-SAMPLE, MANY = 1 << 16, 1 << 12
-"""Where the first rows of a column of whole numbers hold more than so many different ones, a dictionary costs more than it saves."""
-
-
 def _write(table: pa.Table, sink: Any, properties: Any) -> None:
-    varied = [name for name in table.column_names if _is_varied(table.column(name).slice(0, SAMPLE))]
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        store_decimal_as_integer=True,
-        use_dictionary=[name for name in table.column_names if name not in varied],
-        column_encoding=dict.fromkeys(varied, "DELTA_BINARY_PACKED"),
-        write_statistics=False,
-        write_page_index=False,
-        encryption_properties=properties,
-    )
-
-
-def _is_varied(cells: pa.ChunkedArray) -> bool:
-    kind = cells.type
-    whole = (pa.types.is_integer(kind) and kind.bit_width >= 32) or (pa.types.is_decimal128(kind) and kind.precision <= 18)
-    return whole and int(pc.count_distinct(cells).as_py()) > MANY
+    pq.write_table(table, sink, **encodings(table), write_statistics=False, write_page_index=False, encryption_properties=properties)
 
 
 def _check_table(table: pa.Table) -> None:
@@ -405,4 +388,4 @@ def _is_flat(kind: pa.DataType) -> bool:
 
 def _without_metadata(table: pa.Table) -> pa.Table:
     fields = [pa.field(field.name, field.type, nullable=field.nullable) for field in table.schema]
-    return table.cast(pa.schema(fields)) if fields else table
+    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields)) if fields else table

@@ -16,7 +16,8 @@ Purpose = Literal[
     "admission", "declaration", "version", "offer", "agreement", "agreement-signature", "job-request", "key-release", "key-refusal",
     "key-rotation", "key-revocation", "epoch", "key-destruction",
     "tightening", "job-approval", "duty-done",
-    "joint-manifest", "joint-contribution", "joint-statement",
+    "joint-manifest", "joint-contribution", "joint-statement", "grant-renunciation",
+    "exchange", "exchange-act",
 ]  # fmt: skip
 
 
@@ -39,8 +40,11 @@ def sign_document(purpose: Purpose, by: str, body: Any, key: SigningKey) -> Sign
     return Signed(purpose=purpose, by=by, body=plain, signature=key.sign(purpose, _message(by, plain)).hex())
 
 
-def verify_document(signed: Signed, purpose: Purpose, by: str, public: str) -> dict[str, Any]:
+def verify_document(signed: Signed, purpose: Purpose, by: str, public: str, text: bytes | None = None) -> dict[str, Any]:
     """Return the body if `by` signed it for `purpose` with the key `public` (hex).
+
+    Args:
+        text: the canonical bytes of the body, where the caller has them already.
 
     Raises:
         Tampered: code `bad-signature` for another purpose, another signer or a signature that does not verify.
@@ -48,7 +52,7 @@ def verify_document(signed: Signed, purpose: Purpose, by: str, public: str) -> d
     if signed.purpose != purpose or signed.by != by:
         raise Tampered(f"this is not `{by}`'s signature on a {purpose}", code="bad-signature")
     try:
-        signatures.verify(bytes.fromhex(public), purpose, _message(by, signed.body), bytes.fromhex(signed.signature))
+        signatures.verify(bytes.fromhex(public), purpose, _message(by, signed.body, text), bytes.fromhex(signed.signature))
     except (Tampered, ValueError) as error:
         raise Tampered(f"`{by}`'s signature on this {purpose} is wrong", code="bad-signature") from error
     return signed.body
@@ -59,5 +63,7 @@ def document_digest(signed: Signed) -> str:
     return digest(signed.body)
 
 
-def _message(by: str, body: dict[str, Any]) -> bytes:
+def _message(by: str, body: dict[str, Any], text: bytes | None = None) -> bytes:
+    if text is not None:
+        return b'{"body":%b,"by":%b}' % (text, canonical(by))
     return canonical({"by": by, "body": body})

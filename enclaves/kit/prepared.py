@@ -9,10 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from enclaves.kit.arrays import Array, whole_numbers
+from enclaves.kit.encodings import LONG_DIGITS, SHORT_DIGITS
 from policies.declaration import Column, Declaration
-
-DIGITS = 18
-"""Of a decimal that fits a 64-bit word."""
 
 
 def prepared(table: pa.Table, declaration: Declaration) -> pa.Table:
@@ -29,11 +27,20 @@ def prepared(table: pa.Table, declaration: Declaration) -> pa.Table:
     if declaration.public:
         return table
     keys = [column.name for column in declaration.columns if column.domain is not None and column.name != declaration.unit]
-    return table.sort_by([(name, "ascending") for name in (declaration.unit, *keys)]).combine_chunks()
+    table = table.sort_by([(name, "ascending") for name in (declaration.unit, *keys)]).combine_chunks()
+    return pa.Table.from_arrays(table.columns, schema=pa.schema([_field(table, declaration, name) for name in table.column_names]))
+
+
+def _field(table: pa.Table, declaration: Declaration, name: str) -> pa.Field:
+    """The type of a column; without NULL, which halves the time to read it, where its declaration says so and its cells keep to it."""
+    column = table.column(name)
+    return pa.field(name, column.type, nullable=declaration.column(name).nullable or column.null_count > 0)
 
 
 def _decimals(values: Array, missing: Array | None, column: Column) -> pa.Array:
-    words = np.stack([values, values >> 63], axis=1)
     nothing = None if missing is None else pa.array(~missing).buffers()[1]
-    kind = pa.decimal128(DIGITS, column.decimals)
-    return pa.Array.from_buffers(kind, len(values), [nothing, pa.py_buffer(np.ascontiguousarray(words))])
+    if max(map(abs, column.bounds)) < 10**SHORT_DIGITS:
+        return pa.Array.from_buffers(
+            pa.decimal32(SHORT_DIGITS, column.decimals), len(values), [nothing, pa.py_buffer(values.astype(np.int32))]
+        )
+    return pa.Array.from_buffers(pa.decimal64(LONG_DIGITS, column.decimals), len(values), [nothing, pa.py_buffer(values)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -134,12 +135,20 @@ def _separated(purpose: str, message: bytes) -> bytes:
 
 
 def _verify_bytes(public: bytes, message: bytes, signature: bytes) -> None:
-    if len(public) != KEY_BYTES or len(signature) != SIGNATURE_BYTES or _is_weak(public):
+    if len(public) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         raise _bad_signature()
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+        _strong(bytes(public)).verify(signature, message)
     except (InvalidSignature, ValueError):
         raise _bad_signature() from None
+
+
+@lru_cache(maxsize=1024)
+def _strong(public: bytes) -> Ed25519PublicKey:
+    """The key of 32 bytes, kept for whoever signs again. Raises ValueError where it is none, or a weak one."""
+    if _is_weak(public):
+        raise ValueError("a weak key")
+    return Ed25519PublicKey.from_public_bytes(public)
 
 
 def _is_weak(public: bytes) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import duckdb
 import pyarrow as pa
 
-from enclaves.kit.arrays import is_whole, most_repeated, whole_numbers
+from enclaves.kit.arrays import is_whole, repeats_beyond, whole_numbers
 from enclaves.kit.expressions import Fragment, days_of, empty
 from policies.declaration import Column, Declaration
 from policies.shape import column_type
@@ -105,8 +105,8 @@ def load_table(
 
 
 def _exceeds(connection: Connection, name: str, table: pa.Table, declaration: Declaration, by: Sequence[str], most: int) -> bool:
-    repeated = most_repeated(table, declaration, by)
-    return _in_excess(connection, name, by, most) if repeated is None else repeated > most
+    repeated = repeats_beyond(table, declaration, by, most)
+    return _in_excess(connection, name, by, most) if repeated is None else repeated
 
 
 def keep_at_most(connection: Connection, name: str, *, by: Sequence[str], most: int, order: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ def learn(grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[
     with open_database(memory_mib=memory_mib, threads=2) as connection:
         for read in grant.reads:
             stored, declaration = files[read.dataset], declarations[read.dataset]
-            table = readable(stored if isinstance(stored, pa.Table) else stored.table())
+            table = opened(stored)
             unique = joined_by_key(plan, read.dataset, declaration)
             load_table(connection, loaded[read.dataset], table, declaration, read.columns, bounded=True, unique=unique)
         rows, held = read_rows(plan, task, declarations, connection, loaded)
@@ -55,7 +55,7 @@ def read_rows(
     source = rows_of(plan.source, declarations, loaded, (f"r{index}" for index in itertools.count()))
     encodings = {item.column: item for item in (*task.features, *([task.label] if task.label else []))}
     inputs = [
-        joined(f"{{}} AS i{index}", _input(encodings[item.name], expression_sql(item.expression, source.columns)))
+        joined(f"{{}} AS i{index}", input_sql(encodings[item.name], expression_sql(item.expression, source.columns)))
         for index, item in enumerate(plan.inputs)
     ]
     where = Fragment(sql="") if plan.where is None else joined(" WHERE {}", expression_sql(plan.where, source.columns))
@@ -79,7 +79,12 @@ def read_rows(
     return rows, np.asarray(side[rows.persons]) if len(ids) else np.zeros(0, bool)
 
 
-def _input(item: Encoded, value: Fragment) -> Fragment:
+def opened(stored: Stored) -> pa.Table:
+    """All of a table in memory, with NULL for text that is not UTF-8. Raises Tampered."""
+    return readable(stored if isinstance(stored, pa.Table) else stored.table())
+
+
+def input_sql(item: Encoded, value: Fragment) -> Fragment:
     """An input as a 64-bit integer: the index of a category or -1, a number or `MISSING`."""
     if item.encoding != "categories":
         return joined("coalesce(CAST({} AS BIGINT), {})", value, Fragment(sql="CAST(? AS BIGINT)", parameters=(MISSING,)))

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from policies.entries import EntryKind, parse_header
 from policies.errors import Malformed, SandboxError
-from sandbox.audit import judge_decision, judge_exchange, judge_joint, judge_keys, judge_lineage, judge_policy, judge_run
+from sandbox.audit import (
+    judge_decision,
+    judge_escrow,
+    judge_exchange,
+    judge_joint,
+    judge_keys,
+    judge_lineage,
+    judge_policy,
+    judge_run,
+    judge_void,
+)
 from sandbox.audit.export import Opened
 from sandbox.audit.state import Entry, State
 from sandbox.audit.verdict import Promise
@@ -49,14 +59,16 @@ RULES: dict[EntryKind, Rule] = {
     "proposed": _rule("agreement participant", judge_exchange.proposed, "signatures", "signatures"),
     "signed": _rule("agreement participant", judge_exchange.signed, "signatures", "signatures"),
     "agreed": _rule("agreement", judge_exchange.agreed, "signatures"),
-    "decided": _rule("job agreement request allowed", judge_decision.decided, "decisions", "decisions", "signatures", "budgets"),
-    "charged": _rule("job agreement grant", judge_decision.charged, "budgets", optional="consumer public"),
+    "decided": _rule(
+        "job agreement request allowed", judge_decision.decided, "decisions", "decisions", "signatures", "budgets", optional="exchange leg"
+    ),
+    "charged": _rule("job agreement grant", judge_decision.charged, "budgets", optional="consumer public model rows"),
     "granted": _rule("job agreement grant", judge_decision.granted, "grants", "grants"),
     "running": _rule("job agreement", judge_run.running, "order"),
     "attested": _rule("job grant evidence measurement", judge_run.attested, "evidence", "evidence"),
     "key_released": _rule("job provider grant evidence", judge_run.key_released, "evidence", "signatures"),
     "key_refused": _rule("job provider reason", judge_run.key_refused, "signatures", "signatures"),
-    "released": _rule("job agreement grant evidence statement sealed", judge_run.ended, "releases", "releases"),
+    "released": _rule("job agreement grant evidence statement sealed", judge_run.ended, "releases", "releases", optional="accepted"),
     "withheld": _rule("job agreement grant evidence statement code", judge_run.ended, "releases", "releases"),
     "repeated": _rule("job agreement of", judge_decision.repeated, "releases", "releases"),
     "tightened": _rule("agreement participant tightening signature", judge_policy.tightened, "signatures"),
@@ -70,7 +82,13 @@ RULES: dict[EntryKind, Rule] = {
     "joint_summed": _rule("job manifest total", judge_joint.summed, "releases"),
     "joint_released": _rule("job agreement grant manifest total statement sealed", judge_joint.ended, "releases", "releases"),
     "joint_withheld": _rule("job agreement grant manifest total statement code", judge_joint.ended, "releases", "releases"),
+    "exchange_proposed": _rule("exchange participant agreements", judge_escrow.proposed, "signatures", "signatures", "order"),
+    "exchange_act": _rule("exchange act leg about number participant signature", judge_escrow.acted, "signatures"),
+    "handed_over": _rule("exchange first second jobs", judge_escrow.handed_over, "releases"),
+    "exchange_ended": _rule("exchange reason", judge_escrow.ended, "order"),
     "failed": _rule("job agreement code", judge_run.failed, "releases"),
+    "renounced": _rule("job grant provider signature", judge_void.renounced, "signatures"),
+    "voided": _rule("job agreement grant", judge_void.voided, "budgets", optional="consumer"),
     "measured": _rule("kind measurement", judge_keys.measured, "evidence", "evidence"),
     "destroyed": _rule("dataset version file", judge_keys.destroyed, "signatures", "signatures"),
 }
@@ -91,8 +109,8 @@ def judge_entry(state: State, index: int, data: bytes, opened: Opened | None) ->
     if header.ids.keys() - rule.optional != rule.ids:
         state.report(entry, "log", f"the header must name {', '.join(sorted(rule.ids))} and nothing else")
         return
-    if header.losses and header.kind not in ("charged", "epoch_opened"):
-        state.report(entry, "budgets", "only a charge has losses")
+    if header.losses and header.kind not in ("charged", "voided", "epoch_opened"):
+        state.report(entry, "budgets", "only a charge has losses, or what voids it")
     if opened is not None and state.require(
         entry, opened.commitment == header.commitment, "log", "the opening does not match its commitment"
     ):

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from enclaves.kit.envelope import Signed, document_digest
+from enclaves.kit.envelope import Signed
 from policies.agreement import Agreement
-from policies.canonical import digest
+from policies.budgets import Budget, budgets, periods
+from policies.canonical import canonical, digest, digest_bytes
 from policies.codec import decode, encode
 from policies.decide import LAW_VERSION
 from policies.entries import LedgerCharge
 from policies.errors import Malformed
 from policies.finding import Decision
-from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, public_providers, question_digest
+from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, metered, public_providers, question_digest
 from policies.granted import job_id
 from policies.plan import PARSER_VERSION, plan_of
-from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.tightening import tightened
-from sandbox.audit import judge_policy
+from sandbox.audit import judge_escrow, judge_policy
 from sandbox.audit.backtest import difference
 from sandbox.audit.laws import law_of
 from sandbox.audit.order import follow
 from sandbox.audit.state import Derived, Entry, JobFold, Ledger, State
-from sandbox.audit.totals import Total
+from sandbox.audit.totals import Total, shown
 
 MAX_PLANS = 2_000
 """Plans that a replay keeps by their text."""
@@ -91,6 +90,7 @@ def decided(state: State, entry: Entry) -> None:
         state.cannot("signatures", "decisions", "budgets", "grants")
     else:
         job.derived = _derive(state, entry, job, agreement, decode(DecidedBody, entry.body))
+    job.exchange, job.leg = entry.ids.get("exchange", ""), judge_escrow.leg_of(entry)
     allowed = {"yes": True, "no": False}.get(entry.ids["allowed"])
     state.require(entry, allowed is not None, "decisions", "the header says neither yes nor no")
     if not allowed:
@@ -102,7 +102,7 @@ def charged(state: State, entry: Entry) -> None:
     losses, consumer = entry.header.losses, entry.ids.get("consumer", "")
     judge_policy.note_charge(state, entry)
     for loss in losses:
-        one = state.charge(loss, consumer)
+        one = state.charge(loss, consumer, entry.header.at)
         what = f"ledger {loss.provider}/{loss.id_space} is charged in {loss.measure}, and was charged in another measure before"
         state.require(entry, one, "budgets", what)
     job = follow(state, entry)
@@ -110,7 +110,8 @@ def charged(state: State, entry: Entry) -> None:
         return
     public = entry.ids.get("public", "")
     job.providers = frozenset([loss.provider for loss in losses] + (public.split(",") if public else []))
-    job.grant_id = entry.ids["grant"]
+    job.grant_id, job.losses, job.consumer, job.charged_at = entry.ids["grant"], losses, consumer, entry.header.at
+    judge_escrow.note_charged(state, entry, job)
     if entry.body is not None:
         state.require(entry, decode(ChargedBody, entry.body).job == entry.ids["job"], "budgets", "the body names another job")
     own = job.derived
@@ -123,14 +124,14 @@ def charged(state: State, entry: Entry) -> None:
         for provider, id_space in own.ledgers
     ]
     same = sorted(losses, key=lambda loss: (loss.provider, loss.id_space)) == wanted
-    state.require(entry, same, "budgets", f"charged {_shown(losses)}; the grant spends {_shown(wanted)}")
+    state.require(entry, same, "budgets", f"charged {shown(losses)}; the grant spends {shown(wanted)}")
     state.require(entry, public == ",".join(own.public), "budgets", "the header names other providers of public tables than the plan reads")
+    stated = {name: entry.ids[name] for name in ("model", "rows") if name in entry.ids}
+    state.require(entry, stated == own.metered, "budgets", "the header meters other rows than the call asks to be scored")
     named = consumer == (own.request.consumer if own.names_consumer else "")
     state.require(entry, named, "budgets", f"charged for `{consumer}`; `{own.request.consumer}` asked")
-    for ledger, most in own.totals.items():
-        _require_within(state, entry, state.ledgers[ledger], most, "/".join(ledger))
-    for ledger, most in own.consumer_totals.items():
-        _require_within(state, entry, state.consumer_total(ledger, consumer), most, f"{'/'.join(ledger)} for `{consumer}`")
+    for budget in own.budgets:
+        _require_within(state, entry, budget, consumer, own.now)
 
 
 def repeated(state: State, entry: Entry) -> None:
@@ -184,7 +185,10 @@ def _logged_grant(body: dict[str, Any], own: Derived | None) -> tuple[AnyGrant, 
     return logged, grant_digest(logged)
 
 
-def _require_within(state: State, entry: Entry, total: Total, most: Loss, whose: str) -> None:
+def _require_within(state: State, entry: Entry, budget: Budget, consumer: str, now: int) -> None:
+    total, most = state.counted(budget, consumer, now), budget.most
+    whose = f"{budget.provider}/{budget.id_space}" + (f" for `{consumer}`" if budget.own else "")
+    whose += f" in {budget.days} days" if budget.days is not None else ""
     within = total.measure == most.measure and total.amount <= most.amount and total.delta0 <= most.delta0
     state.require(entry, within, "budgets", f"ledger {whose}: {total.text} are charged; the budget is {most.text}")
 
@@ -200,9 +204,12 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     law, current = law_of(body.law), body.law == LAW_VERSION
     judge_policy.require_known_terms(agreement, current)
     judge_policy.check_facts(state, entry, agreement, request, plan, facts)
-    job.question = "" if agreement.pool_of(plan.sources) is not None else question_digest(request, plan, facts.versions)
+    judge_escrow.check_fact(state, entry, request, facts)
+    unasked = agreement.pool_of(plan.sources) is not None or request.exchange is not None
+    job.question = "" if unasked else question_digest(request, plan, facts.versions)
     _check_facts(state, entry, plan, facts, ledgers)
     _check_consumer_facts(state, entry, request.consumer if current else None, facts, ledgers)
+    _check_recent_facts(state, entry, request.consumer, facts, periods(agreement, plan.sources) if current else ())
     own = law.decide(request, agreement, plan, facts)
     if facts.repeats is not None:
         state.relate(entry, "repeats", job.question, facts.repeats)
@@ -219,8 +226,9 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
         request=request,
         ledgers=ledgers if grant is not None else (),
         public=public_providers(agreement, plan),
-        totals=_bounds(bounds, plan, "total_loss"),
-        consumer_totals=_bounds(bounds, plan, "consumer_loss") if current else {},
+        now=facts.now,
+        budgets=tuple(budget for budget in budgets(bounds, plan.sources) if current or not budget.own),
+        metered=metered(plan) if grant is not None else {},
         names_consumer=current,
         repeats=facts.repeats,
         grant=grant,
@@ -237,9 +245,9 @@ def _backtest(state: State, entry: Entry, request: JobRequest, agreement: Agreem
 
 def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -> JobRequest:
     """The request as its consumer signed it, under the key of the agreement."""
-    request = decode(JobRequest, signed.body)
-    state.verify(entry, signed, "job-request", request.consumer, agreement.party(request.consumer).signing_key)
-    named = (entry.ids["request"], entry.ids["agreement"]) == (document_digest(signed), request.agreement)
+    request, text = decode(JobRequest, signed.body), canonical(signed.body)
+    state.verify(entry, signed, "job-request", request.consumer, agreement.party(request.consumer).signing_key, text)
+    named = (entry.ids["request"], entry.ids["agreement"]) == (digest_bytes(text), request.agreement)
     state.require(entry, named, "signatures", "the header names another request or agreement than was signed")
     state.relate(entry, "asked", f"{request.consumer} {request.request_id}")
     return request
@@ -260,7 +268,7 @@ def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRe
 
 def _plan_of(state: State, name: str, agreement: Agreement, request: JobRequest) -> Plan:
     """What a query means under an agreement; parsed once where the same text comes again. Raises Malformed."""
-    asked = (name, request.sql, request.training)
+    asked = (name, request.sql, request.training, request.scoring)
     found = state.plans.get(asked)
     if found is None:
         if len(state.plans) >= MAX_PLANS:
@@ -305,22 +313,17 @@ def _check_consumer_facts(state: State, entry: Entry, consumer: str | None, fact
         state.require(entry, total.is_stated_by(spent), "budgets", what)
 
 
-def _bounds(agreement: Agreement, plan: AnyPlan, name: Literal["total_loss", "consumer_loss"]) -> dict[Ledger, Loss]:
-    """Strictest bound by ledger, over the protected datasets that the plan reads."""
-    bounds: dict[Ledger, Loss] = {}
-    for dataset in agreement.members(plan.sources):
-        declaration = agreement.by_dataset[dataset]
-        most: Loss | None = getattr(agreement.terms_of(dataset), name)
-        if most is None or declaration.public:
-            continue
-        ledger = (declaration.provider, declaration.id_space)
-        known = bounds.get(ledger, most)
-        bounds[ledger] = Loss(measure=most.measure, amount=min(most.amount, known.amount), delta0=min(most.delta0, known.delta0))
-    return bounds
-
-
-def _shown(charges: Iterable[LedgerCharge]) -> str:
-    return ", ".join(f"{Total().plus(c).text} on {c.provider}/{c.id_space}" for c in charges) or "nothing"
+def _check_recent_facts(state: State, entry: Entry, consumer: str, facts: Facts, read: tuple[tuple[str, str, int], ...]) -> None:
+    """What is stated of recent charges is what the headers say, of exactly those ledgers and periods that the terms name."""
+    stated = tuple((fact.provider, fact.id_space, fact.days) for fact in facts.recent)
+    state.require(entry, stated == read, "budgets", "states recent charges of other ledgers or periods than the terms renew")
+    for fact in facts.recent:
+        ledger = (fact.provider, fact.id_space)
+        for spent, whose in ((fact.spent, None), (fact.own, consumer)):
+            total = state.recent(ledger, fact.days, facts.now, whose)
+            named = f" for `{whose}`" if whose else ""
+            what = f"ledger {'/'.join(ledger)}: {spent.text} stated as charged{named} in {fact.days} days; charged were {total.text}"
+            state.require(entry, total.is_stated_by(spent), "budgets", what)
 
 
 def _decision_difference(own: Decision, logged: Decision) -> str:

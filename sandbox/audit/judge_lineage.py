@@ -34,7 +34,7 @@ def log_rotated(state: State, entry: Entry) -> None:
 def epoch_opened(state: State, entry: Entry) -> None:
     """The first entry of a log that follows another: its totals are charged before anything else."""
     for loss in entry.header.losses:
-        state.charge(loss, "")
+        state.charge(loss, "", entry.header.at)
     state.require(entry, entry.index == 0, "log", "an epoch opens within a log")
     state.epoch_id = entry.ids["epoch"]
     if entry.body is None:

@@ -15,9 +15,11 @@ from policies.errors import Malformed, Tampered
 from policies.grant import AnyPlan
 from policies.granted import job_id
 from policies.joint_grant import JointGrant
+from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.rules_conditions import CONDITIONS
 from policies.tightening import SignedTightening, require_applicable, standing
+from sandbox.audit import judge_escrow
 from sandbox.audit.state import Entry, JobFold, State
 
 SENDING_S = 60
@@ -100,6 +102,7 @@ def duty_done(state: State, entry: Entry) -> None:
         acts.paid[paid] += 1
         return
     state.require(entry, state.stage_of(done.about) == "released", "order", f"{done.about} was not released, and is deleted")
+    judge_escrow.check_had(state, entry, done.about)
     state.relate(entry, "deleted", done.about)
 
 
@@ -139,11 +142,31 @@ def check_facts(state: State, entry: Entry, agreement: Agreement, request: JobRe
         lowered = any(s.tightening.dataset == dataset and s.tightening.uses is not None for s in told)
         if (terms.uses is not None or terms.payment is not None or lowered) and provider not in stated:
             state.report(entry, "decisions", f"does not state the uses of `{provider}`")
+    _check_scored(state, entry, agreement, request, plan, facts)
     state.relate(entry, "overdue", f"{name} {request.consumer}", " ".join([str(facts.now * 1000), *facts.overdue]))
 
 
+def _check_scored(state: State, entry: Entry, agreement: Agreement, request: JobRequest, plan: AnyPlan, facts: Facts) -> None:
+    """The rows that count against a model's quota are those that the headers of charges within its time name."""
+    scoring = plan.scoring if isinstance(plan, Plan) else None
+    quota = None if scoring is None or scoring.model not in agreement.by_dataset else agreement.terms_of(scoring.model).scored_rows
+    if scoring is None or quota is None:
+        state.require(entry, not facts.scored, "decisions", "states rows that nobody counts")
+        return
+    since = quota.counts_from(facts.now)
+    calls = state.acts.scored[request.agreement, scoring.model, request.consumer]
+    rows = sum(rows for rows, at in calls if at // 1000 >= since)
+    stated = facts.scored_by(scoring.model)
+    same = stated == rows and len(facts.scored) == 1
+    state.require(entry, same, "decisions", f"{stated} stated as rows that {scoring.model} scored; the log has {rows}")
+
+
 def note_charge(state: State, entry: Entry) -> None:
-    """Count a charge as a use of every provider whose keys it is for."""
+    """Count a charge as a use of every provider whose keys it is for, and the rows that it names."""
+    rows = entry.ids.get("rows", "")
+    if rows.isdecimal() and len(rows) < 10:
+        called = (entry.ids["agreement"], entry.ids.get("model", ""), entry.ids.get("consumer", ""))
+        state.acts.scored[called].append((int(rows), entry.header.at))
     names = {loss.provider for loss in entry.header.losses} | {n for n in entry.ids.get("public", "").split(",") if n}
     for name in names:
         state.acts.uses[entry.ids["agreement"], name][entry.ids.get("consumer", "")] += 1

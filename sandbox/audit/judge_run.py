@@ -12,8 +12,8 @@ from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import Refused
 from policies.granted import FailureCode
 from policies.joint_grant import JointGrant
-from policies.statement import SignedEvidence, SignedStatement
-from sandbox.audit import judge_policy
+from policies.statement import SignedEvidence, SignedStatement, verdict_of
+from sandbox.audit import judge_escrow, judge_policy
 from sandbox.audit.judge_exchange import signed_body
 from sandbox.audit.order import follow
 from sandbox.audit.state import Entry, JobFold, State
@@ -133,21 +133,27 @@ def ended(state: State, entry: Entry) -> None:
     if entry.header.kind == "released":
         judge_policy.require_standing(state, entry, job)
         judge_policy.note_release(state, entry, job)
+    judge_escrow.note_ended(state, entry, job)
     try:
         if entry.body is not None:
             _judge_statement(state, entry, job, decode(EndedBody, entry.body).statement)
     finally:
-        if entry.header.kind == "released":
+        if entry.header.kind == "released" and not job.exchange:
             state.relate(entry, "answered", job.question, entry.ids["job"])
         state.end(entry.ids["job"], entry.header.kind)
 
 
 def failed(state: State, entry: Entry) -> None:
-    """A run that ended without a release, its charge kept."""
+    """A run that ended without a release. Its charge is kept, unless nobody released keys and every provider renounces the grant."""
     job = follow(state, entry)
     if job is None:
         return
-    state.end(entry.ids["job"], "failed")
+    judge_escrow.note_ended(state, entry, job)
+    if job.released or job.attempts:
+        state.end(entry.ids["job"], "failed")
+    else:
+        # Of its charge something may yet follow, for which headers are enough.
+        job.stage, job.derived, job.grant, job.attested = "failed", None, None, None
     if entry.body is not None:
         same = decode(FailedBody, entry.body).code == entry.ids["code"]
         state.require(entry, same, "releases", "the header names another failure than the body")
@@ -157,7 +163,8 @@ def _judge_statement(state: State, entry: Entry, job: JobFold, signed: SignedSta
     statement, withheld = signed.statement, entry.header.kind == "withheld"
     outcome = statement.withheld if withheld else statement.sealed
     stated = entry.ids["code"] if withheld else entry.ids["sealed"]
-    named = outcome == stated and digest(encode(signed)) == entry.ids["statement"]
+    accepted = entry.ids.get("accepted") == verdict_of(statement)
+    named = accepted and outcome == stated and digest(encode(signed)) == entry.ids["statement"]
     state.require(entry, named, "releases", "the header names another outcome or statement than the body")
     if job.attested is None or job.grant is None or isinstance(job.grant, JointGrant):
         state.cannot("releases")

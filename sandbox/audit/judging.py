@@ -26,7 +26,10 @@ from sandbox.audit.tiles import TILE_WIDTH
 PART_BUNDLES = 64
 """Bundles of a part, where the log is long enough."""
 
-FROM_HEADERS = ("agreement", "stage", "providers", "answered", "released", "grant_id", "evidence_id", "at", "blind")
+FROM_HEADERS = (
+    "agreement", "stage", "providers", "answered", "released", "renounced", "losses", "consumer", "charged_at", "grant_id", "evidence_id",
+    "at", "blind", "exchange", "leg",
+)  # fmt: skip
 """What the fold of a job knows from headers, in whichever process; all else it knows from judging the job with its bodies."""
 
 REJUDGED = 4
@@ -115,7 +118,7 @@ class Judging:
     def _bundles(self) -> int:
         """How many bundles the next part has: fewer where the log is short, more where many jobs are under way."""
         fair = max(1, bundle_count(self.size) // (2 * self.processes))
-        again = REJUDGED * sum(len(job.at) for job in self.state.jobs.values())
+        again = REJUDGED * sum(len(job.at) for job in self.state.jobs.values() if job.stage != "failed")
         return max(min(self.part, fair), -(-again // TILE_WIDTH))
 
     def _follow(self, number: int) -> int:
@@ -172,7 +175,7 @@ def _judge(state: State, bundle: Bundle) -> None:
 
 def _rejudge(export: Export, state: State, size: int) -> None:
     """Learn again, in silence, what the bodies of the jobs under way said: whoever follows the headers has not read them."""
-    wanted = sorted({index for job in state.jobs.values() for index in job.at})
+    wanted = sorted({index for job in state.jobs.values() if job.stage != "failed" for index in job.at})
     if not wanted:
         return
     scratch = State(

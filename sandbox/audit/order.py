@@ -26,6 +26,8 @@ FOLLOWS: dict[EntryKind, frozenset[str]] = {
     "joint_summed": frozenset({"joint_keyed"}),
     "joint_released": frozenset({"joint_summed"}),
     "joint_withheld": frozenset({"joint_summed"}),
+    "renounced": frozenset({"failed"}),
+    "voided": frozenset({"failed"}),
 }
 """Entry kind -> stages of a job that it may follow."""
 

@@ -13,10 +13,11 @@ from policies.canonical import digest, digest_bytes
 from policies.codec import encode, omitted
 from policies.entries import parse_header
 from policies.errors import Malformed, SandboxError, Tampered
+from policies.exchange import Bound
 from policies.grant import EnclaveGrant, grant_digest
 from policies.lineage import LogLink
 from policies.odrl import agreement_digest
-from policies.statement import SignedEvidence, SignedStatement
+from policies.statement import SignedEvidence, SignedStatement, verdict_of
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
 from sandbox.audit.merkle import leaf_hash, verify_inclusion
 
@@ -24,6 +25,15 @@ from sandbox.audit.merkle import leaf_hash, verify_inclusion
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repetition:
     """The log entry by which a release was handed out again for another job, and its place under the receipt's checkpoint."""
+
+    entry: str
+    index: int
+    proof: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HandOver:
+    """The log entry by which both legs of an exchange were handed over, and its place under the receipt's checkpoint."""
 
     entry: str
     index: int
@@ -39,6 +49,7 @@ class Receipt:
         index, proof, checkpoint: its place in the log, RFC 6962 inclusion proof (hex) and the signed note.
         lineage: what leads from the log that the agreement names to the one that signed; nothing where that is the same.
         repeated: where a job asked again what an earlier one had answered: all else is of the earlier job.
+        handed_over: where the release was one leg of an exchange, and both were handed over.
     """
 
     kind: Literal["receipt/1"] = "receipt/1"
@@ -51,6 +62,7 @@ class Receipt:
     checkpoint: str
     lineage: tuple[LogLink, ...] = omitted(())
     repeated: Repetition | None = omitted(None)
+    handed_over: HandOver | None = omitted(None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +107,8 @@ def verify_receipt(receipt: Receipt, agreement: Agreement, sealed: bytes | None 
         "statement": digest(encode(receipt.statement)),
     }
     expected |= {"sealed": statement.sealed} if statement.sealed else {"code": str(statement.withheld)}
+    accepted = verdict_of(statement)
+    expected |= {"accepted": accepted} if accepted is not None else {}
     if header.kind != ("released" if statement.sealed else "withheld") or header.ids != expected:
         raise Tampered("the log entry records another outcome", code="receipt-entry")
     if sealed is not None and (digest_bytes(sealed) if sealed else None) != statement.sealed:
@@ -103,7 +117,22 @@ def verify_receipt(receipt: Receipt, agreement: Agreement, sealed: bytes | None 
     return Verified(job=job, receipt=receipt, attested=attested, checkpoint=checkpoint)
 
 
-def _require_included(place: Receipt | Repetition, checkpoint: Checkpoint) -> bytes:
+def require_handed_over(receipt: Receipt, checkpoint: Checkpoint, bound: Bound) -> None:
+    """Raise Tampered (code `not-handed-over`) unless the log hands over both legs of the exchange, this release among them.
+
+    Args:
+        bound: what the recipient's own request names.
+    """
+    if receipt.handed_over is None:
+        raise Tampered("the release is one leg of an exchange, and nothing proves that both were handed over", code="not-handed-over")
+    header = parse_header(_require_included(receipt.handed_over, checkpoint))
+    leg = header.ids.get("first" if bound.leg == 1 else "second")
+    named = (header.kind, header.ids.get("exchange"), leg) == ("handed_over", bound.exchange, receipt.statement.statement.sealed)
+    if not named or receipt.grant.job not in header.ids.get("jobs", "").split(","):
+        raise Tampered("the log hands over another exchange or release", code="not-handed-over")
+
+
+def _require_included(place: Receipt | Repetition | HandOver, checkpoint: Checkpoint) -> bytes:
     try:
         proof = [bytes.fromhex(item) for item in place.proof]
     except ValueError as error:

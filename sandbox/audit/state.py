@@ -9,17 +9,21 @@ from typing import Any
 from enclaves.kit.appraisal import Attested
 from enclaves.kit.envelope import Purpose, Signed, verify_document
 from policies.agreement import Agreement, LogIdentity
+from policies.budgets import Budget, period_begins
 from policies.declaration import Declaration
 from policies.entries import Header, LedgerCharge
 from policies.errors import Tampered
+from policies.escrow import Course
+from policies.exchange import Exchange
 from policies.grant import AnyGrant
 from policies.joint_documents import JointContribution, JointManifest
-from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import JobRequest, VersionFact
+from policies.service import Scoring
 from policies.tightening import SignedTightening
 from policies.training import Training
 from sandbox.audit.backtest import Candidate
+from sandbox.audit.charge_times import ChargeTimes
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.digest_table import DigestTable
 from sandbox.audit.findings import Findings, Relation, What
@@ -27,7 +31,7 @@ from sandbox.audit.keyring import Keyring
 from sandbox.audit.totals import Total
 from sandbox.audit.verdict import PROMISES, Mismatch, Promise, PromiseState
 
-ENDS: tuple[str, ...] = ("", "denied", "released", "withheld", "failed", "repeated", "joint_released", "joint_withheld")
+ENDS: tuple[str, ...] = ("", "denied", "released", "withheld", "failed", "repeated", "joint_released", "joint_withheld", "voided")
 """Last stages of a job; the place of each is its number."""
 
 Ledger = tuple[str, str]
@@ -86,20 +90,23 @@ class Derived:
     Attributes:
         ledgers: that are to be charged; none where nothing is.
         public: providers of public tables that the plan reads.
-        totals, consumer_totals: strictest bounds by ledger, of all charges and of those for the asking consumer.
+        now: stated time of the decision, seconds since 1970.
+        budgets: strictest bounds on the ledgers.
         names_consumer: whether a charge under this law names the consumer.
         repeats: the job whose release is to be handed out again.
         grant: None where the own decision denies or repeats.
+        metered: what the charge says of rows that are scored.
     """
 
     request: JobRequest
     ledgers: tuple[Ledger, ...]
     public: tuple[str, ...]
-    totals: dict[Ledger, Loss]
-    consumer_totals: dict[Ledger, Loss]
+    now: int
+    budgets: tuple[Budget, ...]
     names_consumer: bool
     repeats: str | None
     grant: AnyGrant | None
+    metered: dict[str, str]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -127,10 +134,12 @@ class JobFold:
         stage: kind of the last step, `denied`, or `nothing` before the first.
         providers: of the ledgers charged and of public tables: those whose keys a run needs.
         question: digest of what was asked of which data; empty where not opened.
-        answered: providers that released or refused keys; `released`: those that released.
+        answered: providers that released or refused keys; `released`: those that released; `renounced`: those that renounced the grant.
+        losses, consumer, charged_at: of its charge; the time of its entry in milliseconds since 1970.
         grant_id, evidence_id: digests from the headers of `granted` and `attested`.
         attested_at: time of the entry of its evidence, milliseconds since 1970.
         at: indices of its entries so far; `blind`: whether it was decided before its agreement was known.
+        exchange, leg: that the job is part of; empty and 0 for one that is part of none.
         attempts: at a joint total so far; `gone`: contributors that dropped out of it; `joint`: the present attempt.
         grant: the logged one, or where it was not opened the derived one; None if neither is known. `grant_named`: its digest.
     """
@@ -140,6 +149,10 @@ class JobFold:
     providers: frozenset[str] = frozenset()
     answered: set[str] = field(default_factory=set)
     released: set[str] = field(default_factory=set)
+    renounced: set[str] = field(default_factory=set)
+    losses: tuple[LedgerCharge, ...] = ()
+    consumer: str = ""
+    charged_at: int = 0
     question: str = ""
     grant_id: str = ""
     evidence_id: str = ""
@@ -150,9 +163,20 @@ class JobFold:
     grant: AnyGrant | None = None
     grant_named: str = ""
     attested: Attested | None = None
+    exchange: str = ""
+    leg: int = 0
     joint: JointFold | None = None
     attempts: int = 0
     gone: set[str] = field(default_factory=set)
+
+
+@dataclass(kw_only=True, slots=True)
+class ExchangeFold:
+    """An exchange as far as the log has told; document and course are None where the proposal was not opened."""
+
+    exchange: Exchange | None = None
+    course: Course | None = None
+    agreements: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -164,6 +188,7 @@ class Acts:
         awaiting: digest of the request by job that waits, or waited, for approvals; `approvals`: who approved it.
         uses: by agreement and provider, number of charges by consumer.
         paid: payments confirmed, by agreement, provider and consumer.
+        scored: (rows, milliseconds since 1970) of charged calls by agreement, model and consumer.
     """
 
     tightenings: defaultdict[str, list[SignedTightening]] = field(default_factory=lambda: defaultdict(list))
@@ -171,6 +196,7 @@ class Acts:
     approvals: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     uses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     paid: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    scored: defaultdict[tuple[str, str, str], list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -186,13 +212,15 @@ class State:
         jobs: those that have not ended; `ended`: of all others, only the number in `ENDS` of how they ended.
         requests: digests of decided requests.
         ledgers: sums of all charges; `of_consumers`: of those for one consumer, under "" of those whose header names none.
+        times: when ledgers were charged.
         log_keys: keys of this log in the order of its `log_rotated` entries, the first one before them; empty without such entries.
         log_names: logs that agreements may name besides this one, from the epoch that opens it.
         named: agreements' logs, to be judged once all keys of the log are known.
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
         acts: tightenings, approvals and payments so far.
+        exchanges: of two legs; `escrowed`: by job whose release is a leg's delivery, its exchange.
         candidate: terms under which every decision is made once more.
-        plans: of queries read so far, by agreement, text and training.
+        plans: of queries read so far, by agreement, text, training and scoring.
         found: what judging the entries so far has found.
     """
 
@@ -210,14 +238,17 @@ class State:
     requests: DigestTable = field(default_factory=DigestTable)
     ledgers: defaultdict[Ledger, Total] = field(default_factory=lambda: defaultdict(Total))
     of_consumers: defaultdict[tuple[Ledger, str], Total] = field(default_factory=lambda: defaultdict(Total))
+    times: defaultdict[Ledger, ChargeTimes] = field(default_factory=lambda: defaultdict(ChargeTimes))
     log_keys: list[str] = field(default_factory=list)
     log_names: set[LogIdentity] = field(default_factory=set)
     named: list[tuple[int, LogIdentity]] = field(default_factory=list)
     epoch_id: str = ""
     waiting: set[str] | None = field(default_factory=set)
     acts: Acts = field(default_factory=Acts)
+    exchanges: dict[str, ExchangeFold] = field(default_factory=dict)
+    escrowed: dict[str, str] = field(default_factory=dict)
     candidate: Candidate | None = None
-    plans: dict[tuple[str, str, Training | None], Plan] = field(default_factory=dict)
+    plans: dict[tuple[str, str, Training | None, Scoring | None], Plan] = field(default_factory=dict)
     found: Findings = field(default_factory=Findings)
 
     def job(self, name: str, agreement: str) -> JobFold:
@@ -244,17 +275,38 @@ class State:
         """Note what an entry says about other jobs."""
         self.found.relations.append(Relation(entry.index, what, subject, other))
 
-    def charge(self, charge: LedgerCharge, consumer: str) -> bool:
-        """Count a charge; returns whether it is in the measure of its ledger."""
+    def charge(self, charge: LedgerCharge, consumer: str, at: int) -> bool:
+        """Count a charge that was entered at a time (milliseconds since 1970); returns whether it is in the measure of its ledger."""
         ledger = (charge.provider, charge.id_space)
+        self.times[ledger].add(at, charge.amount, charge.delta0, consumer)
         total = self.ledgers[ledger] = self.ledgers[ledger].plus(charge)
         self.of_consumers[ledger, consumer] = self.of_consumers[ledger, consumer].plus(charge)
         return total.measure == charge.measure
+
+    def give_back(self, charge: LedgerCharge, consumer: str, at: int) -> None:
+        """Take a void charge, which was entered at a time, from its ledger."""
+        ledger = (charge.provider, charge.id_space)
+        self.times[ledger].add(at, -charge.amount, -charge.delta0, consumer)
+        self.ledgers[ledger] = self.ledgers[ledger].minus(charge)
+        self.of_consumers[ledger, consumer] = self.of_consumers[ledger, consumer].minus(charge)
 
     def consumer_total(self, ledger: Ledger, consumer: str) -> Total:
         """What counts to one consumer: charges that name it, and those that name nobody."""
         own, unnamed = (self.of_consumers.get((ledger, name), Total()) for name in (consumer, ""))
         return own.plus(unnamed) if consumer else unnamed
+
+    def counted(self, budget: Budget, consumer: str, now: int) -> Total:
+        """What counts against a bound at `now`, seconds since 1970."""
+        ledger = (budget.provider, budget.id_space)
+        if budget.days is None:
+            return self.consumer_total(ledger, consumer) if budget.own else self.ledgers.get(ledger, Total())
+        return self.recent(ledger, budget.days, now, consumer if budget.own else None)
+
+    def recent(self, ledger: Ledger, days: int, now: int, consumer: str | None) -> Total:
+        """What a ledger was charged in the last `days` days before `now`, in all or counting to a consumer."""
+        times = self.times.get(ledger, ChargeTimes())
+        amount, delta0 = times.after(period_begins(now, days), consumer)
+        return Total(measure=self.ledgers.get(ledger, Total()).measure, amount=amount, delta0=delta0)
 
     def report(self, entry: Entry, promise: Promise, what: str) -> None:
         """Note something about an entry that does not follow."""
@@ -279,11 +331,12 @@ class State:
         fold = self.agreements.get(digest)
         return None if fold is None else fold.agreement
 
-    def verify(self, entry: Entry, signed: Signed, purpose: Purpose, by: str, public: str | None = None) -> bool:
+    def verify(self, entry: Entry, signed: Signed, purpose: Purpose, by: str, public: str | None = None, text: bytes | None = None) -> bool:
         """Whether `by` signed for `purpose`; reports it if not.
 
         Args:
             public: the key (hex) that an agreement names, from which the one in force follows; None for the participant's key in force.
+            text: the canonical bytes of the document's body, where the caller has them already.
         """
         if by not in self.participants:
             self.report(entry, "signatures", f"`{by}` is not admitted")
@@ -298,7 +351,7 @@ class State:
             self.report(entry, "signatures", f"the keys of `{by}` were revoked before")
             return False
         try:
-            verify_document(signed, purpose, by, key)
+            verify_document(signed, purpose, by, key, text)
         except Tampered as error:
             self.report(entry, "signatures", error.message)
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -32,11 +33,13 @@ from sandbox.audit.tlog_proof import TlogProof, parse_proof, verify_proof
 from sandbox.audit.vectors import verify_vectors
 from sandbox.audit.witness_policy import WitnessPolicy, parse_policy
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, table
-from sandbox.party.exporting import export_log
-from sandbox.party.kept import kept_agreement
 
 INCOMPLETE = 1
 """Exit code of a replay that found no mismatch and could not open everything."""
+
+
+YOUNG_OBJECTS = 50_000
+"""Objects made between two looks for cycles while a log is replayed: entries are read and dropped, and hardly anything has cycles."""
 
 
 @click.group()
@@ -57,6 +60,8 @@ def log_export(home_folder: Path, folder: Path, vkey: str | None, as_json: bool)
     \b
     Example: sandbox log export --home ~/auditor ./log
     """
+    from sandbox.party.exporting import export_log
+
     client = client_of(home_folder)
     key = LogKey.parse(vkey or client.service()["log"]["vkey"])
     with progress_bar(quiet=as_json) as progress:
@@ -147,6 +152,7 @@ def audit_replay(
         witnesses=_policy(witnesses),
         candidate=None if policy is None else parse_candidate(parse_json(policy.read_bytes(), limit=16 << 20)),
     )
+    gc.set_threshold(YOUNG_OBJECTS)
     with progress_bar(quiet=as_json) as progress:
         task = progress.add_task("replaying")
         verdict = replay(
@@ -248,6 +254,8 @@ def receipt_verify(file: Path, agreement_file: Path | None, home_folder: Path | 
     \b
     Example: sandbox receipt verify receipt.json --home ~/institute
     """
+    from sandbox.party.kept import kept_agreement
+
     parsed: AnyReceipt = decode(cast(Any, AnyReceipt), parse_json(file.read_bytes(), limit=16 << 20))
     if agreement_file is not None:
         agreement = parse_agreement(parse_json(agreement_file.read_bytes(), limit=16 << 20))

@@ -283,6 +283,13 @@ def job_budget(home_folder: Path, as_json: bool) -> None:
         known = f"epsilon {ledger['epsilon']}, delta {ledger['delta']}" if ledger["epsilon"] else "delta is used up"
         rows.append((f"{ledger['provider']}/{ledger['id_space']}", decode(Loss, ledger["spent"]).text, known))
     table(("ledger", "paid", "as approximate differential privacy"), rows)
+    renewed = [(f"{ledger['provider']}/{ledger['id_space']}", row) for ledger in ledgers for row in ledger.get("renewed", ())]
+    if renewed:
+        shown = [
+            (name, "you" if row["own"] else "all", str(row["days"]), decode(Loss, row["spent"]).text, decode(Loss, row["most"]).text)
+            for name, row in renewed
+        ]
+        table(("ledger", "for", "days", "charged in them", "at most"), shown, title="Renewed budgets")
 
 
 @job.command("show")
@@ -342,6 +349,8 @@ def _show_release(client: Client, release: OpenedRelease, receipt: AnyReceipt, *
         print_json({"release": encode(release), "job": receipt.grant.job, "index": receipt.index, "repeated": again} | duties)
         return
     show_release(release)
+    if isinstance(release, Release) and release.scores is not None:
+        table(("row", release.scores.output), [(score.row, ", ".join(score.values)) for score in release.scores.scores])
     if isinstance(release, Release) and release.model is not None:
         trained, name = release.model, receipt.grant.job
         click.echo(f"model {trained.digest}, {trained.model.size} parameters; `sandbox model card {name} --onnx FILE` keeps it")

@@ -1,4 +1,4 @@
-"""`sandbox model`: train, card, score."""
+"""`sandbox model`: train, card, score; scoring services are in `sandbox.cli.serving`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 
 from policies.privacy import parse_loss
 from policies.request import JobRequest
+from sandbox.cli.serving import ask, offer, status
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ STAGES = ("charged", "running")
 @click.group()
 def model() -> None:
     """Models: train them on what one may not see, and use them."""
+
+
+for _command in (offer, ask, status):
+    model.add_command(_command)
 
 
 @model.command("train")

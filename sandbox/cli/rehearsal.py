@@ -20,6 +20,7 @@ from enclaves.kit.sealing import SealingKey, seal
 from enclaves.kit.signatures import SigningKey
 from enclaves.kit.sources import read_table
 from policies.agreement import Agreement, ColumnTerm, LogIdentity, Party, Terms
+from policies.budgets import periods
 from policies.canonical import canonical, digest, digest_bytes, parse_json
 from policies.codec import decode, encode
 from policies.decide import decide
@@ -31,7 +32,7 @@ from policies.grant import Grant, grant_digest, make_grant
 from policies.odrl import agreement_digest, agreement_document
 from policies.plan import plan_of
 from policies.privacy import Loss
-from policies.request import Facts, JobRequest, VersionFact
+from policies.request import Facts, JobRequest, RecentFact, VersionFact
 from policies.statement import Nonce, Release
 from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
 from sandbox.party.forms import declaration_of, read_form
@@ -140,6 +141,10 @@ def _grant(agreement: Agreement, request: JobRequest, files: Mapping[str, Path])
             VersionFact(dataset=dataset, version=_VERSION, file_digest=digest_bytes(path.read_bytes())) for dataset, path in files.items()
         ),
         spent=(),
+        recent=tuple(
+            RecentFact(provider=provider, id_space=id_space, days=days, spent=Loss(amount=0), own=Loss(amount=0))
+            for provider, id_space, days in periods(agreement, plan.sources)
+        ),
     )
     decision = decide(request, agreement, plan, facts)
     if not decision.allowed:

@@ -56,7 +56,7 @@ def sign(host: Host, caller: Participant, signed: Signed) -> StoredAgreement:
     digest = decode(AgreementSignature, signed.body).agreement
     with host.store.transaction() as tx:
         tx.lock_agreement(digest)
-        stored = _visible(tx.agreement(digest), caller)
+        stored = visible(tx.agreement(digest), caller)
         if caller.id in stored.waiting_for:
             tx.hold_log()
             if stored.agreement.log.origin != host.log_identity.name:
@@ -76,10 +76,11 @@ def sign(host: Host, caller: Participant, signed: Signed) -> StoredAgreement:
 def read_agreement(host: Host, caller: Participant, digest: str) -> StoredAgreement:
     """Return an agreement to one of its parties. Raises NotFound to everybody else, as if it did not exist."""
     with host.store.reading() as tx:
-        return _visible(tx.agreement(digest), caller)
+        return visible(tx.agreement(digest), caller)
 
 
-def _visible(stored: StoredAgreement | None, caller: Participant) -> StoredAgreement:
+def visible(stored: StoredAgreement | None, caller: Participant) -> StoredAgreement:
+    """Return an agreement to one of its parties. Raises NotFound to everybody else."""
     if stored is None or not stored.agreement.has_party(caller.id):
         raise NotFound("there is no such agreement of yours")
     return stored

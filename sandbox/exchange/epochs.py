@@ -74,13 +74,16 @@ def open_epoch(host: Host, totals: Mapping[tuple[str, str], Loss]) -> tuple[Host
     """
     with host.store.transaction() as tx:
         tx.hold_log()
-        tx.raise_ledgers(totals)
+        now = host.now()
+        tx.raise_ledgers(totals, now)
         epoch = _epoch(host, tx)
         _keep_receipts(tx)
         carried = tx.begin_epoch(epoch, CARRIED)
         name = digest(encode(epoch))
         ids = {"epoch": name, "number": str(epoch.number), "origin": epoch.log.origin, "key": epoch.log.key}
-        tx.append("epoch_opened", at=host.now(), ids=ids, body={"epoch": encode(epoch)}, losses=epoch.totals)
+        for total in epoch.totals:
+            tx.date_charge(total, "", now)
+        tx.append("epoch_opened", at=now, ids=ids, body={"epoch": encode(epoch)}, losses=epoch.totals)
         for data, opening in carried:
             tx.append_bytes(data, opening)
         tx.add_notices("epoch", name, epoch.providers, host.now())

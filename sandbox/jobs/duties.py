@@ -12,7 +12,8 @@ from policies.codec import decode
 from policies.conditions import DAY_S
 from policies.entries import parse_header
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
-from policies.request import UsesFact
+from policies.query import Plan
+from policies.request import ScoredFact, UsesFact
 from sandbox.exchange.records import Participant, StoredAgreement
 from sandbox.exchange.rotation import require_in_force
 from sandbox.exchange.signed import require_signed
@@ -100,6 +101,18 @@ def uses_facts(tx: Transaction, digest: str, agreement: Agreement, sources: tupl
         )
         for provider in sorted(counting)
     )
+
+
+def scored_facts(tx: Transaction, digest: str, agreement: Agreement, plan: Plan, consumer: str, now: int) -> tuple[ScoredFact, ...]:
+    """Return how many rows count against the quota of the model that a plan asks, at `now` (seconds); nothing where none is agreed."""
+    if plan.scoring is None or plan.scoring.model not in agreement.by_dataset:
+        return ()
+    quota = agreement.terms_of(plan.scoring.model).scored_rows
+    if quota is None:
+        return ()
+    model, since = plan.scoring.model, quota.counts_from(now)
+    rows = sum(rows for name, rows, at in tx.scored(digest, consumer) if name == model and at >= since)
+    return (ScoredFact(dataset=model, rows=rows),)
 
 
 def overdue(tx: Transaction, digest: str, agreement: Agreement, consumer: str, now_ms: int) -> tuple[str, ...]:

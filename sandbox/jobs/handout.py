@@ -6,12 +6,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from policies.agreement import Agreement
-from policies.errors import NotFound, Tampered, Unavailable
+from policies.errors import Conflict, NotFound, Tampered, Unavailable
 from policies.joint_grant import JointGrant
 from policies.lineage import links_from
 from policies.odrl import agreement_digest
 from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt
-from sandbox.audit.receipt import Receipt, Repetition
+from sandbox.audit.receipt import HandOver, Receipt, Repetition
+from sandbox.exchange.escrow_states import StoredExchange
 from sandbox.jobs.duties import require_in_time
 from sandbox.jobs.joint_states import StoredJointRelease
 from sandbox.jobs.states import Job, StoredRelease
@@ -40,7 +41,30 @@ def release(tx: Transaction, job: Job, now_ms: int) -> tuple[AnyReceipt | dict[s
     ran = _ran(tx, job)
     require_in_time(tx, ran, now_ms)
     stored = _stored(tx, ran)
+    require_handed_over(tx, job, stored)
     return tx.former_receipt(job.id) or _receipt(tx, job, ran, stored), stored.sealed
+
+
+def require_handed_over(tx: Transaction, job: Job, stored: StoredRelease) -> None:
+    """Raise Conflict (code `in-escrow`) while the release of a leg waits for the hand-over, and NotFound (`returned`) if there was none.
+
+    What was withheld is no leg of anything, and says so.
+    """
+    held = _held(tx, job)
+    if held is None or stored.statement.statement.sealed is None:
+        return
+    stage = held.course.stage
+    if stage == "handed_over" and job.id in (held.course.first.job, held.course.second.job):
+        return
+    if held.course.final or not stored.sealed:
+        raise NotFound(f"the release was part of an exchange that is {stage}, and was not handed over", code="returned")
+    raise Conflict(f"the release is in escrow: the exchange is {stage}", code="in-escrow")
+
+
+def _held(tx: Transaction, job: Job) -> StoredExchange | None:
+    """The exchange of which a job is the delivery of a leg."""
+    bound = job.request.exchange
+    return tx.exchange(bound.exchange) if bound is not None and bound.form == "delivery" else None
 
 
 @lru_cache(maxsize=256)
@@ -96,8 +120,9 @@ def _joint_receipt(tx: Transaction, job: Job, grant: JointGrant, stored: StoredJ
 
 
 def _receipt(tx: Transaction, job: Job, ran: Job, stored: StoredRelease) -> Receipt:
-    newest, agreement = tx.newest_checkpoint(), tx.terms(ran.request.agreement)
-    if newest is None or newest[0] <= max(job.positions.ended, ran.positions.ended):
+    newest, agreement, held = tx.newest_checkpoint(), tx.terms(ran.request.agreement), _held(tx, job)
+    closed = held.closed if held is not None and held.course.stage == "handed_over" else -1
+    if newest is None or newest[0] <= max(job.positions.ended, ran.positions.ended, closed):
         raise Unavailable("the release is stored and not yet published; look again", code="not-published")
     if agreement is None or _digest(agreement) != ran.request.agreement or ran.evidence is None:
         raise Tampered("the stored job does not fit together", code="job-record")
@@ -109,6 +134,10 @@ def _receipt(tx: Transaction, job: Job, ran: Job, stored: StoredRelease) -> Rece
     if job.id != ran.id:
         again, at = _place(tx, job.positions.ended, size)
         repeated = Repetition(entry=again, index=job.positions.ended, proof=at)
+    handed_over = None
+    if closed >= 0:
+        over, at = _place(tx, closed, size)
+        handed_over = HandOver(entry=over, index=closed, proof=at)
     return Receipt(
         grant=ran.grant,
         evidence=ran.evidence,
@@ -119,6 +148,7 @@ def _receipt(tx: Transaction, job: Job, ran: Job, stored: StoredRelease) -> Rece
         checkpoint=newest[1],
         lineage=links_from(agreement.log, tx.log_links()),
         repeated=repeated,
+        handed_over=handed_over,
     )
 
 

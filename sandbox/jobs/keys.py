@@ -18,7 +18,8 @@ from sandbox.exchange.rotation import require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.exchange.tightening import require_standing
 from sandbox.host import Host
-from sandbox.jobs.states import Job, KeyRequest
+from sandbox.jobs.states import ASKED, Job, KeyRequest
+from sandbox.jobs.voids import keep_charge
 
 MAX_SEALED = 1 << 20
 
@@ -87,7 +88,7 @@ def accept_keys(host: Host, caller: Participant, signed: Signed, sealed: bytes) 
 
 
 def refuse_keys(host: Host, caller: Participant, signed: Signed) -> KeyRequest:
-    """Store and log a broker's refusal. Raises NotFound, Conflict like `accept_keys`."""
+    """Store and log a broker's refusal; to renounce a grant of a failed run is refused without an entry. Raises like `accept_keys`."""
     require_signed(signed, "key-refusal", caller.id, caller.signing_key)
     statement = decode(KeyRefusalStatement, signed.body)
     with host.store.transaction() as tx:
@@ -95,6 +96,8 @@ def refuse_keys(host: Host, caller: Participant, signed: Signed) -> KeyRequest:
         request = tx.key_request(statement.job, caller.id)
         if job is None or request is None or job.grant is None:
             raise NotFound("no run asks you for keys under this job")
+        if job.state == "failed" and request.renounced == ASKED:
+            return keep_charge(tx, request)
         if request.state == "refused":
             return request
         if request.state == "released" or job.state != "running":

@@ -18,9 +18,10 @@ from enclaves.kit.signatures import SigningKey
 from policies.canonical import canonical
 from policies.errors import Malformed
 
-NoticeKind = Literal["agreement", "key-request", "release", "epoch", "approval", "use"]
+NoticeKind = Literal["agreement", "key-request", "release", "epoch", "approval", "use", "exchange", "probing"]
 """What waits: an agreement for a signature, a run for keys, a release for its recipient, a new epoch of the log for a signature,
-a job for an approval; `use` tells a party to be informed that a release was made."""
+a job for an approval; `use` tells a party to be informed that a release was made, `exchange` a participant that one moved on, `probing` the
+owner of a model that the rows of a call look made to copy it."""
 
 NoticeState = Literal["waiting", "delivered", "settled", "dead"]
 """`settled`: what it was about no longer waits, so that it is not sent. `dead`: given up after so many attempts."""

@@ -14,10 +14,13 @@ from policies.errors import Conflict, Tampered
 from policies.grant import grant_digest
 from policies.granted import FailureCode
 from policies.joint_grant import JointGrant
-from policies.statement import SignedEvidence, SignedStatement
+from policies.query import Plan
+from policies.statement import SignedEvidence, SignedStatement, Statement, verdict_of
+from sandbox.exchange import escrow
 from sandbox.exchange.tightening import require_standing
 from sandbox.host import Host
 from sandbox.jobs.states import Job, JobState, Positions, StoredRelease
+from sandbox.jobs.voids import ask_to_renounce
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
@@ -88,14 +91,27 @@ def _store_outcome(host: Host, tx: Transaction, held: Job, signed: SignedStateme
         "evidence": statement.evidence,
         "statement": digest(encode(signed)),
     }
+    accepted = verdict_of(statement)
     ids |= {"sealed": statement.sealed} if statement.sealed else {"code": str(statement.withheld)}
+    ids |= {"accepted": accepted} if accepted is not None else {}
     index = tx.append(kind, at=host.now(), ids=ids, body={"statement": encode(signed)}, agreement=held.request.agreement)
     ended = tx.move_job(held, state, positions=replace(held.positions, ended=index), code=statement.withheld or "")
     tx.add_release(StoredRelease(job=held.id, statement=signed, sealed=sealed))
+    bound = held.request.exchange
+    if bound is not None:
+        escrow.note_ended(host, tx, held.id, bound, statement.sealed or "", accepted, host.now())
+    if isinstance(statement, Statement) and statement.probing == "suspected":
+        tx.add_notices("probing", held.id, _owner_of_model(held), host.now())
     if sealed:
-        tx.add_notices("release", held.id, [held.request.consumer], host.now())
+        if bound is None or bound.form == "right":
+            tx.add_notices("release", held.id, [held.request.consumer], host.now())
         tx.add_notices("use", held.id, informed(tx, held), host.now())
     return ended
+
+
+def _owner_of_model(job: Job) -> list[str]:
+    scoring = job.plan.scoring if isinstance(job.plan, Plan) else None
+    return [] if scoring is None else [scoring.model.partition(".")[0]]
 
 
 def informed(tx: Transaction, job: Job) -> list[str]:
@@ -106,7 +122,7 @@ def informed(tx: Transaction, job: Job) -> list[str]:
 
 
 def record_failure(host: Host, job_id: str, code: FailureCode) -> None:
-    """End a running job without a release; its charge stays. A job that ended otherwise is left alone."""
+    """End a running job without a release. A job that ended otherwise is left alone."""
     with host.store.transaction() as tx:
         held = tx.lock_job(job_id)
         if held is None or held.state != "running":
@@ -116,7 +132,11 @@ def record_failure(host: Host, job_id: str, code: FailureCode) -> None:
 
 
 def fail_held(host: Host, tx: Transaction, held: Job, code: FailureCode) -> Job:
-    """End a held job without a release; its charge stays."""
+    """End a held job without a release; its charge stays unless every broker renounces the grant."""
     ids = {"job": held.id, "agreement": held.request.agreement, "code": code}
     index = tx.append("failed", at=host.now(), ids=ids, body={"code": code}, agreement=held.request.agreement)
-    return tx.move_job(held, "failed", positions=replace(held.positions, ended=index), code=code)
+    ask_to_renounce(tx, held)
+    failed = tx.move_job(held, "failed", positions=replace(held.positions, ended=index), code=code)
+    if held.request.exchange is not None:
+        escrow.note_ended(host, tx, held.id, held.request.exchange, "", None, host.now())
+    return failed

@@ -1,7 +1,7 @@
 """After a restore: the missing entries are appended exactly as they were, from participants' exports, and what they imply is rebuilt.
 
 Ledgers always, from public headers; the rest as far as bodies are opened. No run is continued or repeated: every job that had not ended
-ends `failed`, and its charge stays. Nothing is ever charged less.
+ends `failed`, and its charge stays. Nothing is charged less than the log says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from policies.canonical import canonical
 from policies.codec import decode
 from policies.declaration import Declaration
 from policies.documents import Admission, SignedRotation, VersionManifest
-from policies.entries import EntryKind, Header
+from policies.entries import EntryKind, Header, parse_header
 from policies.errors import NotFound
 from policies.grant import AnyGrant
 from policies.lineage import SignedLogRotation
@@ -104,13 +104,14 @@ class _Rebuilding:
     report: Recovery
     agreements: dict[str, str] = field(default_factory=dict)
     stages: dict[str, EntryKind] = field(default_factory=dict)
+    charged_at: dict[str, int] = field(default_factory=dict)
 
     def all(self) -> None:
         """Append and fold every entry in order, then end what had not ended."""
         for index, (data, header) in enumerate(zip(self.found.entries, self.found.headers, strict=True), start=self.found.first):
             opening, ids = self.found.openings.get(index), header.ids
             agreement = self._agreement(ids)
-            if "job" in ids and header.kind not in WAITING:
+            if "job" in ids and header.kind not in (*WAITING, "renounced", "voided"):
                 self.stages[ids["job"]] = header.kind if header.kind not in ("key_released", "key_refused") else "attested"
             stored = None
             if opening is not None:
@@ -134,10 +135,21 @@ class _Rebuilding:
         # Nobody reads the body of a job that nothing tells of.
         return self.agreements.get(ids["job"], "unknown")
 
+    def _charge_time(self, name: str) -> int:
+        """When a job was charged, milliseconds since 1970: in the recovered entries or before them."""
+        if name not in self.charged_at and (job := self.tx.job(name)) is not None:
+            charge = next(iter(self.tx.entries(job.positions.charged, job.positions.charged + 1)))
+            self.charged_at[name] = parse_header(charge).at
+        return self.charged_at[name]
+
     def _fold(self, index: int, header: Header, body: dict[str, Any] | None) -> None:
         if header.kind == "charged":
             self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
-            self.tx.charge(header.losses, header.ids.get("consumer", ""))
+            self.tx.charge(header.losses, header.ids.get("consumer", ""), header.at)
+            self.charged_at[header.ids.get("job", "")] = header.at
+        if header.kind == "voided":
+            self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
+            self.tx.give_back(header.losses, header.ids.get("consumer", ""), self._charge_time(header.ids["job"]))
         if header.kind in WAITING or header.kind in ("tightened", "duty_done"):
             self._acted(header)
         elif "job" in header.ids:
@@ -243,6 +255,11 @@ class _Rebuilding:
             return
         job = self.tx.job(header.ids["job"])
         if job is None:
+            return
+        if header.kind == "renounced":
+            request = self.tx.key_request(job.id, header.ids["provider"])
+            if request is not None:
+                self.tx.set_key_request(replace(request, renounced=header.ids["signature"]))
             return
         positions, state, code, evidence = job.positions, job.state, job.code, job.evidence
         if header.kind in ("charged", "granted", "attested"):

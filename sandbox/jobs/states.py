@@ -79,10 +79,18 @@ class Job:
 KeyState = Literal["wanted", "challenged", "attested", "released", "refused"]
 """What a provider's key request waits for: the broker's nonce, the evidence, the broker's answer; then how it ended."""
 
+ShownKeyState = Literal[KeyState, "ended", "renounced"]
+"""As it is told to brokers: besides, `ended` of a run that failed and whose grant may be renounced, and `renounced` of one that was."""
+
+ASKED = "asked"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyRequest:
-    """The host's ask for one provider's column keys for one run. `sealed` is what the broker sealed to the enclave (hex)."""
+    """The host's ask for one provider's column keys for one run. `sealed` is what the broker sealed to the enclave (hex).
+
+    `renounced` is `ASKED` once the run failed without anybody's keys, and the broker's signature after it renounced the grant.
+    """
 
     job: str
     provider: str
@@ -90,6 +98,7 @@ class KeyRequest:
     nonce: str
     sealed: str
     reason: str
+    renounced: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,29 +11,33 @@ from enclaves.kit.envelope import Signed, document_digest
 from policies.accuracy import DEFAULT_ROWS, Expected, expected, needed_loss
 from policies.acts import approvers_of
 from policies.agreement import Agreement
+from policies.budgets import budgets, period_begins, periods
 from policies.canonical import digest as digest_of
 from policies.codec import decode, encode
 from policies.conditions import shown_debug
 from policies.decide import LAW_VERSION, decide
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, Malformed, NotFound, Unavailable
+from policies.exchange import Bound
 from policies.finding import Decision
-from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, public_providers, question_digest
+from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, metered, public_providers, question_digest
 from policies.granted import MAX_RELEASE, job_id
 from policies.isolation import Layer
 from policies.plan import PARSER_VERSION, plan_of
 from policies.privacy import Loss
 from policies.query import Plan
-from policies.request import Facts, JobRequest, SpentFact, VersionFact
+from policies.request import Facts, JobRequest, RecentFact, SpentFact, VersionFact
 from policies.schedule import schedule
 from policies.sizes import require_releasable
+from policies.tightening import tightened
+from sandbox.exchange import escrow
 from sandbox.exchange.agreements import read_agreement
 from sandbox.exchange.epochs import require_signed_epoch
 from sandbox.exchange.records import Participant, StoredAgreement
 from sandbox.exchange.rotation import require_carried, require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
-from sandbox.jobs.duties import is_over, overdue, uses_facts
+from sandbox.jobs.duties import is_over, overdue, scored_facts, uses_facts
 from sandbox.jobs.states import Job, JobState, Positions, require_transition
 
 if TYPE_CHECKING:
@@ -103,27 +107,11 @@ def foresee(preview: Preview, request: JobRequest, *, rows: int | None, half_wid
 def _remaining(preview: Preview) -> tuple[Remaining, ...]:
     agreement, facts = preview.agreement, preview.facts
     left: dict[tuple[str, str], Loss] = {}
-    for dataset in agreement.members(preview.plan.sources):
-        declaration, terms = agreement.by_dataset[dataset], agreement.terms_of(dataset)
-        if declaration.public:
-            continue
-        ledger = (declaration.provider, declaration.id_space)
-        bounds = [_left(terms.total_loss, facts.spent_on(*ledger))]
-        if terms.consumer_loss is not None:
-            bounds.append(_left(terms.consumer_loss, facts.consumer_spent_on(*ledger)))
-        for loss in bounds:
-            known = left.get(ledger, loss)
-            left[ledger] = replace(loss, amount=min(loss.amount, known.amount), delta0=min(loss.delta0, known.delta0))
+    for budget in budgets(tightened(agreement, facts.tightenings), preview.plan.sources):
+        ledger, loss = (budget.provider, budget.id_space), budget.left(facts)
+        known = left.get(ledger, loss)
+        left[ledger] = replace(loss, amount=min(loss.amount, known.amount), delta0=min(loss.delta0, known.delta0))
     return tuple(Remaining(provider=provider, id_space=id_space, loss=loss) for (provider, id_space), loss in sorted(left.items()))
-
-
-def _left(most: Loss, spent: Loss) -> Loss:
-    payable = most.measure == spent.measure or not spent.amount
-    return replace(
-        most,
-        amount=max(0, most.amount - spent.amount) if payable else 0,
-        delta0=max(0, most.delta0 - spent.delta0) if payable else 0,
-    )
 
 
 def submit(host: Host, caller: Participant, signed: Signed) -> Job:
@@ -204,7 +192,7 @@ def _decided(
         code="",
         worker="",
         created_at=now,
-        question="" if not isinstance(grant, Grant) else question_digest(request, plan, facts.versions),
+        question=_question(request, plan, facts, grant),
     )
 
 
@@ -232,11 +220,18 @@ def decide_held(host: Host, tx: Transaction, job: Job, spent: dict[tuple[str, st
         decision=decision,
         grant=grant,
         positions=_record(now, tx, job.signed, job.request_digest, stored.agreement, job.plan, facts, decision, grant),
-        question="" if not isinstance(grant, Grant) else question_digest(job.request, job.plan, facts.versions),
+        question=_question(job.request, job.plan, facts, grant),
     )
     require_transition(job.state, decided.state)
     tx.decide_job(decided)
     return decided
+
+
+def _question(request: JobRequest, plan: Plan, facts: Facts, grant: CurrentGrant | None) -> str:
+    """The question that a job answers for those who ask it again; empty where its answer is nobody else's."""
+    if not isinstance(grant, Grant) or request.exchange is not None:
+        return ""
+    return question_digest(request, plan, facts.versions)
 
 
 def _state(decision: Decision, grant: CurrentGrant | None) -> JobState:
@@ -279,7 +274,8 @@ def _record(
         "law": LAW_VERSION,
         "parser": PARSER_VERSION,
     }
-    verdict = {"allowed": "yes" if decision.allowed else "no"}
+    bound = decode(Bound, signed.body["exchange"]) if "exchange" in signed.body else None
+    verdict = {"allowed": "yes" if decision.allowed else "no"} | (bound.to_ids() if bound is not None else {})
     decided = tx.append("decided", at=now, ids=ids | verdict, body=body, agreement=agreement)
     if not decision.allowed:
         return Positions(decided=decided)
@@ -293,11 +289,13 @@ def _record(
         for provider, id_space in ledgers_charged(terms, plan)
     ]
     consumer = grant.recipient.id
-    tx.charge(losses, consumer)
+    tx.charge(losses, consumer, now)
     named = {"job": ids["job"], "agreement": agreement, "grant": grant_digest(grant)}
     public = public_providers(terms, plan)
-    paid = named | {"consumer": consumer} | ({"public": ",".join(public)} if public else {})
+    paid = named | {"consumer": consumer} | ({"public": ",".join(public)} if public else {}) | metered(plan)
     charged = tx.append("charged", at=now, ids=paid, body={"job": ids["job"]}, losses=losses, agreement=agreement)
+    if bound is not None:
+        escrow.note_charged(tx, ids["job"], bound, now)
     granted = tx.append("granted", at=now, ids=named, body={"grant": encode(grant)}, agreement=agreement)
     return Positions(decided=decided, charged=charged, granted=granted)
 
@@ -355,8 +353,9 @@ def _facts(
     versions = tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in newest if v is not None)
     charged = {ledger: spent[ledger] for ledger in ledgers_charged(agreement, plan) if ledger in spent}
     # What contributors hold of a pool is known to nobody else, so no question on one is known to be the same.
-    pooled = agreement.pool_of(plan.sources) is not None
-    answered = None if pooled else tx.answered(question_digest(request, plan, versions))
+    # Nor is what an exchange gives: its release is held back until the hand-over.
+    own = agreement.pool_of(plan.sources) is not None or request.exchange is not None
+    answered = None if own else tx.answered(question_digest(request, plan, versions))
     if answered is not None and is_over(tx, answered, agreement, now):
         answered = None  # what was to be deleted is not handed out again
     name = job_id(digest_of(encode(request)))
@@ -376,7 +375,18 @@ def _facts(
         approved_by=tuple(sorted(found.by for found in tx.approvals(request.agreement, name))),
         overdue=overdue(tx, request.agreement, agreement, request.consumer, now),
         isolation=_isolation(tx, agreement, plan),
+        recent=_recent(tx, agreement, request.consumer, plan, now // 1000),
+        exchange=escrow.fact(tx, request),
+        scored=scored_facts(tx, request.agreement, agreement, plan, request.consumer, now // 1000),
     )
+
+
+def _recent(tx: Transaction, agreement: Agreement, consumer: str, plan: Plan, now: int) -> tuple[RecentFact, ...]:
+    found = []
+    for provider, id_space, days in periods(agreement, plan.sources):
+        spent, own = tx.charged_since(provider, id_space, period_begins(now, days), consumer)
+        found.append(RecentFact(provider=provider, id_space=id_space, days=days, spent=spent, own=own))
+    return tuple(found)
 
 
 def _isolation(tx: Transaction, agreement: Agreement, plan: Plan) -> tuple[Layer, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from policies.errors import SandboxError
 from policies.isolation import Layer
 from policies.names import require_digest
+from sandbox.exchange import escrow
 from sandbox.host import Host
 from sandbox.jobs.approve import expire
 
@@ -39,6 +40,7 @@ class Upkeep:
         if now - self._seen >= SEEN_EVERY_S:
             self._seen = now
             say_alive(self.host, self.worker, self.layers())
+            escrow.sweep(self.host)
         if now - self._cleaned >= CLEAN_EVERY_S:
             self._cleaned = now
             remove_unreferenced(self.host)

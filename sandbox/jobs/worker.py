@@ -1,6 +1,6 @@
 """The worker: takes charged jobs by a state transition, drives their runs and ends what dead workers left.
 
-A job is taken once. If its worker dies before the release is stored, the job ends `failed` and the charge stays: no run is repeated.
+A job is taken once. If its worker dies before the release is stored, the job ends `failed`: no run is repeated.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from policies.agreement import Agreement
 from policies.codec import decode, encode
 from policies.errors import SandboxError, Tampered
 from policies.query import Plan
-from policies.request import UsesFact
+from policies.request import ScoredFact, UsesFact
 from policies.tightening import SignedTightening, Tightening
 from sandbox.party.followed import Followed
 from sandbox.party.home import Home
@@ -63,20 +63,33 @@ def approvals_of(followed: Followed, job: str, name: str, agreement: Agreement, 
 def uses_before(followed: Followed, job: str, name: str, agreement: Agreement, plan: Plan, consumer: str) -> tuple[UsesFact, ...]:
     """Return how often the keys of each provider of a plan were granted under an agreement before `job`, and what was paid."""
     end = followed.charges[job]["index"] if job in followed.charges else followed.frontier.size
-    made = [row for row in followed.charges.values() if row.get("agreement") == name and row["index"] < end]
+    made = [made for made, row in followed.charges.items() if row.get("agreement") == name and row["index"] < end]
     paid = [signed for row in _rows(followed, name, "duty_done") if (signed := _payment(followed, agreement, row)) is not None]
     found = []
     for provider in sorted({agreement.by_dataset[dataset].provider for dataset in agreement.members(plan.sources)}):
-        mine = [row for row in made if provider in _providers(row)]
+        mine = [job for job in made if provider in followed.providers(job)]
         found.append(
             UsesFact(
                 provider=provider,
                 jobs=len(mine),
-                own=sum(row["consumer"] == consumer for row in mine),
+                own=sum(followed.charges[job]["consumer"] == consumer for job in mine),
                 paid=sum((item.by, item.done.about) == (provider, consumer) for item in paid),
             )
         )
     return tuple(found)
+
+
+def scored_before(
+    followed: Followed, job: str, name: str, agreement: Agreement, plan: Plan, consumer: str, now: int
+) -> tuple[ScoredFact, ...]:
+    """Return the rows that count at `now` against the quota of the model that a plan asks; nothing where none is agreed."""
+    if plan.scoring is None or plan.scoring.model not in agreement.by_dataset:
+        return ()
+    model = plan.scoring.model
+    quota = agreement.terms_of(model).scored_rows
+    if quota is None:
+        return ()
+    return (ScoredFact(dataset=model, rows=followed.scored_before(job, name, model, consumer, quota.counts_from(now))),)
 
 
 def payment_received(home: Home, followed: Followed, name: str, consumer: str) -> SignedDuty:
@@ -94,10 +107,6 @@ def _payment(followed: Followed, agreement: Agreement, row: dict[str, Any]) -> S
     except SandboxError:
         return None  # a payment that nobody confirmed is none
     return signed if signed.done.duty == "payment" else None
-
-
-def _providers(row: dict[str, Any]) -> set[str]:
-    return {loss["provider"] for loss in row["losses"]} | {name for name in row.get("public", "").split(",") if name}
 
 
 def _rows(followed: Followed, name: str, kind: str) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from sandbox.party.keeping import require_available
 from sandbox.party.nonces import NONCE_LIFETIME_S, challenge_for, good_nonces, use_up
 from sandbox.party.pins import require_pinned
 from sandbox.party.publish import column_keys
+from sandbox.party.voids import release_file, renounce, require_alive
 
 __all__ = ["MAX_CLOCK_SKEW_S", "MAX_WAIT_S", "NONCE_LIFETIME_S", "Broker"]
 
@@ -99,6 +100,8 @@ class Broker:
         job_id = require_slug(str(job["id"]), "job")  # the host chose it, and it becomes a file name
         if request["state"] == "wanted":
             self._challenge(job_id, job)
+        elif request["state"] == "ended":
+            self._renounce(job_id, job)
         else:
             self._answer(job_id, job)
 
@@ -144,7 +147,8 @@ class Broker:
             if grant.job != job_id:
                 # What was released before is kept under the job's id: under a second id the same grant would run twice.
                 raise Tampered("the grant is for another job", code="grant-job")
-            with home.locked("release"):  # a second broker on this home must find what this one releases
+            with home.locked("release"):  # a second broker on this home must find what this one releases or renounces
+                require_alive(home, job_id)
                 statement, sealed = self._released_before(job_id, grant) or self._release(job, grant)
         except Unavailable:
             raise
@@ -152,6 +156,24 @@ class Broker:
             self._refuse(job_id, job, error)
             return
         self.client.send_keys(statement, sealed)
+
+    def _renounce(self, job_id: str, job: dict[str, Any]) -> None:
+        """Give up a grant whose run failed, if no key was released for it; else say that its charge stays."""
+        home = self.client.home
+        try:
+            grant = decode(Grant, job["grant"])
+            if grant.job != job_id:
+                raise Tampered("the grant is for another job", code="grant-job")
+            agreement, followed = self.client.followed_agreement(grant.agreement)
+            require_logged(grant, followed)
+            with home.locked("release"):
+                signed = renounce(home, grant, agreement)
+        except Unavailable:
+            raise
+        except SandboxError as error:
+            self._refuse(job_id, job, error)
+            return
+        self.client.send_renunciation(signed)
 
     def _refuse(self, job_id: str, job: dict[str, Any], error: SandboxError) -> None:
         """Say why in this home's journal, and by a code in the log."""
@@ -161,7 +183,7 @@ class Broker:
         self.client.send_refusal(KeyRefusalStatement(job=job_id, grant=str(job["grant_digest"]), reason=reason))
 
     def _released_before(self, job_id: str, grant: Grant) -> tuple[KeyReleaseStatement, bytes] | None:
-        kept = self.client.home.read_or(_release_file(job_id), None)
+        kept = self.client.home.read_or(release_file(job_id), None)
         if kept is None:
             return None
         statement = decode(KeyReleaseStatement, kept["statement"])
@@ -175,6 +197,8 @@ class Broker:
         agreement, followed = self.client.followed_agreement(grant.agreement)
         nonces = good_nonces(home, grant.job, self.now(), nonce_lifetime(grant, agreement, me))
         require_logged(grant, followed)
+        if grant.job in followed.voids:  # what this home signed, it may have forgotten
+            raise PolicyRefused("the grant of this job was renounced", code="grant-dead")
         require_decided(home, job, grant, agreement, followed, self.now())
         self._require_approved(grant, job)
         attested = self._appraise(job, grant, agreement, nonces)
@@ -192,7 +216,7 @@ class Broker:
         info = key_release_info(nonce.value, grant_digest(grant), attested.digest)
         sealed = seal(bytes.fromhex(attested.evidence.sealing_key), canonical(keys), info)
         statement = KeyReleaseStatement(job=grant.job, grant=grant_digest(grant), evidence=attested.digest, sealed=digest_bytes(sealed))
-        home.write(_release_file(grant.job), {"statement": encode(statement), "sealed": sealed.hex()})
+        home.write(release_file(grant.job), {"statement": encode(statement), "sealed": sealed.hex()})
         use_up(home, grant.job)
         home.note("released", job=grant.job, grant=statement.grant, columns={d: sorted(k) for d, k in keys.items()})
         return statement, sealed
@@ -220,7 +244,3 @@ def nonce_lifetime(grant: Grant, agreement: Agreement, provider: str) -> int:
     """Return how old a challenge, and so the evidence that answers it, may be when keys are released, seconds."""
     ages = (agreement.terms_of(read.dataset).evidence_age for read in grant.reads if read.provider == provider)
     return min([NONCE_LIFETIME_S, *(age for age in ages if age is not None)])
-
-
-def _release_file(job_id: str) -> str:
-    return f"broker/{job_id}.release.json"

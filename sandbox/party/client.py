@@ -312,6 +312,10 @@ class Client(Connection):
         """Refuse keys with a signed statement."""
         self._post("/key-requests/refusals", {"signed": self._signed("key-refusal", statement)})
 
+    def send_renunciation(self, signed: Signed) -> None:
+        """Renounce the grant of a run that failed without keys."""
+        self._post("/key-requests/renunciations", {"signed": encode(signed)})
+
     # --- notices
 
     def set_webhook(self, url: str | None) -> dict[str, Any]:

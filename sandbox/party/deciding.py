@@ -6,6 +6,7 @@ from typing import Any
 
 from enclaves.kit.envelope import Signed, document_digest, verify_document
 from policies.agreement import Agreement, Party
+from policies.budgets import periods
 from policies.codec import decode
 from policies.conditions import shown_debug
 from policies.decide import decide
@@ -14,12 +15,15 @@ from policies.grant import CurrentGrant, entail, grant_digest, ledgers_charged
 from policies.plan import plan_of
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
-from sandbox.party.acts import approvals_of, tightenings_known, uses_before
+from sandbox.party.acts import approvals_of, scored_before, tightenings_known, uses_before
 from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 
 MAX_CLOCK_SKEW_S = 300
 """How far a decision may lie in this clock's future."""
+
+MAX_FACT_AGE_S = 60
+"""Most seconds between the time that a decision states and the time of its entries, as in a replay."""
 
 MAX_WAIT_S = 24 * 3600
 """How long ago a decision may have been made: jobs wait for a worker. Whether it still holds is decided again, by this clock."""
@@ -59,12 +63,15 @@ def require_decided(home: Home, job: dict[str, Any], grant: CurrentGrant, agreem
     if own != grant:
         raise PolicyRefused("the grant is not the one that the agreement entails", code="grant-mismatch")
     _require_charged(grant, agreement, followed)
+    require_timely_charge(grant, agreement, stated, followed)
 
 
 def _own_facts(
     home: Home, grant: CurrentGrant, agreement: Agreement, plan: Plan, stated: Facts, followed: Followed, consumer: Party, now: float
 ) -> Facts:
-    """What the followed log says of charges and versions, and this clock of the time; the host only states the enclave."""
+    """What the followed log says of charges and versions, and this clock of the time; the host only states the enclave, and how far
+    an exchange got: a replay holds that against the log.
+    """
     ledgers, asker = ledgers_charged(agreement, plan), consumer.id
     versions = (followed.version_before(grant.job, dataset) for dataset in plan.sources)
     return Facts(
@@ -88,7 +95,20 @@ def _own_facts(
         enclave_debug=shown_debug(stated.enclave_kind),
         approved_by=approvals_of(followed, grant.job, grant.agreement, agreement, grant.request),
         overdue=stated.overdue,
+        recent=tuple(
+            followed.recent_before(grant.job, provider, id_space, days, asker, int(now))
+            for provider, id_space, days in periods(agreement, plan.sources)
+        ),
+        exchange=stated.exchange,
+        scored=scored_before(followed, grant.job, grant.agreement, agreement, plan, asker, min(stated.now, int(now))),
     )
+
+
+def require_timely_charge(grant: CurrentGrant, agreement: Agreement, stated: Facts, followed: Followed) -> None:
+    """A charge that was entered under an earlier time than it was made at would be forgotten too early."""
+    apart = abs(followed.times[grant.job] // 1000 - stated.now)
+    if apart > MAX_FACT_AGE_S and periods(agreement, grant.plan.sources):
+        raise Tampered(f"the charge is entered {apart} s apart from its decision, and a budget is renewed", code="charge-time")
 
 
 def _require_charged(grant: CurrentGrant, agreement: Agreement, followed: Followed) -> None:

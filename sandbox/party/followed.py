@@ -7,12 +7,13 @@ from typing import Any
 
 from enclaves.kit.lineage import verify_log_rotation
 from policies.agreement import Party
-from policies.documents import SignedRotation
+from policies.budgets import period_begins
+from policies.documents import SignedRenunciation, SignedRotation
 from policies.entries import Header, LedgerCharge
 from policies.errors import PolicyRefused, Tampered
 from policies.lineage import SignedLogRotation
 from policies.privacy import Loss
-from policies.request import VersionFact
+from policies.request import RecentFact, VersionFact
 from sandbox.audit.keyring import Keyring
 from sandbox.audit.merkle import Frontier
 
@@ -27,10 +28,14 @@ class Followed:
     Attributes:
         charges: by job, its (index, consumer, ledger losses). What was kept before charges had measure, delta0 and consumer lacks them.
         grants: by job, (index, grant digest).
+        times: by job, when its charge was entered, milliseconds since 1970.
         versions: by dataset, (index, version, file digest) of every published version, oldest first.
         signatures: by agreement and party, index and commitment of the entry of its signature.
         joint: by job, of the newest attempt at a joint total: digest of its manifest, of everybody's ciphertexts, and of the total.
         acts: by agreement, (index, kind, header ids) of tightenings, approvals and duties done.
+        scored: by agreement, (index, time in ms, model, rows, consumer) of charged calls of a scoring service.
+        voids: by job, (index of what voids its charge or None, (index, header ids) of every renunciation of its grant).
+        void: jobs whose voids count for this home (`sandbox.party.voids.judged`); derived, not kept.
         keyring: rotations and revocations of participants' keys.
         log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
         epoch: digest of the epoch with which the log opens, and `number` of it; empty and 0 for one that opens with none.
@@ -38,11 +43,15 @@ class Followed:
 
     frontier: Frontier = field(default_factory=Frontier)
     charges: dict[str, Any] = field(default_factory=dict)
+    times: dict[str, int] = field(default_factory=dict)
     grants: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     signatures: dict[str, Any] = field(default_factory=dict)
     joint: dict[str, Any] = field(default_factory=dict)
     acts: dict[str, Any] = field(default_factory=dict)
+    scored: dict[str, Any] = field(default_factory=dict)
+    voids: dict[str, Any] = field(default_factory=dict)
+    void: frozenset[str] = frozenset()
     keyring: Keyring = field(default_factory=Keyring)
     log_keys: tuple[str, ...] = ()
     epoch: str = ""
@@ -56,13 +65,22 @@ class Followed:
         """Of that total, what counts to one consumer: charges that name it, and those that name nobody."""
         return self._spent(job, provider, id_space, ("", consumer))
 
-    def _spent(self, job: str, provider: str, id_space: str, consumers: tuple[str, str] | None) -> Loss:
+    def recent_before(self, job: str, provider: str, id_space: str, days: int, consumer: str, now: int) -> RecentFact:
+        """Of both totals, what was charged in the last `days` days before `now`, seconds since 1970."""
+        after = period_begins(now, days)
+        spent, own = (self._spent(job, provider, id_space, consumers, after) for consumers in (None, ("", consumer)))
+        return RecentFact(provider=provider, id_space=id_space, days=days, spent=spent, own=own)
+
+    def _spent(self, job: str, provider: str, id_space: str, consumers: tuple[str, str] | None, after: int | None = None) -> Loss:
         """Raises Tampered (code `ledger-measure`) where a ledger was charged in two measures."""
         end = self._charged_at(job)
         charged = [
             Loss(measure=loss.get("measure", "pure"), amount=loss["amount"], delta0=loss.get("delta0", 0))
-            for charge in self.charges.values()
-            if charge["index"] < end and (consumers is None or charge.get("consumer", "") in consumers)
+            for name, charge in self.charges.items()
+            if charge["index"] < end
+            and not (name in self.void and self.voids[name]["index"] < end)
+            and (after is None or self.times[name] > after)
+            and (consumers is None or charge.get("consumer", "") in consumers)
             for loss in charge["losses"]
             if (loss["provider"], loss["id_space"]) == (provider, id_space)
         ]
@@ -101,6 +119,11 @@ class Followed:
             raise Tampered(f"`{party.id}` signed with keys that were revoked", code="bad-signature")
         return key
 
+    def providers(self, job: str) -> set[str]:
+        """Providers whose keys the run of a charged job needs: of its ledgers, and of public tables."""
+        charge = self.charges[job]
+        return {loss["provider"] for loss in charge["losses"]} | {name for name in charge.get("public", "").split(",") if name}
+
     def total(self, provider: str, id_space: str) -> Loss:
         """Own total of all charges on one ledger."""
         return self.spent_before("", provider, id_space)
@@ -114,11 +137,14 @@ class Followed:
         return replace(
             self,
             charges=dict(self.charges),
+            times=dict(self.times),
             grants=dict(self.grants),
             versions={dataset: list(rows) for dataset, rows in self.versions.items()},
             signatures={agreement: dict(rows) for agreement, rows in self.signatures.items()},
             joint={job: {**row, "contributions": dict(row["contributions"])} for job, row in self.joint.items()},
             acts={agreement: list(rows) for agreement, rows in self.acts.items()},
+            scored={agreement: list(rows) for agreement, rows in self.scored.items()},
+            voids={job: {**row, "renounced": list(row["renounced"])} for job, row in self.voids.items()},
             keyring=self.keyring.copy(),
         )
 
@@ -126,7 +152,7 @@ class Followed:
         """Fold one entry, which changes the tables of this copy; returns the fold.
 
         Raises:
-            Tampered: code `charged-twice`, `bad-rotation`, `bad-revocation`, `bad-log-rotation` or `bad-epoch`.
+            Tampered: code `charged-twice`, `bad-void`, `bad-rotation`, `bad-revocation`, `bad-log-rotation` or `bad-epoch`.
         """
         ids, job = header.ids, header.ids.get("job", "")
         if header.kind == "log_rotated":
@@ -138,13 +164,18 @@ class Followed:
         if header.kind == "epoch_opened":
             if index != 0:
                 raise Tampered("an epoch opens within a log", code="bad-epoch")
+            self.times[EPOCH] = header.at
             self.charges[EPOCH] = {"index": 0, "losses": _losses(header)}
             return replace(self, epoch=ids["epoch"], number=int(ids["number"]))
         if header.kind == "charged":
             if job in self.charges:
                 raise Tampered(f"{job} is charged twice", code="charged-twice")
+            self.times[job] = header.at
             paid = {"index": index, "losses": _losses(header), "consumer": ids.get("consumer", "")}
             self.charges[job] = paid | {"agreement": ids.get("agreement", ""), "public": ids.get("public", "")}
+            if "rows" in ids:
+                call = {"index": index, "at": header.at, "model": ids.get("model", ""), "rows": int(ids["rows"])}
+                self.scored.setdefault(ids.get("agreement", ""), []).append(call | {"consumer": paid["consumer"]})
         elif header.kind == "granted":
             self.grants[job] = {"index": index, "grant": ids["grant"]}
         elif header.kind == "published":
@@ -163,8 +194,31 @@ class Followed:
             self.joint[job]["total"] = self.joint[job]["total"] or ids["total"]
         elif header.kind in ("tightened", "approved", "duty_done"):
             self.acts.setdefault(ids["agreement"], []).append({"index": index, "kind": header.kind, "ids": ids})
+        elif header.kind in ("renounced", "voided"):
+            self._note_void(header, index)
         self.keyring.fold(index, header)
         return self
+
+    def scored_before(self, job: str, agreement: str, model: str, consumer: str, since: int) -> int:
+        """Rows that a model was charged to score for a consumer under an agreement before `job`, from `since` (seconds since 1970) on."""
+        end = self._charged_at(job)
+        calls = (row for row in self.scored.get(agreement, ()) if row["index"] < end and row["at"] // 1000 >= since)
+        return sum(int(row["rows"]) for row in calls if (row["model"], row["consumer"]) == (model, consumer))
+
+    def _note_void(self, header: Header, index: int) -> None:
+        """Keep a renunciation, or what follows from those of all. Whether they are signed is judged at home, where keys are known."""
+        job = header.ids.get("job", "")
+        row = self.voids.setdefault(job, {"index": None, "renounced": []})
+        if header.kind == "renounced":
+            SignedRenunciation.from_ids(header.ids)
+            row["renounced"].append({"index": index, "ids": header.ids})
+            return
+        charge, grant = self.charges.get(job), self.grants.get(job, {}).get("grant")
+        signed = {item["ids"]["provider"] for item in row["renounced"] if item["ids"]["grant"] == grant}
+        made = charge is not None and (_losses(header), header.ids.get("consumer", "")) == (charge["losses"], charge["consumer"])
+        if not made or row["index"] is not None or not self.providers(job) <= signed:
+            raise Tampered(f"the charge of {job} is voided otherwise than it was made and renounced", code="bad-void")
+        row["index"] = index
 
     def _charged_at(self, job: str) -> int:
         return int(self.charges[job]["index"]) if job in self.charges else self.frontier.size

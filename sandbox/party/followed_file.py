@@ -14,7 +14,9 @@ from sandbox.party.followed import Followed
 from sandbox.party.home import Home
 from sandbox.party.lines import append_line, read_lines
 
-FIELDS = frozenset({"charges", "grants", "versions", "signatures", "joint", "acts", "keyring", "log_keys", "epoch", "number"})
+FIELDS = frozenset({
+    "charges", "times", "grants", "versions", "signatures", "joint", "acts", "scored", "voids", "keyring", "log_keys", "epoch", "number",
+})  # fmt: skip
 """What a fold has. One that was kept before one of them existed is folded again from the beginning."""
 
 MOST_LINES = 1 << 20
@@ -41,11 +43,14 @@ class FollowedFile:
         followed = Followed(
             frontier=seen,
             charges=kept["charges"],
+            times=kept["times"],
             grants=kept["grants"],
             versions=kept["versions"],
             signatures=kept["signatures"],
             joint=kept["joint"],
             acts=kept["acts"],
+            scored=kept["scored"],
+            voids=kept["voids"],
             keyring=Keyring.from_json(kept["keyring"]),
             log_keys=tuple(kept["log_keys"]),
             epoch=kept["epoch"],
@@ -79,11 +84,14 @@ class FollowedFile:
         value = {
             "frontier": followed.frontier.to_json(),
             "charges": followed.charges,
+            "times": followed.times,
             "grants": followed.grants,
             "versions": followed.versions,
             "signatures": followed.signatures,
             "joint": followed.joint,
             "acts": followed.acts,
+            "scored": followed.scored,
+            "voids": followed.voids,
             "keyring": followed.keyring.to_json(),
             "log_keys": list(followed.log_keys),
             "epoch": followed.epoch,

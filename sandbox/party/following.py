@@ -21,6 +21,7 @@ from sandbox.audit.receipt import log_key
 from sandbox.party.followed import EPOCH, Followed, row_of
 from sandbox.party.followed_file import FollowedFile, fold_file
 from sandbox.party.home import Home
+from sandbox.party.voids import judged
 
 PAGE = 500
 ENDED = "ended.json"
@@ -89,11 +90,11 @@ class Follower:
     def kept(self, origin: str) -> Followed | None:
         """What this home has followed of the log of that origin; None if nothing."""
         stem = self._stem(origin)
-        return None if stem is None else self._file.load(stem)[0]
+        return None if stem is None else judged(self.home, self._file.load(stem)[0])
 
     def all_kept(self) -> list[Followed]:
         """What this home has followed of every log."""
-        return [self._file.load(path.stem)[0] for path in sorted((self.home.folder / "logs").glob("*.json"))]
+        return [judged(self.home, self._file.load(path.stem)[0]) for path in sorted((self.home.folder / "logs").glob("*.json"))]
 
     def end_before(self, number: int, epoch: str) -> None:
         """Accept no log of an earlier epoch any more, and no other of this number: a ledger is not paid from twice."""
@@ -153,7 +154,7 @@ class Follower:
         self._file.save(stem, followed, note, taken if kept.frontier == seen else None)
         if lineage.epoch is not None:
             self.end_before(followed.number, followed.epoch)
-        return followed
+        return judged(self.home, followed)
 
     def _require_lineage(self, followed: Followed, lineage: Lineage, stem: str) -> None:
         """The entries must tell of the same keys and the same epoch as the lineage under which the checkpoint was accepted."""

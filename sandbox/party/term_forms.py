@@ -25,6 +25,8 @@ _SAME = {
     "recipients": "recipients",
     "purposes": "purposes",
     "minimum_group": "minimum_group",
+    "renew_total_days": "total_refresh",
+    "renew_per_consumer_days": "consumer_refresh",
     "enclaves": "enclave_kinds",
     "measurements": "measurements",
     "uses": "uses",
@@ -32,6 +34,7 @@ _SAME = {
     "enclave_countries": "enclave_jurisdictions",
     "recipient_countries": "recipient_jurisdictions",
     "no_debug": "no_debug",
+    "exchange_only": "exchange_only",
     "evidence_age_s": "evidence_age",
     "pre_approved": "pre_approved",
     "output_kinds": "output_kinds",
@@ -45,6 +48,9 @@ _SAME = {
     "pass_on": "onward",
     "platforms": "platforms",
     "isolation": "isolation",
+    "scored_rows": "scored_rows",
+    "score_decimals": "score_decimals",
+    "withhold_probing": "withhold_probing",
 }
 """Word of a form -> field of `Terms`; times, losses and columns have forms of their own."""
 

@@ -13,10 +13,11 @@ from policies.codec import decode, encode
 from policies.errors import ReleaseWithheld, Tampered
 from policies.grant import AnyGrant, Grant, grant_digest
 from policies.joint_documents import JointRelease
+from policies.model import passes
 from policies.request import JobRequest
-from policies.statement import AnyRelease
+from policies.statement import AnyRelease, Release, verdict_of
 from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt, verify_joint_receipt
-from sandbox.audit.receipt import verify_receipt
+from sandbox.audit.receipt import Receipt, require_handed_over, verify_receipt
 
 if TYPE_CHECKING:
     from policies.declaration import Declaration
@@ -63,10 +64,24 @@ def verify_release(
     withheld = verified.receipt.statement.statement.withheld
     if withheld is not None:
         raise ReleaseWithheld(f"the gate withheld the release: {withheld}", code=withheld)
+    if request.exchange is not None and request.exchange.form == "delivery":
+        require_handed_over(receipt, verified.checkpoint, request.exchange)
     release: AnyRelease = decode(cast(Any, AnyRelease), _opened(grant, sealed, key_of))
     if release.grant != grant_digest(grant) or release.statistics != grant.statistics or release.loss != grant.loss:
         raise Tampered("the opened release is not the granted one", code="release-grant")
+    _require_verdict(release, receipt)
     return release
+
+
+def _require_verdict(release: AnyRelease, receipt: Receipt) -> None:
+    """The bit that the enclave stated of a model's test is what the released metrics say."""
+    stated, grant = verdict_of(receipt.statement.statement), receipt.grant
+    test = grant.plan.training.test if isinstance(grant, Grant) and grant.plan.training is not None else None
+    if test is None or not isinstance(release, Release):
+        return
+    own = "yes" if release.model is not None and passes(release.model.metrics, test) else "no"
+    if own != stated:
+        raise Tampered("the enclave stated another result of the test than the metrics give", code="release-test")
 
 
 def _opened(grant: AnyGrant, sealed: bytes, key_of: Callable[[str], SealingKey]) -> Any:

@@ -16,7 +16,7 @@ from sandbox.store.schema import acts, jobs, releases
 A = TypeVar("A")
 
 _ACTS = select(acts.c.signed).where(acts.c.agreement == bindparam("agreement"), acts.c.kind == bindparam("kind")).order_by(acts.c.place)
-_READS = select(jobs.c.consumer, jobs.c.grant_document).where(
+_READS = select(jobs.c.consumer, jobs.c.grant_document, jobs.c.facts).where(
     jobs.c.agreement == bindparam("agreement"), jobs.c.grant_document.is_not(None)
 )
 
@@ -55,6 +55,15 @@ class ActTables:
         """(consumer, providers whose keys were granted) of every job that was granted under an agreement."""
         rows = self.connection.execute(_READS, {"agreement": agreement})
         return [(row.consumer, frozenset(read["provider"] for read in from_text(row.grant_document)["reads"])) for row in rows]
+
+    def scored(self, agreement: str, consumer: str) -> list[tuple[str, int, int]]:
+        """(model, rows, seconds since 1970) of every call of a scoring service that a consumer was granted under an agreement."""
+        found = []
+        for row in self.connection.execute(_READS.where(jobs.c.consumer == consumer), {"agreement": agreement}):
+            scoring = from_text(row.grant_document)["plan"].get("scoring")
+            if scoring is not None:
+                found.append((str(scoring["model"]), int(scoring["rows"]), int(from_text(row.facts)["now"])))
+        return found
 
     def released_to(self, agreement: str, consumer: str) -> list[Job]:
         """Jobs of a consumer under an agreement that a run of their own released."""

@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from policies.errors import Conflict, SandboxError, Tampered, Unavailable
 from sandbox.store.acts import ActTables
+from sandbox.store.escrow import EscrowTables
 from sandbox.store.joint import JointTables
 from sandbox.store.keys import KeyTables
 from sandbox.store.lineage import LineageTables
@@ -45,7 +46,9 @@ PREPARING = 0x5A4D_B0C5
 """PostgreSQL advisory lock under which tables are made: processes that start at once would make them twice."""
 
 
-class Transaction(LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables, ActTables, JointTables):
+class Transaction(
+    LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables, ActTables, JointTables, EscrowTables
+):
     """All verbs of the store on one open transaction."""
 
     def __init__(self, connection: Connection) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
@@ -21,7 +21,7 @@ from policies.statement import SignedEvidence, SignedStatement
 from sandbox.jobs.states import Job, JobState, KeyRequest, Positions, StoredRelease, require_transition
 from sandbox.store.exchange import parsed, to_text
 from sandbox.store.once import insert_once
-from sandbox.store.schema import consumer_charges, jobs, key_requests, ledgers, releases
+from sandbox.store.schema import charges, consumer_charges, jobs, key_requests, ledgers, releases
 
 _PLAN, _GRANT = cast(Any, AnyPlan), cast(Any, AnyGrant)  # types by name, as a union is no type to mypy
 
@@ -52,16 +52,17 @@ class JobTables:
             spent[provider, id_space] = _loss(row)
         return spent
 
-    def charge(self, charges: Iterable[LedgerCharge], consumer: str) -> None:
+    def charge(self, made: Iterable[LedgerCharge], consumer: str, at: int) -> None:
         """Add charges to ledgers that `lock_ledgers` holds.
 
         Args:
             consumer: whom they are for; empty for charges that count to every consumer.
+            at: time of their entry, milliseconds since 1970.
 
         Raises:
             Conflict: code `ledger-measure`, for a charge in another measure than the ledger's first.
         """
-        for charge in charges:
+        for charge in made:
             one_measure = (ledgers.c.measure == charge.measure) | ((ledgers.c.amount == 0) & (ledgers.c.delta0 == 0))
             done = self.connection.execute(
                 update(ledgers)
@@ -70,6 +71,7 @@ class JobTables:
             )
             if done.rowcount != 1:
                 raise Conflict(f"ledger {charge.provider}/{charge.id_space} pays in another measure", code="ledger-measure")
+            self.date_charge(charge, consumer, at)
             if not consumer:
                 continue
             named = {"provider": charge.provider, "id_space": charge.id_space, "consumer": consumer}
@@ -80,8 +82,50 @@ class JobTables:
                 .values(amount=consumer_charges.c.amount + charge.amount, delta0=consumer_charges.c.delta0 + charge.delta0)
             )
 
-    def raise_ledgers(self, totals: Mapping[tuple[str, str], Loss]) -> None:
+    def give_back(self, charges: Iterable[LedgerCharge], consumer: str, at: int) -> None:
+        """Take void charges from ledgers that `lock_ledgers` holds.
+
+        Args:
+            at: when they were charged, milliseconds since 1970.
+
+        Raises:
+            Conflict: code `ledger-void`, where a ledger has not paid as much.
+        """
+        for charge in charges:
+            named = {"provider": charge.provider, "id_space": charge.id_space}
+            tables = [(ledgers, named)] + ([(consumer_charges, named | {"consumer": consumer})] if consumer else [])
+            for table, where in tables:
+                done = self.connection.execute(
+                    update(table)
+                    .where(*(table.c[name] == value for name, value in where.items()))
+                    .where(table.c.amount >= charge.amount, table.c.delta0 >= charge.delta0)
+                    .values(amount=table.c.amount - charge.amount, delta0=table.c.delta0 - charge.delta0)
+                )
+                if done.rowcount != 1:
+                    raise Conflict(f"ledger {charge.provider}/{charge.id_space} has not paid as much", code="ledger-void")
+            self.date_charge(charge, consumer, at, times=-1)
+
+    def date_charge(self, charge: LedgerCharge, consumer: str, at: int, *, times: Literal[1, -1] = 1) -> None:
+        """Note when a ledger was charged, milliseconds since 1970, for bounds that are renewed; `times` -1 takes one of then away."""
+        named = {"provider": charge.provider, "id_space": charge.id_space, "consumer": consumer, "at": at}
+        self.connection.execute(insert(charges).values(**named, amount=times * charge.amount, delta0=times * charge.delta0))
+
+    def charged_since(self, provider: str, id_space: str, after: int, consumer: str) -> tuple[Loss, Loss]:
+        """What a ledger was charged after a time, milliseconds since 1970: in all, and counting to a consumer."""
+        sums = (func.coalesce(func.sum(charges.c[name]), 0) for name in ("amount", "delta0"))
+        query = select(*sums).where(charges.c.provider == provider, charges.c.id_space == id_space, charges.c.at > after)
+        measure = self.connection.execute(
+            select(ledgers.c.measure).where(ledgers.c.provider == provider, ledgers.c.id_space == id_space)
+        ).scalar_one_or_none()
+        rows = (self.connection.execute(asked).one() for asked in (query, query.where(charges.c.consumer.in_(("", consumer)))))
+        spent, own = (Loss(measure=measure or "pure", amount=int(amount), delta0=int(delta0)) for amount, delta0 in rows)
+        return spent, own
+
+    def raise_ledgers(self, totals: Mapping[tuple[str, str], Loss], at: int) -> None:
         """Raise what ledgers have paid, by provider and id space; one that has paid as much is left alone.
+
+        Args:
+            at: when the difference counts as charged, milliseconds since 1970.
 
         Raises:
             Conflict: code `ledger-measure`, for a total in another measure than the ledger's.
@@ -90,7 +134,7 @@ class JobTables:
             wanted = totals[provider, id_space]
             amount, delta0 = max(0, wanted.amount - paid.amount), max(0, wanted.delta0 - paid.delta0)
             missing = LedgerCharge(provider=provider, id_space=id_space, amount=amount, delta0=delta0, measure=wanted.measure)
-            self.charge([missing], "")
+            self.charge([missing], "", at)
 
     def spent(self) -> dict[tuple[str, str], Loss]:
         """What every ledger has paid."""
@@ -236,7 +280,7 @@ class JobTables:
         self.connection.execute(
             update(key_requests)
             .where(key_requests.c.job == request.job, key_requests.c.provider == request.provider)
-            .values(state=request.state, nonce=request.nonce, sealed=request.sealed, reason=request.reason)
+            .values(state=request.state, nonce=request.nonce, sealed=request.sealed, reason=request.reason, renounced=request.renounced)
         )
 
     def add_release(self, release: StoredRelease) -> None:
@@ -290,4 +334,12 @@ def _parsed_request(text: str) -> tuple[JobRequest, Signed]:
 
 def key_request_of(row: Any) -> KeyRequest:
     """The key request that a row holds."""
-    return KeyRequest(job=row.job, provider=row.provider, state=row.state, nonce=row.nonce, sealed=row.sealed, reason=row.reason)
+    return KeyRequest(
+        job=row.job,
+        provider=row.provider,
+        state=row.state,
+        nonce=row.nonce,
+        sealed=row.sealed,
+        reason=row.reason,
+        renounced=row.renounced,
+    )

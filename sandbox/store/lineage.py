@@ -13,6 +13,7 @@ from sandbox.store.exchange import from_text, to_text
 from sandbox.store.once import insert_once
 from sandbox.store.schema import (
     agreements,
+    charges,
     checkpoints,
     consumer_charges,
     entries,
@@ -21,6 +22,7 @@ from sandbox.store.schema import (
     former_entries,
     former_receipts,
     jobs,
+    key_requests,
     log_links,
     log_state,
     openings,
@@ -94,7 +96,8 @@ class LineageTables:
     def begin_epoch(self, epoch: Epoch, kinds: frozenset[EntryKind]) -> list[tuple[bytes, tuple[str, str, str | None] | None]]:
         """End the log: move its entries to the former ones, and begin an empty one under the epoch's identity.
 
-        Returns the ended log's entries of these kinds, as bytes and openings, in order.
+        Its totals count as charged when it begins: `date_charge` is for the caller. Returns the ended log's entries of these kinds, as
+        bytes and openings, in order.
         """
         self.connection.execute(insert(epochs).values(number=epoch.number, document=to_text(epoch), complete=0))
         carried = []
@@ -110,10 +113,11 @@ class LineageTables:
             if parse_header(data).kind in kinds:
                 carried.append((data, None if row.salt is None else (row.salt, row.body, row.agreement)))
         # The new log opens with totals that name no consumer, and holds no earlier answer that could be repeated.
-        for table in (openings, entries, tree_nodes, checkpoints, consumer_charges):
+        for table in (openings, entries, tree_nodes, checkpoints, consumer_charges, charges):
             self.connection.execute(delete(table))
         self.connection.execute(update(log_state).where(log_state.c.id == 1).values(size=0))
         self.connection.execute(update(jobs).values(question=""))
+        self.connection.execute(update(key_requests).values(renounced=""))  # charges of before are in the totals of the epoch
         self.connection.execute(update(jobs).where(jobs.c.state.in_(("charged", "running"))).values(state="failed", code="worker-died"))
         self.replace_setting("log_origin", epoch.log.origin)
         self.replace_setting("log_key", epoch.log.key)

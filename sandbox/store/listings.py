@@ -14,7 +14,7 @@ from policies.entries import MAX_ENTRY
 from sandbox.exchange.paging import Listing, Page, Position
 from sandbox.exchange.records import Dataset, Participant, StoredAgreement, StoredOffer
 from sandbox.jobs.notices import Notice
-from sandbox.jobs.states import Job, KeyRequest
+from sandbox.jobs.states import ASKED, Job, KeyRequest
 from sandbox.store.exchange import DATASETS, ExchangeTables, dataset_of, offer_of, participant_of
 from sandbox.store.jobs import JobTables, job_of, key_request_of
 from sandbox.store.notices import notice_of
@@ -66,8 +66,7 @@ _OPEN_KEY_REQUESTS = _Sorted(
     .join(jobs, jobs.c.id == key_requests.c.job)
     .where(
         key_requests.c.provider == bindparam("provider"),
-        key_requests.c.state.in_(["wanted", "attested"]),
-        jobs.c.state == "running",
+        (key_requests.c.state.in_(["wanted", "attested"]) & (jobs.c.state == "running")) | (key_requests.c.renounced == ASKED),
     ),
     order=((jobs.c.created_at, False), (key_requests.c.job, False)),
 )
@@ -112,7 +111,7 @@ class Listings(ExchangeTables, JobTables):
         return Listing(items=tuple(job_of(row) for row in rows), next=following)
 
     def open_key_requests(self, provider: str, page: Page) -> Listing[KeyRequest]:
-        """Key requests of running jobs that wait for this provider's broker, oldest job first."""
+        """Key requests of running jobs, and of failed ones to be renounced, that wait for this provider's broker, oldest job first."""
         rows, following = self._rows(_OPEN_KEY_REQUESTS, page, provider=provider)
         return Listing(items=tuple(key_request_of(row) for row in rows), next=following)
 

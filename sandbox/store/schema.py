@@ -156,6 +156,19 @@ consumer_charges = Table(
     PrimaryKeyConstraint("provider", "id_space", "consumer"),
 )
 
+charges = Table(
+    "charges",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("provider", String(40), nullable=False),
+    Column("id_space", String(60), nullable=False),
+    Column("consumer", String(40), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("delta0", BigInteger, nullable=False),
+    Index("ix_charges_recent", "provider", "id_space", "at"),
+)
+
 jobs = Table(
     "jobs",
     metadata,
@@ -189,6 +202,7 @@ key_requests = Table(
     Column("nonce", String(64), nullable=False),
     Column("sealed", Text, nullable=False),
     Column("reason", String(60), nullable=False),
+    Column("renounced", String(128), nullable=False, server_default=""),
     PrimaryKeyConstraint("job", "provider"),
 )
 
@@ -333,4 +347,28 @@ notices = Table(
     Column("attempts", Integer, nullable=False),
     Column("next_at", BigInteger, nullable=False),
     Index("ix_notices_due", "state", "next_at"),
+)
+
+exchanges = Table(
+    "exchanges",
+    metadata,
+    Column("digest", String(71), primary_key=True),
+    Column("first", String(40), ForeignKey("participants.id"), nullable=False, index=True),
+    Column("second", String(40), ForeignKey("participants.id"), nullable=False, index=True),
+    Column("arbiter", String(40), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("course", Text, nullable=False),
+    Column("stage", String(20), nullable=False, index=True),
+    Column("closed", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+exchange_acts = Table(
+    "exchange_acts",
+    metadata,
+    Column("exchange", String(71), ForeignKey("exchanges.digest"), nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("signed", Text, nullable=False),
+    PrimaryKeyConstraint("exchange", "place"),
 )

@@ -10,14 +10,19 @@ from flask import Response
 
 from enclaves.kit.appraisal import UNITS_OF_TRUST
 from policies.codec import members
-from policies.conversion import DISPLAY_DELTA, epsilon_at
-from policies.errors import Malformed
 from policies.grant import grant_digest
-from policies.privacy import Loss, units_to_decimal
 from sandbox.exchange.records import Dataset, StoredAgreement, StoredOffer, Version
 from sandbox.jobs.notices import Notice
-from sandbox.jobs.states import Job, KeyRequest
-from sandbox.web.views import AgreementView, DatasetView, JobView, KeyRequestView, LedgerView, NoticeView, OfferView, VersionView
+from sandbox.jobs.states import ASKED, Job, KeyRequest, ShownKeyState
+from sandbox.web.views import (
+    AgreementView,
+    DatasetView,
+    JobView,
+    KeyRequestView,
+    NoticeView,
+    OfferView,
+    VersionView,
+)
 
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":"), default=members)
 """The interpreter's own encoder, many times as fast as `canonical`: what is answered was held to its types when it was stored."""
@@ -29,16 +34,6 @@ def reply(value: Any, status: int = 200) -> Response:
 
 
 _grant_digest = lru_cache(maxsize=1024)(grant_digest)
-
-
-def ledger_view(provider: str, id_space: str, spent: Loss) -> LedgerView:
-    """A ledger as it is answered."""
-    delta = DISPLAY_DELTA if spent.measure == "zcdp" or spent.delta0 else 0
-    try:
-        epsilon = epsilon_at(spent, delta)
-    except Malformed:
-        epsilon = ""
-    return LedgerView(provider=provider, id_space=id_space, spent=spent, epsilon=epsilon, delta=units_to_decimal(delta, 12))
 
 
 def dataset_view(dataset: Dataset) -> DatasetView:
@@ -107,4 +102,11 @@ def notice_view(notice: Notice) -> NoticeView:
 
 def key_request_view(request: KeyRequest, job: Job) -> KeyRequestView:
     """A key request as it is answered."""
-    return KeyRequestView(state=request.state, nonce=request.nonce, job=job_view(job))
+    return KeyRequestView(state=key_state(request), nonce=request.nonce, job=job_view(job))
+
+
+def key_state(request: KeyRequest) -> ShownKeyState:
+    """What a key request waits for, as it is answered."""
+    if request.renounced:
+        return "ended" if request.renounced == ASKED else "renounced"
+    return request.state

@@ -10,7 +10,7 @@ from policies.errors import Malformed, NotFound, TooLarge
 from sandbox.exchange import agreements, datasets, destruction, epochs, participants, rotation, tightening
 from sandbox.jobs import duties
 from sandbox.jobs.notices import public_text
-from sandbox.web.answers import agreement_view, dataset_view, ledger_view, offer_view, reply, version_view
+from sandbox.web.answers import agreement_view, dataset_view, offer_view, reply, version_view
 from sandbox.web.auth import host
 from sandbox.web.models import AdmissionBody, AgreementsQuery, OfProvider, Paged, Query, RotationBody, SignedOnly, cursor_of, read_bytes
 from sandbox.web.operation import Call
@@ -21,7 +21,6 @@ from sandbox.web.views import (
     Datasets,
     DestructionView,
     EnclaveView,
-    Ledgers,
     LogView,
     Offers,
     Participants,
@@ -188,14 +187,3 @@ def list_tightenings(call: Call[Query, None], digest: str) -> Response:
 def report_duty(call: Call[Query, SignedOnly]) -> Response:
     """Say that a duty was done."""
     return reply(duties.report_duty(host(), call.who, call.body.signed.document()), 201)
-
-
-def ledgers(call: Call[Query, None]) -> Response:
-    """What the ledgers of the caller's agreements have paid."""
-    with host().store.reading() as tx:
-        found, spent = tx.terms_of(call.who.id), tx.spent()
-    names = {(declared.provider, declared.id_space) for agreement in found for declared in agreement.declarations}
-    rows = [
-        ledger_view(provider, id_space, spent[provider, id_space]) for provider, id_space in sorted(names) if (provider, id_space) in spent
-    ]
-    return reply(Ledgers(ledgers=tuple(rows)))

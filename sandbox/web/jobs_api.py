@@ -15,9 +15,9 @@ from policies.request import JobRequest
 from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
-from sandbox.jobs import approve, handout, keys, submit
+from sandbox.jobs import approve, handout, keys, submit, voids
 from sandbox.jobs.states import FINAL, Job, KeyRequest
-from sandbox.web.answers import job_view, key_request_view, reply
+from sandbox.web.answers import job_view, key_request_view, key_state, reply
 from sandbox.web.auth import host
 from sandbox.web.models import ChallengeBody, CheckBody, JobsQuery, KeysBody, Paged, Query, SignedOnly, cursor_of
 from sandbox.web.operation import Call
@@ -132,6 +132,11 @@ def release_keys(call: Call[Query, KeysBody]) -> Response:
 def refuse_keys(call: Call[Query, SignedOnly]) -> Response:
     """Refuse keys to a run."""
     return reply(KeyStateView(state=keys.refuse_keys(host(), call.who, call.body.signed.document()).state))
+
+
+def renounce_grant(call: Call[Query, SignedOnly]) -> Response:
+    """Renounce the grant of a run that failed without keys."""
+    return reply(KeyStateView(state=key_state(voids.renounce(host(), call.who, call.body.signed.document()))))
 
 
 def _visible(tx: Transaction, job_id: str, who: Participant) -> Job:

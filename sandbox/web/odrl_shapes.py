@@ -26,6 +26,7 @@ _RIGHT: dict[str, Any] = {
     **{key: {"type": "integer"} for key in ("minimum_group", "uses", "evidence_age", "output_rows", "output_bytes")},
     **{key: {"type": "string", "pattern": "^[0-9-]{10}T[0-9:]{8}Z$"} for key in ("not_before", "not_after")},
     "no_debug": {"const": True},
+    "exchange_only": {"const": True},
     "windows": {"type": "array", "items": Window},
     "approvals": Approvals,
 }

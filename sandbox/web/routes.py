@@ -7,6 +7,7 @@ from policies.declaration import Declaration
 from policies.documents import (
     Admission,
     AgreementSignature,
+    GrantRenunciation,
     KeyDestruction,
     KeyRefusalStatement,
     KeyReleaseStatement,
@@ -22,7 +23,7 @@ from policies.tightening import SignedTightening, Tightening
 from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import EpochState, Participant
-from sandbox.web import documentation, events, exchange_api, jobs_api, joint_api, log_api, notices_api, views
+from sandbox.web import documentation, events, exchange_api, jobs_api, joint_api, ledgers_api, log_api, notices_api, views
 from sandbox.web.models import (
     AdmissionBody,
     AgreementsQuery,
@@ -204,7 +205,7 @@ EXCHANGE = (
         description=f"Compare its totals with your own first: nothing is charged below them again. {SAME_AGAIN}",
     ),
     Operation(
-        method="GET", path=f"{API}/ledgers", view=exchange_api.ledgers, tag="agreements", answer=views.Ledgers,
+        method="GET", path=f"{API}/ledgers", view=ledgers_api.ledgers, tag="agreements", answer=ledgers_api.Ledgers,
         summary="What the ledgers of the caller's agreements have paid.",
     ),
 )  # fmt: skip
@@ -264,7 +265,13 @@ JOBS = (
     Operation(
         method="POST", path=f"{API}/key-requests/refusals", view=jobs_api.refuse_keys, tag="key requests", body=SignedOnly,
         document=Document(purpose="key-refusal", body=KeyRefusalStatement), answer=views.KeyStateView, errors=(403, 404, 409),
-        summary="Refuse keys to a run.", description=SAME_AGAIN,
+        summary="Refuse keys to a run.", description=f"Of a run that `ended`, it says that the grant is not renounced. {SAME_AGAIN}",
+    ),
+    Operation(
+        method="POST", path=f"{API}/key-requests/renunciations", view=jobs_api.renounce_grant, tag="key requests", body=SignedOnly,
+        document=Document(purpose="grant-renunciation", body=GrantRenunciation), answer=views.KeyStateView, errors=(403, 404, 409),
+        summary="Renounce the grant of a run that failed without keys.",
+        description=f"What all its providers have renounced is charged to nobody: the last one voids the charge. {SAME_AGAIN}",
     ),
 )  # fmt: skip
 

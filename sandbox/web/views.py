@@ -25,7 +25,7 @@ from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
 from sandbox.jobs.joint_states import JointTask
 from sandbox.jobs.notices import NoticeKind, NoticeState
-from sandbox.jobs.states import JobState, KeyState, Positions
+from sandbox.jobs.states import JobState, Positions, ShownKeyState
 from sandbox.jobs.submit import Remaining
 from sandbox.web.odrl_shapes import AGREEMENT, OFFER
 from sandbox.web.shapes import Document
@@ -180,30 +180,6 @@ class Agreements:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LedgerView:
-    """What one ledger has paid.
-
-    Attributes:
-        epsilon: for which what is spent is (epsilon, delta)-differentially private, as a decimal string; empty where delta0 has used up
-            delta. For people; bounds are in the ledger's own measure.
-        delta: a decimal string; 0 in a `pure` ledger without delta0.
-    """
-
-    provider: str
-    id_space: str
-    spent: Loss
-    epsilon: str
-    delta: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ledgers:
-    """The ledgers of the caller's agreements."""
-
-    ledgers: tuple[LedgerView, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Tightenings:
     """The tightenings of an agreement, in the order of the log."""
 
@@ -278,7 +254,7 @@ class Jobs:
 class KeyRequestView:
     """A key request with everything that a broker checks."""
 
-    state: KeyState
+    state: ShownKeyState
     nonce: str
     job: JobView
 
@@ -295,7 +271,7 @@ class KeyRequests:
 class KeyStateView:
     """What a key request waits for now."""
 
-    state: KeyState
+    state: ShownKeyState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

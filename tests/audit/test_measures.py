@@ -117,7 +117,7 @@ def test_a_ledger_keeps_the_measure_of_its_first_charge(house: Story) -> None:
     with house.host.store.transaction() as tx:
         tx.lock_ledgers([("insurer", "rand-hie")])
         with pytest.raises(Conflict) as refused:
-            tx.charge([pure], "institute")
+            tx.charge([pure], "institute", 0)
     assert refused.value.code == "ledger-measure"
 
 

@@ -172,6 +172,8 @@ def test_units_within_their_bounds_count_exactly() -> None:
             [None, Decimal("2.50"), Decimal("-3.01"), Decimal("99.99"), Decimal("100.01"), Decimal("9999999999999999.99")],
             pa.decimal128(18, 2),
         ),
+        pa.array([None, Decimal("2.50"), Decimal("-3.01"), Decimal("9999999.99")], pa.decimal32(9, 2)),
+        pa.array([None, Decimal("2.50"), Decimal("100.01"), Decimal("-9999999999999999.99")], pa.decimal64(18, 2)),
     ],
 )
 @pytest.mark.parametrize("nullable", [True, False])

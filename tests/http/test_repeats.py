@@ -26,7 +26,7 @@ from policies.documents import KeyReleaseStatement
 from policies.errors import NotFound, Unavailable
 from policies.statement import Nonce
 from sandbox.exchange.epochs import open_epoch
-from sandbox.jobs.record import record_evidence
+from sandbox.jobs.record import record_evidence, record_failure
 from sandbox.jobs.worker import Worker
 from sandbox.party.client import Client
 from sandbox.store.schema import versions
@@ -131,6 +131,13 @@ def running_job(market: Market, *, attested: bool = False) -> str:
         identity = attest_simulated(grant, (nonce,), host.measurement)
         judged = appraise(identity.evidence, grant=grant, kinds=["simulated"], measurements=[grant.measurement], nonce=None)
         record_evidence(host, taken, identity.evidence, judged)
+    return job
+
+
+def failed_job(market: Market) -> str:
+    """A job whose run ended before anybody answered for keys."""
+    job = running_job(market)
+    record_failure(market.service.host, job, "keys-timeout")
     return job
 
 
@@ -249,6 +256,13 @@ ROWS: dict[str, Row] = {
         entries={"key_refused": 1},
         early=lambda market: sent(doors.refusal(market, str(market.clients["institute"].submit(market.request(epsilon="0.01"))["id"]))),
         refused=(404, "not-found"),
+        accepted=200,
+    ),
+    "renounce_grant": Row(
+        ready=lambda market: sent(doors.renunciation(market, failed_job(market))),
+        entries={"renounced": 1, "voided": 1},
+        early=lambda market: sent(doors.renunciation(market, running_job(market))),
+        refused=(409, "key-state"),
         accepted=200,
     ),
 }

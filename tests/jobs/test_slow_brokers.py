@@ -112,8 +112,10 @@ def test_a_broker_that_dies_between_challenge_and_keys(town: Town, back: str) ->
     if back == "too late":
         line.finish(job)
         assert (town.job(job).state, town.job(job).code) == ("failed", "keys-timeout")
+        assert insurer.step() == 1, "it renounces the grant"
         assert insurer.step() == 0, "nobody asks any more"
         assert town.headers("key_released", job) == []
+        assert town.headers("voided", job)
         return
     line.brokers = [Broker(client=town.again("insurer"))]
     line.finish(job)

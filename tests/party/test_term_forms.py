@@ -51,6 +51,7 @@ FULL = standard.terms_insurer(
     enclave_jurisdictions=(),
     recipient_jurisdictions=("CN",),
     no_debug=True,
+    exchange_only=True,
     evidence_age=30,
     pre_approved=(),
     output_kinds=("number",),

@@ -179,3 +179,14 @@ def test_nesting_has_one_bound_whatever_is_innermost(inner: bytes) -> None:
         else:
             assert expected == data
             assert parse_json(data) == parse_canonical(data) == value
+
+
+@pytest.mark.parametrize("place", [b"%b", b"[%b]", b"[0,%b]", b'{"a":%b}', b'{"0123456789abcdef0123456789":%b}'])
+def test_integers_are_bounded_wherever_they_stand_and_however_many_digits_stand_beside_them(place: bytes) -> None:
+    for exact in (0, 9, 10**14, 10**15 - 1, 10**15, MAX_INTEGER - 1, MAX_INTEGER):
+        for number in {exact, -exact}:
+            assert parse_canonical(place % str(number).encode()) == json.loads(place % str(number).encode())
+    for beyond in (MAX_INTEGER + 1, 10**16, 10**40):
+        for data in (place % str(beyond).encode(), place % str(-beyond).encode()):
+            with pytest.raises(Malformed):
+                parse_json(data)

@@ -122,6 +122,18 @@ def test_header_has_one_spelling() -> None:
             parse_header(spelling)
 
 
+def test_header_without_any_one_of_its_fields_is_refused_though_it_has_a_default() -> None:
+    value = encode(_header())
+    charge = value["losses"][0]
+    assert "measure" not in charge
+    assert parse_header(canonical({**value, "losses": [charge | {"measure": "zcdp"}]})).losses[0].measure == "zcdp"
+    lacking = [{name: part for name, part in value.items() if name != left} for left in value]
+    lacking += [{**value, "losses": [charge, {name: part for name, part in charge.items() if name != left}]} for left in charge]
+    for header in [*lacking, {**value, "losses": [charge | {"measure": "pure"}]}]:
+        with pytest.raises(Malformed):
+            parse_header(canonical(header))
+
+
 @pytest.mark.parametrize(
     "change",
     [

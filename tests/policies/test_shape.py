@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from policies.declaration import Column, Declaration
 from policies.errors import Malformed
 from policies.expression import Call, Constant, Ref
+from policies.plan import parse_plan
 from policies.query import Equality, Join, NamedExpression, PerUnit, Relation, Table, UnitColumn
-from policies.shape import shape
+from policies.shape import require_sound, shape
 
 Row = dict[tuple[str, str], int]
 
@@ -130,3 +131,16 @@ def test_sum_per_unit_that_could_overflow_is_refused() -> None:
     with pytest.raises(Malformed) as refused:
         shape(PerUnit(alias="s", source=A, by=Ref(table="a", column="u"), unit="u", columns=columns), DECLARATIONS)
     assert refused.value.code == "bounds-too-wide"
+
+
+def test_one_plan_under_other_declarations_is_judged_anew() -> None:
+    declared = {"firm.a": _declaration("firm.a", 2, ("u", "k")), "firm.b": _declaration("firm.b", 3, ("u", "k"))}
+    plan = parse_plan("SELECT COUNT(*) AS n FROM firm.a JOIN firm.b USING (u, k)", declared)
+    assert require_sound(plan, declared).rows == 2
+    assert require_sound(plan, dict(declared)) is require_sound(plan, declared)
+    assert require_sound(plan, declared | {"firm.a": _declaration("firm.a", 5, ("u", "k"))}).rows == 3
+    assert require_sound(plan, {"firm.a": declared["firm.b"], "firm.b": declared["firm.a"]}).rows == 2
+    with pytest.raises(Malformed):
+        require_sound(plan, {"firm.a": declared["firm.a"]})
+    with pytest.raises(Malformed):
+        require_sound(plan, {name: _declaration(name, 2, ("u", "k"), public=True) for name in declared})

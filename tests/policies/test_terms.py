@@ -17,18 +17,23 @@ from policies import rules_conditions
 from policies.agreement import Agreement, ColumnTerm, Terms
 from policies.attestation import TdxFloor
 from policies.codec import decode, encode
-from policies.conditions import DAYS, Approvals, Onward, Payment, Window
+from policies.conditions import DAYS, Approvals, Onward, Payment, RowQuota, Window
 from policies.decide import decide
 from policies.derive import OPERATIONS
 from policies.errors import Malformed
+from policies.escrow import Course
+from policies.exchange import Asked, Bound, Exchange, Leg, exchange_digest
 from policies.finding import Decision
 from policies.odrl import agreement_document, parse_agreement
+from policies.plan import parse_plan
 from policies.privacy import parse_epsilon
 from policies.questions import plan_digest, template_digest
-from policies.request import OnwardUse, UsesFact
+from policies.request import ExchangeFact, OnwardUse, RecentFact, ScoredFact, UsesFact, VersionFact
 from policies.rules_conditions import CONDITIONS
+from policies.service import Scoring
 from policies.tightening import SignedTightening, Tightening
 from policies.vocabulary import TERMS
+from tests.support import scoring
 from tests.support.terms import (
     COUNT_SQL,
     NOT_AFTER,
@@ -57,13 +62,14 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Given(NamedTuple):
-    """One request: changed terms of the insurer, changed facts, changed request, its SQL, changed parties."""
+    """One request: changed terms of the insurer, changed facts, changed request, its SQL, changed parties, and whether rows are scored."""
 
     terms: Mapping[str, Any] = NOTHING
     facts: Mapping[str, Any] = NOTHING
     request: Mapping[str, Any] = NOTHING
     sql: str = COUNT_SQL
     parties: Mapping[str, str] = NOTHING
+    scoring: Scoring | None = None
 
 
 def tightening(**change: Any) -> tuple[SignedTightening, ...]:
@@ -79,6 +85,11 @@ def uses(**counts: int) -> dict[str, Any]:
     return {"uses": (UsesFact(provider="insurer", **{"jobs": 0, "own": 0, **counts}),)}
 
 
+def recent(amount: str, own: str = "0.000000001", days: int = 30) -> RecentFact:
+    """What the insurer's ledger was charged lately, and the part of it for the institute."""
+    return RecentFact(provider="insurer", id_space="rand-hie", days=days, spent=parse_epsilon(amount), own=parse_epsilon(own))
+
+
 PAID = Payment(amount="100", currency="CNY", per="job")
 ONWARD = Onward(recipients=("auditor",), purposes=("supervision",))
 HARDENED = TdxFloor(statuses=("UpToDate", "SWHardeningNeeded"))
@@ -86,6 +97,37 @@ TWO = Approvals(need=2, of=("insurer", "clinic", "institute"))
 FOR_OTHERS = ColumnTerm(column="medical_spend", operations=("sum",), recipients=("auditor",))
 FOR_INSTITUTE = ColumnTerm(column="medical_spend", operations=("sum",), recipients=("institute",))
 SUM_SQL = "SELECT SUM(medical_spend) AS spend FROM insurer.plans"
+
+ORDERED = Exchange(
+    uid="count-for-order",
+    title="A number for an order",
+    accept_by=NOW + 1,
+    deadline=NOW + 1,
+    dispute_days=1,
+    legs=(
+        Leg(
+            kind="data",
+            giver="insurer",
+            receiver="institute",
+            agreement=request().agreement,
+            purpose="public-health-research",
+            ask=Asked(sql=COUNT_SQL, loss=request().loss),
+        ),
+        Leg(kind="order", giver="institute", receiver="insurer", document=digest_of("order")),
+    ),
+)
+BOUND = Bound(exchange=exchange_digest(ORDERED), leg=1)
+EXCHANGED = ExchangeFact(exchange=ORDERED, course=Course(stage="open", proposer="insurer"))
+
+
+def scored(terms: dict[str, Any], before: int | None = None, **call: Any) -> Given:
+    """A call of the insurer's scoring service after so many scored rows."""
+    stated = {"versions": MODEL_VERSIONS} | ({} if before is None else {"scored": (ScoredFact(dataset=scoring.MODEL, rows=before),)})
+    return Given(terms, stated, {"loss": scoring.NOTHING}, scoring.SQL, scoring=scoring.call(**call))
+
+
+MODEL_VERSIONS = tuple(VersionFact(dataset=name, version=1, file_digest=digest_of(name)) for name in (scoring.PEOPLE, scoring.MODEL))
+MONTHLY = RowQuota(rows=100, days=30)
 
 CASES: dict[str, tuple[Given, Given]] = {
     "assignees": (Given(), Given(terms={"assignees": ()})),
@@ -101,6 +143,17 @@ CASES: dict[str, tuple[Given, Given]] = {
         Given({"consumer_loss": parse_epsilon("1")}, {"consumer_spent": (spent("0.5"),)}),
         Given({"consumer_loss": parse_epsilon("1")}, {"consumer_spent": (spent("0.6"),)}),
     ),
+    "total_refresh": (
+        Given({"total_refresh": 30}, {"spent": (spent("90"),), "recent": (recent("2.5"),)}),
+        Given({"total_refresh": 30}, {"spent": (spent("90"),), "recent": (recent("2.6"),)}),
+    ),
+    "consumer_refresh": (
+        Given(
+            {"consumer_loss": parse_epsilon("1"), "consumer_refresh": 30},
+            {"consumer_spent": (spent("2"),), "recent": (recent("2", "0.5"),)},
+        ),
+        Given({"consumer_loss": parse_epsilon("1"), "consumer_refresh": 30}, {"recent": (recent("2", "0.6"),)}),
+    ),
     "enclave_kinds": (Given(), Given({"enclave_kinds": ()})),
     "measurements": (Given(), Given(facts={"measurement": digest_of("another")})),
     "platforms": (
@@ -112,6 +165,9 @@ CASES: dict[str, tuple[Given, Given]] = {
         Given({"isolation": ("network", "uid")}, {"isolation": ("network", "filesystem")}),
     ),
     "uses": (Given({"uses": 3}, uses(jobs=2)), Given({"uses": 3}, uses(jobs=3))),
+    "scored_rows": (scored({"scored_rows": MONTHLY}, 50, rows=50), scored({"scored_rows": MONTHLY}, 51, rows=50)),
+    "score_decimals": (scored({"score_decimals": 3}, decimals=3), scored({"score_decimals": 2}, decimals=3)),
+    "withhold_probing": (scored({"withhold_probing": True}), scored({"withhold_probing": True, "recipients": ()})),
     "windows": (Given({"windows": (MONDAY,)}), Given({"windows": (replace(MONDAY, days=("tue",)),)})),
     "enclave_jurisdictions": (
         Given({"enclave_jurisdictions": ("CN", "DE")}, {"enclave_jurisdiction": "DE"}),
@@ -134,6 +190,10 @@ CASES: dict[str, tuple[Given, Given]] = {
         Given({"approvals": TWO}, {"approved_by": ("clinic", "insurer")}),
         Given({"approvals": TWO}, {"approved_by": ("institute",)}),
     ),
+    "exchange_only": (
+        Given({"exchange_only": True}, {"exchange": EXCHANGED}, {"exchange": BOUND}),
+        Given({"exchange_only": True}),
+    ),
     "payment": (Given({"payment": PAID}, uses(jobs=1, own=1, paid=2)), Given({"payment": PAID}, uses(jobs=1, own=1, paid=1))),
     "notify": (Given({"notify": ("auditor",)}), Given({"notify": ("auditor",), "purposes": ()})),
     "attribution": (Given({"attribution": "Data: Insurer"}), Given({"attribution": "Data: Insurer", "purposes": ()})),
@@ -151,6 +211,7 @@ LATER = {
     "evidence_age": "tests/party/test_broker_terms.py::test_keys_are_not_released_to_evidence_older_than_the_terms_say",
     "platforms": "tests/enclaves/test_attestation.py::test_an_intel_platform_has_to_be_in_an_agreed_state",
     "output_bytes": "tests/enclaves/test_output_terms.py::test_a_release_above_the_agreed_bytes_is_withheld",
+    "withhold_probing": "tests/audit/test_scored_calls.py::test_rows_made_to_copy_the_model_are_told_of_and_withheld_where_agreed",
     "notify": "tests/jobs/test_acts.py::test_parties_to_be_informed_get_notice_of_a_release",
     "attribution": "tests/jobs/test_acts.py::test_the_words_of_the_provider_are_shown_with_the_release",
 }
@@ -158,14 +219,18 @@ LATER = {
 
 
 def signed(given: Given) -> Agreement:
-    """The standard agreement with the changes of a case."""
+    """The standard agreement, or the one with a scoring service, with the changes of a case."""
+    if given.scoring is not None:
+        return scoring.market(**given.terms)
     changed = tuple(replace(item, jurisdiction=given.parties.get(item.id)) for item in parties())
     return agreement(parties=changed, terms=(terms_insurer(**given.terms), terms_clinic()))
 
 
 def decided(given: Given) -> Decision:
     """The decision on a case."""
-    return decide(request(sql=given.sql, **given.request), signed(given), plan(given.sql), facts(**given.facts))
+    under = signed(given)
+    asked = request(sql=given.sql, **{**given.request, **({"scoring": given.scoring} if given.scoring else {})})
+    return decide(asked, under, parse_plan(given.sql, under.by_dataset, scoring=given.scoring), facts(**given.facts))
 
 
 def failed(decision: Decision) -> list[str]:
@@ -223,7 +288,7 @@ def test_a_condition_that_raises_or_says_nothing_denies(name: str, monkeypatch: 
     for changed in (replace(condition, rule=broken), silent, replace(silent, applies=broken, also=broken)):
         monkeypatch.setitem(rules_conditions.CONDITIONS, name, changed)
         decision = decided(given)
-        assert failed(decision) == [name]
+        assert set(failed(decision)) == {name}
 
 
 @pytest.mark.parametrize(
@@ -282,6 +347,9 @@ def test_terms_speak_of_parties_only(change: dict[str, Any]) -> None:
         lambda: terms_insurer(evidence_age=0),
         lambda: terms_insurer(delete_after=0),
         lambda: terms_insurer(attribution=""),
+        lambda: terms_insurer(total_refresh=0),
+        lambda: terms_insurer(total_refresh=3651),
+        lambda: terms_insurer(consumer_refresh=30),
         lambda: terms_insurer(pre_approved=("sha256:1",)),
         lambda: terms_insurer(enclave_jurisdictions=("DE", "DE")),
     ],

@@ -35,7 +35,7 @@ for number in range(20):
         names = [("a_provider", "persons"), ("b_provider", "persons")]
         found = tx.lock_ledgers(names)
         if all(loss.amount < 30 for loss in found.values()):
-            tx.charge([LedgerCharge(provider=p, id_space=s, amount=1, delta0=0) for p, s in names], sys.argv[2])
+            tx.charge([LedgerCharge(provider=p, id_space=s, amount=1, delta0=0) for p, s in names], sys.argv[2], 0)
 """
 
 CLAIM = """
@@ -102,7 +102,7 @@ def test_a_reader_sees_one_moment(store: Store) -> None:
         with store.transaction() as writer:
             writer.append("opened", at=1, ids={}, body={})
             writer.lock_ledgers([("a_provider", "persons")])
-            writer.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=1, delta0=0)], "institute")
+            writer.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=1, delta0=0)], "institute", 0)
         assert tx.log_size() == 0
         assert tx.entries(0, 10) == []
         assert tx.spent() == {}

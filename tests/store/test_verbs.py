@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from enclaves.kit.acts import sign_exchange_act
 from enclaves.kit.lineage import sign_log_rotation
 from enclaves.kit.rotation import sign_rotation
 from enclaves.kit.signatures import SigningKey
@@ -20,10 +21,13 @@ from policies.codec import encode
 from policies.documents import KeyRotation, SignedRotation, secret_digest
 from policies.entries import LedgerCharge, parse_header
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
+from policies.escrow import begin as begin_exchange
+from policies.exchange import exchange_digest
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch
 from policies.privacy import Loss
 from policies.tightening import SignedTightening, Tightening
 from sandbox.audit.merkle import Frontier, leaf_hash, root_from_nodes, verify_inclusion
+from sandbox.exchange.escrow_states import StoredExchange
 from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
 from sandbox.jobs.joint_states import JointAttempt, StoredJointRelease
@@ -31,6 +35,7 @@ from sandbox.jobs.states import Positions
 from sandbox.store.database import Store, Transaction
 from sandbox.store.log import NewEntry
 from sandbox.store.schema import jobs
+from tests.support import exchanges
 from tests.support.service import DATABASES, fresh_database
 from tests.support.story import Story, tell
 
@@ -165,16 +170,32 @@ def test_agreements(tx: Transaction, story: Story) -> None:
 def test_ledgers(tx: Transaction) -> None:
     names = [("a_provider", "persons"), ("b_provider", "persons")]
     assert {loss.amount for loss in tx.lock_ledgers(names).values()} == {0}
-    tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=5, delta0=0)], "institute")
+    tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=5, delta0=0)], "institute", 0)
     assert [loss.amount for loss in tx.lock_ledgers(names).values()] == [5, 0]
     assert tx.spent()["a_provider", "persons"].amount == 5
+
+
+def test_a_void_charge_leaves_ledger_and_consumer_and_never_more_than_was_paid(tx: Transaction) -> None:
+    ledger = ("a_provider", "persons")
+    charge = LedgerCharge(provider="a_provider", id_space="persons", amount=5, delta0=2)
+    tx.lock_ledgers([ledger])
+    tx.charge([charge, charge], "institute")
+    tx.charge([charge], "")
+    tx.give_back([charge], "institute")
+    spent = tx.spent()
+    assert (spent[ledger].amount, spent[ledger].delta0) == (10, 4)
+    assert tx.spent_for("another", spent)[ledger].amount == 5
+    for more, consumer in ((replace(charge, amount=11), ""), (replace(charge, amount=6), "institute"), (charge, "stranger")):
+        with pytest.raises(Conflict) as refused:
+            tx.give_back([more], consumer)
+        assert refused.value.code == "ledger-void"
 
 
 def test_a_ledger_tells_what_counts_to_one_consumer(tx: Transaction) -> None:
     ledger = ("a_provider", "persons")
     tx.lock_ledgers([ledger])
     for consumer, amount, delta0 in (("institute", 5, 2), ("stranger", 7, 0), ("institute", 1, 1), ("", 11, 0)):
-        tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=amount, delta0=delta0)], consumer)
+        tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=amount, delta0=delta0)], consumer, 0)
     spent = tx.spent()
     assert (spent[ledger].amount, spent[ledger].delta0) == (24, 3)
     counted = {consumer: tx.spent_for(consumer, spent)[ledger] for consumer in ("institute", "stranger", "nobody")}
@@ -184,11 +205,24 @@ def test_a_ledger_tells_what_counts_to_one_consumer(tx: Transaction) -> None:
     assert set(tx.spent_for("institute", {})) == set(), "only ledgers that were asked about"
 
 
+def test_a_ledger_tells_what_it_was_charged_after_a_time(tx: Transaction) -> None:
+    ledger = ("a_provider", "persons")
+    tx.lock_ledgers([ledger])
+    assert tx.charged_since("no_provider", "persons", 0, "institute") == (Loss(amount=0), Loss(amount=0))
+    for consumer, at, amount in (("institute", 30, 1), ("stranger", 10, 2), ("", 20, 4), ("institute", 20, 8)):
+        tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=amount, delta0=amount)], consumer, at)
+    tx.date_charge(LedgerCharge(provider="a_provider", id_space="persons", amount=16), "", 40)
+    for after, spent, own in ((9, 31, 29), (10, 29, 29), (20, 17, 17), (30, 16, 16), (40, 0, 0)):
+        found = tx.charged_since(*ledger, after, "institute")
+        assert [loss.amount for loss in found] == [spent, own]
+    assert [loss.delta0 for loss in tx.charged_since(*ledger, 10, "stranger")] == [13, 4]
+
+
 def test_a_ledger_is_charged_in_the_measure_of_its_first_charge(tx: Transaction) -> None:
     tx.lock_ledgers([("a_provider", "persons")])
-    tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=5, measure="zcdp")], "institute")
+    tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=5, measure="zcdp")], "institute", 0)
     with pytest.raises(Conflict) as refused:
-        tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=5)], "institute")
+        tx.charge([LedgerCharge(provider="a_provider", id_space="persons", amount=5)], "institute", 0)
     assert refused.value.code == "ledger-measure"
     assert (tx.spent()["a_provider", "persons"].measure, tx.spent()["a_provider", "persons"].amount) == ("zcdp", 5)
 
@@ -428,14 +462,14 @@ def test_a_job_is_put_back_into_any_state(tx: Transaction, story: Story) -> None
 
 
 def test_ledgers_are_raised_and_never_lowered(tx: Transaction) -> None:
-    tx.raise_ledgers({("insurer", "one"): Loss(amount=5)})
-    tx.raise_ledgers({("insurer", "one"): Loss(amount=4), ("insurer", "another"): Loss(measure="zcdp", amount=3, delta0=2)})
+    tx.raise_ledgers({("insurer", "one"): Loss(amount=5)}, 0)
+    tx.raise_ledgers({("insurer", "one"): Loss(amount=4), ("insurer", "another"): Loss(measure="zcdp", amount=3, delta0=2)}, 0)
     assert tx.spent()["insurer", "one"].amount == 5
     assert tx.spent()["insurer", "another"] == Loss(measure="zcdp", amount=3, delta0=2)
-    tx.raise_ledgers({("insurer", "one"): Loss(amount=6, delta0=1)})
+    tx.raise_ledgers({("insurer", "one"): Loss(amount=6, delta0=1)}, 0)
     assert tx.spent()["insurer", "one"] == Loss(amount=6, delta0=1)
     with pytest.raises(Conflict) as caught:
-        tx.raise_ledgers({("insurer", "another"): Loss(amount=9)})
+        tx.raise_ledgers({("insurer", "another"): Loss(amount=9)}, 0)
     assert caught.value.code == "ledger-measure"
 
 
@@ -597,6 +631,7 @@ def test_acts_under_an_agreement_and_what_counts_of_its_jobs(tx: Transaction, st
     tx.add_duty(duty)
     assert tx.duties_done(name) == (duty,)
     assert sorted(map(len, (providers for _, providers in tx.uses(name)))) == [1, 2, 2, 2]
+    assert tx.scored(name, "institute") == []  # none of its jobs is a call; tests/audit/test_scored_calls.py has calls
     assert {item.id for item in tx.released_to(name, "institute")} == {job.id, story.jobs["counted"].id}
     assert tx.awaiting_since(story.host.now()) == []
     tx.delete_release(job.id)
@@ -611,3 +646,29 @@ def test_acts_under_an_agreement_and_what_counts_of_its_jobs(tx: Transaction, st
     decided = tx.job(waiting.id)
     assert decided is not None
     assert (decided.state, decided.positions.decided) == ("denied", 7)
+
+
+def test_exchanges_and_what_was_signed_about_them(tx: Transaction, story: Story) -> None:
+    agreement = next(iter(tx.agreements_of("insurer")))
+    document = exchanges.exchange(exchanges.data_leg(agreement), exchanges.order_leg())
+    signed = story.firms["clinic"].sign("exchange", document)
+    kept = StoredExchange(
+        digest=exchange_digest(document), signed=signed, exchange=document, course=begin_exchange(document, "clinic"), closed=-1, at=7
+    )
+    assert tx.exchange(kept.digest) is None
+    tx.add_exchange(kept)
+    assert tx.exchange(kept.digest) == kept
+    assert tx.running_exchanges() == [kept]
+    for name, seen in (("clinic", [kept]), ("insurer", [kept]), ("auditor", [kept]), ("institute", [])):
+        assert tx.exchanges_of(name, 5) == seen
+    assert tx.exchanges_of("clinic", 0) == []
+    done = sign_exchange_act(exchanges.act(document, "accept"), "insurer", story.firms["insurer"].signing)
+    more = sign_exchange_act(exchanges.act(document, "withdraw"), "insurer", story.firms["insurer"].signing)
+    tx.add_exchange_act(done, 8)
+    tx.add_exchange_act(more, 9)
+    assert [(found.at, found.signed) for found in tx.exchange_acts(kept.digest)] == [(8, done), (9, more)]
+    ended = replace(kept.course, stage="withdrawn")
+    tx.set_course(kept.digest, ended, 3)
+    found = tx.exchange(kept.digest)
+    assert found == replace(kept, course=ended, closed=3)
+    assert tx.running_exchanges() == []

@@ -19,6 +19,7 @@ from policies.codec import encode
 from policies.documents import (
     Admission,
     AgreementSignature,
+    GrantRenunciation,
     KeyDestruction,
     KeyRefusalStatement,
     KeyReleaseStatement,
@@ -333,6 +334,21 @@ def refusal(market: Market, job_id: str) -> Door:
         caller=broker,
         signer=broker,
         purpose="key-refusal",
+        document=encode(body),
+        accepted=200,
+    )
+
+
+def renunciation(market: Market, job_id: str) -> Door:
+    """The insurer gives up the grant of a run that failed without keys."""
+    broker = market.clients["insurer"]
+    body = GrantRenunciation(job=job_id, grant=broker.job(job_id)["grant_digest"])
+    return Door(
+        path="/key-requests/renunciations",
+        market=market,
+        caller=broker,
+        signer=broker,
+        purpose="grant-renunciation",
         document=encode(body),
         accepted=200,
     )

@@ -108,8 +108,8 @@ def require_sound(host: Host, participant: str = "auditor") -> None:
     counted: Counter[tuple[str, str]] = Counter()
     for header in entries:
         for loss in header["losses"]:
-            counted[loss["provider"], loss["id_space"]] += loss["amount"]
-    assert spent == dict(counted), "the ledgers are the fold of the log"
+            counted[loss["provider"], loss["id_space"]] += loss["amount"] * (-1 if header["kind"] == "voided" else 1)
+    assert spent == dict(+counted), "the ledgers are the fold of the log"
     by_job = Counter(
         (header["ids"]["job"], header["kind"], header["ids"].get("provider", "")) for header in entries if "job" in header["ids"]
     )
