@@ -89,13 +89,18 @@ def planned(question: tuple[str, Input], learner: Learner) -> tuple[Plan, Task]:
     return plan, task_of(plan, shape(plan.source, DECLARATIONS))
 
 
-def paid(plan: Plan, epsilon: float) -> tuple[Statistic, ...]:
-    """What a job of so much epsilon at delta 10^-6 may draw, the number of persons included."""
+def loss_of(epsilon: float) -> Loss:
+    """The largest zCDP loss that is at most so much epsilon at delta 10^-6."""
     low, high = 1, 20 * 10**9
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if float(epsilon_at(Loss(measure="zcdp", amount=middle))) <= epsilon else (low, middle)
-    return schedule(plan, DECLARATIONS, Loss(measure="zcdp", amount=low), 1)
+    return Loss(measure="zcdp", amount=low)
+
+
+def paid(plan: Plan, epsilon: float) -> tuple[Statistic, ...]:
+    """What a job of so much epsilon at delta 10^-6 may draw, the number of persons included."""
+    return schedule(plan, DECLARATIONS, loss_of(epsilon), 1)
 
 
 def rows_of_question(plan: Plan, task: Task, *, memory_mib: int = 1024) -> Rows:

@@ -64,7 +64,7 @@ def figures_of(
         return _average(output.name, parts, kinds[0])
     if output.function in ("QUANTILE", "MIN", "MAX"):
         return _quantile(output, parts["bins"], kinds[0])
-    return _moments(output, parts, kinds)
+    return _line(output, parts, kinds) if output.function.startswith("REGR") else _moments(output, parts, kinds)
 
 
 def _part(wanted: Measured, statistics: Sequence[Statistic], noised: Mapping[str, Sequence[int]]) -> Part:
@@ -147,6 +147,51 @@ def _moments(output: AggregateOutput, parts: Mapping[str, Part], kinds: Sequence
         return _rounded(output.name, found, 0, decimals, digits)
 
     return figure
+
+
+def _line(output: AggregateOutput, parts: Mapping[str, Part], kinds: Sequence[Typed]) -> Figures:
+    """Slope, in units of y for a whole x, or intercept of the line of least squares through (x, y).
+
+    A slope is a mean of the slopes between two rows each, weighted with the squares of their distance in x. So it is at most the range of
+    y for the smallest distance that two values of x can have; where the spread of x is lost in noise, the interval says no more than that.
+    """
+    vectors = list({id(part.values): part for part in parts.values()}.values())
+    place = {role: next(i for i, v in enumerate(vectors) if v.values is part.values) for role, part in parts.items()}
+    centre_y, centre_x = (parts[role].measured.centres[0] for role in ("sum", "other"))
+    (low_y, high_y), (low_x, high_x) = (kind.bounds(output.name) for kind in kinds)
+    per_whole, noises = 10 ** kinds[1].decimals, [part.sums for part in vectors]
+    is_slope = output.function == "REGR_SLOPE"
+    most = (high_y - low_y) * (per_whole if is_slope else max(abs(low_x), abs(high_x)))
+    if not is_slope:
+        most += max(abs(low_y), abs(high_y))
+
+    def function(values: Sequence[float]) -> float | None:
+        n, y, x, xy, xx = (values[place[role]] for role in ("count", "sum", "other", "product", "other_squares"))
+        spread = xx - x * x / n if n > 1 else 0.0
+        if spread <= 0:
+            return None
+        slope = (xy - x * y / n) / spread
+        return slope * per_whole if is_slope else y / n + centre_y - slope * (x / n + centre_x)
+
+    def figure(cell: int) -> Figure:
+        values = [part.amount(cell) for part in vectors]
+        value, low, high = smooth(function, values, noises, place["count"], -float(most), float(most))
+        if not _spread_is_seen(values, noises, place):
+            low, high = -float(most), float(most)
+        return _rounded(output.name, (value, low, high), 0, kinds[0].decimals, CORRELATION_DIGITS)
+
+    return figure
+
+
+def _spread_is_seen(values: Sequence[int], noises: Sequence[Noise], place: Mapping[str, int]) -> bool:
+    """Whether the noised sum of squared distances from the mean of x is ten deviations of its noise, by the delta method, or more."""
+    n, x, xx = (values[place[role]] for role in ("count", "other", "other_squares"))
+    if n <= 1:
+        return False
+    mean = x / n
+    slopes = {"count": mean * mean, "other": 2.0 * mean, "other_squares": 1.0}
+    deviation = math.sqrt(sum((slope * noises[place[role]].deviation) ** 2 for role, slope in slopes.items()))
+    return xx - x * mean >= 10.0 * deviation
 
 
 def _function(name: str, place: Mapping[str, int]) -> Callable[[Sequence[float]], float | None]:

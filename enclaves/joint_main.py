@@ -1,4 +1,5 @@
-"""The child process of a joint total: limits first, one question on a socket, one answer on standard output, then the end.
+"""The child process of joint totals and encrypted scoring: limits first, one question on a socket, one answer on standard output, then the
+end.
 
 What comes from others is parsed here, so that whatever it does to a library happens to this process alone, between the walls of its
 jail. Files come as open descriptors; the answer names what was made, whose contribution was refused, or a code word, and what was made
@@ -71,7 +72,7 @@ def preload() -> None:
 
     import enclaves.joint  # noqa: F401
     from enclaves.dp import draw_share
-    from enclaves.kit import he
+    from enclaves.kit import he, he_score
     from enclaves.preload import preload as preload_runs
     from policies.joint import PARAMETERS
 
@@ -81,10 +82,13 @@ def preload() -> None:
     encrypted = he.encrypt(name, pair.public, he.pack(name, np.zeros(1, dtype=np.int64), 1))
     he.decrypt(name, pair.secret, encrypted)
     draw_share(1, 1 << 20)
+    he_score.generate_key("", "")
 
 
 def answer(question: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[dict[str, Any], bytes]:
     """Return the answer to one question and the bytes that come with it. Raises SandboxError for what the asker can put right."""
+    if question["verb"] == "score":
+        return _made(_scored(question, files))
     from enclaves import joint
     from enclaves.kit.child import PUBLIC, SECRET, TOTAL
     from policies.codec import decode
@@ -124,6 +128,19 @@ def _contribution(question: Mapping[str, Any], files: Mapping[str, bytes], grant
     masks = [MaskKey(key=bytes.fromhex(item["key"]), adds=item["adds"]) for item in question["masks"]]
     public = _named(files[PUBLIC], manifest.public_key)
     return joint.contribute(grant, manifest, declarations, member, table, public, masks, processes=os.cpu_count() or 1)
+
+
+def _scored(question: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+    """The answer of a model's owner to a client's ciphertexts."""
+    from enclaves.kit import he_score
+    from enclaves.kit.child import CIPHERTEXTS
+    from policies.codec import decode
+    from policies.scorer import Scorer
+
+    scorer, weights = decode(Scorer, question["scorer"]), decode(tuple[tuple[int, ...], ...], question["weights"])
+    data = _named(files[CIPHERTEXTS], question["ciphertexts"])
+    bound = (decode(str, question["agreement"]), decode(str, question["request_id"]))
+    return he_score.score(scorer, weights, data, decode(int, question["rows"]), *bound)
 
 
 def _named(data: bytes, digest: str) -> bytes:

@@ -146,6 +146,8 @@ def _expected(output: AggregateOutput, plan: Plan, found: Shape, statistics: tup
         unit = 1.0
     elif output.function.startswith("COVAR"):
         unit *= 10.0 ** kinds[1].decimals
+    elif output.function == "REGR_SLOPE":
+        unit /= 10.0 ** kinds[1].decimals
     elif output.function.startswith("VAR"):
         unit *= unit
     return _said(output, total, _half_of_ratio(output, parts, kinds, rows), unit, rows)
@@ -203,6 +205,7 @@ def _half_of_ratio(output: AggregateOutput, parts: dict[str, _Part], kinds: list
     if len(reach) > 1:
         at |= {"other": rows * reach[1] / 2, "other_squares": rows * reach[1] ** 2 * (1 / 4 + 1 / 12)}
         at["product"] = rows * reach[0] * reach[1] * (1 / 4 + 1 / 24)
+        at["centre"] = sum(kinds[1].bounds("an expected accuracy")) / 2
     squared = 0.0
     for name, part in parts.items():
         small = max(abs(at[name]), 1.0) * 1e-6
@@ -219,9 +222,12 @@ def _value(output: AggregateOutput, at: Mapping[str, float]) -> float:
     def spread(squares: str, average: float) -> float:
         return max(at[squares] / rows - average**2, 1e-12)
 
-    if output.function.startswith(("COVAR", "CORR")):
+    if output.function.startswith(("COVAR", "CORR", "REGR")):
         other = at["other"] / rows
         covariance = at["product"] / rows - mean * other
+        if output.function.startswith("REGR"):
+            slope = covariance / spread("other_squares", other)
+            return slope if output.function == "REGR_SLOPE" else mean - slope * (other + at["centre"])
         if output.function == "CORR":
             return covariance / math.sqrt(spread("squares", mean) * spread("other_squares", other))
         return covariance * rows / divisor

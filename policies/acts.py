@@ -64,6 +64,46 @@ class SignedApproval:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class JobCancellation:
+    """What a consumer signs to take back a request of its own that waits; nothing was decided or charged for it."""
+
+    kind: Literal["job-cancellation/1"] = "job-cancellation/1"
+    agreement: str
+    job: str
+    request: str
+
+    def __post_init__(self) -> None:
+        require_digest(self.agreement, "agreement")
+        require_slug(self.job, "job")
+        require_digest(self.request, "request")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SignedCancellation:
+    """A cancellation with who signed it and the signature (128 hex digits)."""
+
+    cancellation: JobCancellation
+    by: str
+    signature: str
+
+    def to_ids(self) -> dict[str, str]:
+        """The header of its `cancelled` entry."""
+        found = self.cancellation
+        named = {"agreement": found.agreement, "job": found.job, "request": found.request}
+        return named | {"participant": self.by, "signature": self.signature}
+
+    @classmethod
+    def from_ids(cls, ids: Mapping[str, str]) -> SignedCancellation:
+        """The cancellation that a `cancelled` entry records. Raises Malformed."""
+        try:
+            cancellation = JobCancellation(agreement=ids["agreement"], job=ids["job"], request=ids["request"])
+            found = cls(cancellation=cancellation, by=ids["participant"], signature=ids["signature"])
+        except KeyError as error:
+            raise Malformed("the entry of a cancellation does not say all of it") from error
+        return _same(found, ids)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DutyDone:
     """What is signed when a duty is done: by the provider that was paid, by the consumer that deleted a release.
 
@@ -120,7 +160,7 @@ class SignedDuty:
         return _same(found, ids)
 
 
-S = TypeVar("S", SignedApproval, SignedDuty)
+S = TypeVar("S", SignedApproval, SignedCancellation, SignedDuty)
 
 
 def _same(found: S, ids: Mapping[str, str]) -> S:

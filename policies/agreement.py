@@ -16,6 +16,7 @@ from policies.conditions import (
     MAX_USES,
     SMALLEST_OUTPUT,
     Approvals,
+    Division,
     Onward,
     OutputKind,
     Payment,
@@ -31,6 +32,7 @@ from policies.isolation import Layer, require_in_order
 from policies.joint import Pool
 from policies.names import require_digest, require_key, require_name, require_slug
 from policies.privacy import Loss
+from policies.scorer import Scorer
 
 Role = Literal["provider", "consumer", "auditor", "key_holder"]
 EnclaveKind = attestation.EnclaveKind
@@ -126,6 +128,7 @@ class Terms:
         pre_approved: digests of the plans, or of the plans without their constants, that may be asked.
         scored_rows, score_decimals, withhold_probing: of a model: most rows that it scores for a consumer, most decimals of a score, and
             whether scores of rows that look made to copy it are withheld.
+        division: how what a trained model is worth is divided; the only division that a training may ask for.
         output_kinds, output_rows, output_bytes: what a release may be, most rows, and most bytes of the sealed release.
         approvals: who must approve each job.
         exchange_only: whether every job must be part of an exchange.
@@ -170,6 +173,7 @@ class Terms:
     scored_rows: RowQuota | None = omitted(None)
     score_decimals: int | None = omitted(None)
     withhold_probing: bool = omitted(False)
+    division: Division | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")
@@ -275,6 +279,7 @@ class Agreement:
     declarations: tuple[Declaration, ...]
     terms: tuple[Terms, ...]
     pools: tuple[Pool, ...] = omitted(())
+    scorers: tuple[Scorer, ...] = omitted(())
 
     def __post_init__(self) -> None:
         require_slug(self.uid, "uid")
@@ -295,6 +300,20 @@ class Agreement:
             raise Malformed("declares a pool twice", where="pools")
         for pool in self.pools:
             self._require_pool(pool)
+        if len({scorer.dataset for scorer in self.scorers}) != len(self.scorers):
+            raise Malformed("names a model twice", where="scorers")
+        for scorer in self.scorers:
+            self._require_scorer(scorer)
+
+    def _require_scorer(self, scorer: Scorer) -> None:
+        """Its features are raw columns of a declared dataset, each within the declared bounds or domain."""
+        declared = next((declaration for declaration in self.declarations if declaration.dataset == scorer.dataset), None)
+        if declared is None:
+            raise Malformed(f"`{scorer.dataset}` must name a declared dataset", where="scorers")
+        for feature in scorer.features:
+            column = declared.column(feature.column)
+            if feature.encoding == "categories" and not set(feature.categories) <= set(column.domain or feature.categories):
+                raise Malformed(f"`{feature.column}` has categories outside of its domain", where="scorers")
 
     def _require_pool(self, pool: Pool) -> None:
         declared = {declaration.dataset: declaration for declaration in self.declarations}
@@ -335,6 +354,13 @@ class Agreement:
         """Declarations by dataset name; a pool is declared as its members are."""
         found = {declaration.dataset: declaration for declaration in self.declarations}
         return found | {pool.dataset: replace(found[pool.members[0]], dataset=pool.dataset) for pool in self.pools}
+
+    def scorer_of(self, dataset: str) -> Scorer:
+        """The model of that name. Raises Malformed (code `unknown-model`)."""
+        for scorer in self.scorers:
+            if scorer.dataset == dataset:
+                return scorer
+        raise Malformed(f"no model `{dataset[:80]}` in agreement `{self.uid}`", code="unknown-model")
 
     def pool_of(self, sources: Iterable[str]) -> Pool | None:
         """The first pool that is among these datasets."""

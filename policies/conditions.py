@@ -26,6 +26,7 @@ MAX_USES = 10**9
 MAX_DELETE_DAYS = 36_500
 MAX_REFRESH_DAYS = 3650
 MAX_QUOTA_DAYS = 3_660
+MAX_AMOUNT = 10**15
 MAX_EVIDENCE_AGE_S = 86_400
 SMALLEST_OUTPUT = 4096
 """Bytes of the smallest sealed release: a bound below it would allow nothing."""
@@ -176,3 +177,25 @@ class RowQuota:
     def counts_from(self, now: int) -> int:
         """The first second, since 1970, whose rows count at `now`."""
         return 0 if self.days is None else now - self.days * DAY_S + 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Division:
+    """How what a model is worth is divided among the firms whose columns it learned from.
+
+    Attributes:
+        method: `shapley` over all coalitions, or `leave-one-out`.
+        amount: that is divided: points, or money in its smallest unit.
+    """
+
+    method: Literal["shapley", "leave-one-out"]
+    amount: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.amount <= MAX_AMOUNT:
+            raise Malformed(f"must lie between 0 and {MAX_AMOUNT}", where="amount")
+
+    @property
+    def text(self) -> str:
+        """The division for people."""
+        return f"{self.amount} by {self.method}"

@@ -28,6 +28,7 @@ OPERATION_OF: dict[str, Operation] = {
     "VAR_POP": "variance", "VAR_SAMP": "variance", "STDDEV_POP": "variance", "STDDEV_SAMP": "variance",
     "QUANTILE": "quantile", "MIN": "quantile", "MAX": "quantile",
     "COVAR_POP": "covariance", "COVAR_SAMP": "covariance", "CORR": "covariance",
+    "REGR_SLOPE": "covariance", "REGR_INTERCEPT": "covariance",
 }  # fmt: skip
 
 

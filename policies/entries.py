@@ -24,6 +24,7 @@ EntryKind = Literal[
     "joint_keyed", "joint_contributed", "joint_dropped", "joint_summed", "joint_released", "joint_withheld",
     "renounced", "voided",
     "exchange_proposed", "exchange_act", "handed_over", "exchange_ended",
+    "score_decided", "score_answered", "score_refused",
 ]  # fmt: skip
 """Every kind of entry of version 1. Kinds are only ever added."""
 

@@ -325,3 +325,38 @@ def _stage_of(course: Course) -> Stage:
 def _require(holds: bool, message: str, code: str = "exchange-state") -> None:
     if not holds:
         raise Conflict(message, code=code)
+
+
+# --- what is waited for
+
+Task = Literal["accept", "run", "give", "acknowledge", "resolve"]
+"""What somebody has to do next: accept or refuse a proposal, ask the job of a leg, sign that a leg is given or there, resolve a dispute."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """One thing that an exchange waits for; `leg` is 0 for the whole."""
+
+    participant: str
+    task: Task
+    leg: int
+
+
+def waiting(exchange: Exchange, course: Course) -> tuple[Waiting, ...]:
+    """Return what an exchange waits for, leg by leg."""
+    if course.stage == "proposed":
+        return (Waiting(participant=exchange.other(course.proposer), task="accept", leg=0),)
+    if course.stage == "disputed":
+        voted = dict(course.votes)
+        return tuple(Waiting(participant=name, task="resolve", leg=0) for name in exchange.participants if name not in voted)
+    if course.stage not in _RUNNING:
+        return ()
+    found = []
+    for number, leg in enumerate(exchange.legs, 1):
+        held = course.held(number)
+        if not held.given and not held.running:
+            task: Task = "run" if leg.form == "delivery" else "give"
+            found.append(Waiting(participant=leg.receiver if task == "run" else leg.giver, task=task, leg=number))
+        elif held.given and not held.acknowledged:
+            found.append(Waiting(participant=leg.receiver, task="acknowledge", leg=number))
+    return tuple(found)

@@ -22,6 +22,7 @@ from policies.odrl import timestamp
 from policies.privacy import LARGEST, Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
+from policies.reveals import origin_of, reveals
 from policies.smaller import limited, without_condition, without_keys, without_output
 from policies.tightening import tightened
 
@@ -73,11 +74,15 @@ class Explanation:
     """All failing findings with their columns and clauses, changes that pass together and none of which can be left out, and what remains.
 
     Where nothing remains, the changed request is allowed.
+
+    Attributes:
+        origins: of each column that may not be used as it is, how it came to be used so, with the place in the text of the query.
     """
 
     findings: tuple[Finding, ...]
     changes: tuple[Change, ...]
     remains: tuple[Obstacle, ...]
+    origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +114,20 @@ def explain(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts)
         current = step[1]
     changes = _fewest(asked, agreement, changes, {(f.rule, f.dataset, f.column) for f in refused})
     remains = tuple(Obstacle(rule=f.rule, dataset=f.dataset, message=f.message, by=ACTORS.get(f.rule, "all parties")) for f in refused)
-    return Explanation(findings=tuple(_failing(first)), changes=tuple(changes), remains=tuple(dict.fromkeys(remains)))
+    denied = tuple(_failing(first))
+    return Explanation(
+        findings=denied, changes=tuple(changes), remains=tuple(dict.fromkeys(remains)), origins=_origins(denied, request, plan)
+    )
+
+
+def _origins(failing: tuple[Finding, ...], request: JobRequest, plan: Plan) -> tuple[str, ...]:
+    refused = {(finding.column, finding.clause) for finding in failing if finding.rule == "columns"}
+    if not refused:
+        return ()
+    known = reveals(plan, (request.consumer,), request.sql)
+    uses = [use for use in derive(plan) if (str(use.column), use.clause) in refused]
+    found = (origin_of(known, use.column, use.operation, use.output) for use in uses)
+    return tuple(dict.fromkeys(origin.text for origin in found if origin is not None))
 
 
 def applied(change: Change, asked: Asked) -> Asked:

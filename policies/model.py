@@ -7,7 +7,8 @@ from typing import Literal
 
 from policies.acceptance import Acceptance
 from policies.canonical import digest
-from policies.codec import encode
+from policies.codec import encode, omitted
+from policies.contribution import Contribution
 from policies.errors import Malformed
 from policies.privacy import decimal_to_units
 from policies.training import MAX_DEPTH, Encoded
@@ -96,10 +97,15 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRelease:
-    """What a training run releases besides the number of persons. An ONNX file follows from the model (`enclaves.kit.artefact`)."""
+    """What a training run releases besides the number of persons. An ONNX file follows from the model (`enclaves.kit.artefact`).
+
+    Attributes:
+        contribution: where the training asks that its worth be divided.
+    """
 
     model: Model
     metrics: tuple[Metric, ...]
+    contribution: Contribution | None = omitted(None)
 
     @property
     def digest(self) -> str:

@@ -20,6 +20,7 @@ from policies.errors import Malformed
 from policies.joint import Pool
 from policies.odrl_duties import duty_documents, duty_fields
 from policies.privacy import PARAMETERS, Loss, Measure, parse_loss, units_to_decimal
+from policies.scorer import Scorer
 
 PROFILE = "urn:sandbox:odrl-profile:1"
 CONTEXT = ["http://www.w3.org/ns/odrl.jsonld", {"sb": PROFILE + "#"}]
@@ -54,6 +55,7 @@ OPERANDS = {
     ("sb:scoredRows", "lteq"): "scored_rows",
     ("sb:scoreDecimals", "lteq"): "score_decimals",
     ("sb:withholdProbing", "eq"): "withhold_probing",
+    ("sb:division", "eq"): "division",
 }
 """(left operand, operator) -> field of `Terms`; each appears exactly once in a permission, those of `OPTIONAL` at most once."""
 
@@ -79,6 +81,7 @@ OPTIONAL = frozenset(
         "scored_rows",
         "score_decimals",
         "withhold_probing",
+        "division",
     }
 )
 _LOSSES = frozenset({"job_loss", "total_loss", "consumer_loss"})
@@ -98,22 +101,27 @@ def offer_document(offer: Offer) -> dict[str, Any]:
 
 
 def agreement_document(agreement: Agreement) -> dict[str, Any]:
-    """Return the ODRL document of an agreement. Pools stand beside the permissions, under `sb:pool`, where there are any."""
+    """Return the ODRL document of an agreement. Pools and scorers stand beside the permissions where there are any."""
     pools = {"sb:pool": [encode(pool) for pool in agreement.pools]} if agreement.pools else {}
-    return pools | {
-        "@context": CONTEXT,
-        "@type": "Agreement",
-        "profile": PROFILE,
-        "uid": f"urn:sandbox:agreement:{agreement.uid}",
-        "conflict": "prohibit",
-        "sb:title": agreement.title,
-        "sb:log": encode(agreement.log),
-        "sb:party": [encode(party) for party in agreement.parties],
-        "sb:declaration": [encode(declaration) for declaration in agreement.declarations],
-        "permission": [
-            _permission(terms, declaration.provider) for terms, declaration in zip(agreement.terms, agreement.declarations, strict=True)
-        ],
-    }
+    scorers = {"sb:scorer": [encode(scorer) for scorer in agreement.scorers]} if agreement.scorers else {}
+    return (
+        pools
+        | scorers
+        | {
+            "@context": CONTEXT,
+            "@type": "Agreement",
+            "profile": PROFILE,
+            "uid": f"urn:sandbox:agreement:{agreement.uid}",
+            "conflict": "prohibit",
+            "sb:title": agreement.title,
+            "sb:log": encode(agreement.log),
+            "sb:party": [encode(party) for party in agreement.parties],
+            "sb:declaration": [encode(declaration) for declaration in agreement.declarations],
+            "permission": [
+                _permission(terms, declaration.provider) for terms, declaration in zip(agreement.terms, agreement.declarations, strict=True)
+            ],
+        }
+    )
 
 
 def agreement_digest(agreement: Agreement) -> str:
@@ -140,8 +148,8 @@ def parse_offer(document: Any) -> Offer:
 def parse_agreement(document: Any) -> Agreement:
     """Return the agreement that an ODRL document spells. Raises Malformed."""
     fields = {"conflict", "sb:title", "sb:log", "sb:party", "sb:declaration", "permission"}
-    pooled = isinstance(document, dict) and "sb:pool" in document
-    body = _object(document, "Agreement", fields | ({"sb:pool"} if pooled else set()))
+    besides = {"sb:pool", "sb:scorer"} & set(document) if isinstance(document, dict) else set()
+    body = _object(document, "Agreement", fields | besides)
     agreement = Agreement(
         uid=_uid(body["uid"], "agreement"),
         title=decode(str, body["sb:title"], "sb:title"),
@@ -149,7 +157,8 @@ def parse_agreement(document: Any) -> Agreement:
         parties=decode(tuple[Party, ...], body["sb:party"], "sb:party"),
         declarations=decode(tuple[Declaration, ...], body["sb:declaration"], "sb:declaration"),
         terms=tuple(_terms(permission, f"permission[{index}]") for index, permission in enumerate(_list(body["permission"], "permission"))),
-        pools=decode(tuple[Pool, ...], body["sb:pool"], "sb:pool") if pooled else (),
+        pools=decode(tuple[Pool, ...], body["sb:pool"], "sb:pool") if "sb:pool" in besides else (),
+        scorers=decode(tuple[Scorer, ...], body["sb:scorer"], "sb:scorer") if "sb:scorer" in besides else (),
     )
     _require_same(document, agreement_document(agreement))
     return agreement

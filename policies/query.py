@@ -33,11 +33,14 @@ UnitFunction = Literal["COUNT", "SUM", "AVG", "MIN", "MAX", "COUNT_DISTINCT"]
 AggregateFunction = Literal[
     "COUNT", "COUNT_UNITS", "COUNT_DISTINCT", "SUM", "AVG", "VAR_POP", "VAR_SAMP", "STDDEV_POP", "STDDEV_SAMP",
     "QUANTILE", "MIN", "MAX", "COVAR_POP", "COVAR_SAMP", "CORR",
+    "REGR_SLOPE", "REGR_INTERCEPT",
 ]  # fmt: skip
-"""`COUNT` without an argument counts rows, `COUNT_UNITS` distinct privacy units. `MIN` and `MAX` are quantiles near 0 and 1."""
+"""`COUNT` without an argument counts rows, `COUNT_UNITS` distinct privacy units. `MIN` and `MAX` are quantiles near 0 and 1.
+`REGR_SLOPE` and `REGR_INTERCEPT` of y and x are those of the line through (x, y) with the least squares."""
 
 ARGUMENTS: dict[str, tuple[int, int]] = {
     "COUNT": (0, 1), "COUNT_UNITS": (0, 0), "COVAR_POP": (2, 2), "COVAR_SAMP": (2, 2), "CORR": (2, 2),
+    "REGR_SLOPE": (2, 2), "REGR_INTERCEPT": (2, 2),
 }  # fmt: skip
 """Fewest and most arguments; one for every function that is not named."""
 

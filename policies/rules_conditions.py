@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from policies.agreement import Terms
+from policies.conditions import Division
 from policies.escrow import obstacle
 from policies.exchange import Asked, Bound, exchange_digest
 from policies.finding import Finding
@@ -76,6 +77,18 @@ def score_decimals(case: Case) -> Iterator[Finding]:
 def withhold_probing(case: Case) -> Iterator[Finding]:
     """The gate withholds the scores of rows that look made to copy the model."""
     yield case.finding("withhold_probing", True, "scores of rows that look made to copy the model are withheld at the gate")
+
+
+def division(case: Case) -> Iterator[Finding]:
+    """What the model is worth is divided as agreed."""
+    asked, agreed = _divides(case), case.terms.division
+    shown = "no worth is divided" if asked is None else f"{asked.text} asked; agreed: {agreed.text if agreed else 'no division'}"
+    remedy = "train without a division" if agreed is None else f"divide {agreed.text}"
+    yield case.finding("division", asked is None or asked == agreed, shown, remedy=remedy)
+
+
+def _divides(case: Case) -> Division | None:
+    return None if case.plan.training is None else case.plan.training.division
 
 
 def windows(case: Case) -> Iterator[Finding]:
@@ -246,6 +259,7 @@ CONDITIONS: dict[str, Condition] = {
     "scored_rows": Condition(rule=scored_rows, applies=lambda terms: terms.scored_rows is not None),
     "score_decimals": Condition(rule=score_decimals, applies=lambda terms: terms.score_decimals is not None),
     "withhold_probing": Condition(rule=withhold_probing, applies=lambda terms: terms.withhold_probing),
+    "division": Condition(rule=division, applies=lambda terms: terms.division is not None, also=lambda case: _divides(case) is not None),
     "windows": Condition(rule=windows, applies=lambda terms: terms.windows is not None),
     "enclave_jurisdictions": Condition(rule=enclave_jurisdictions, applies=lambda terms: terms.enclave_jurisdictions is not None),
     "recipient_jurisdictions": Condition(rule=recipient_jurisdictions, applies=lambda terms: terms.recipient_jurisdictions is not None),

@@ -12,6 +12,7 @@ from typing import Literal
 from policies.canonical import MAX_INTEGER
 from policies.codec import omitted
 from policies.declaration import Declaration
+from policies.division import organisations_of
 from policies.errors import Malformed
 from policies.expression import Expression, Typed, typed
 from policies.privacy import PICO, SCALE_UNIT, Loss, scale_for, sigma_for
@@ -177,7 +178,10 @@ def task_of(plan: Plan, found: Shape) -> Task:
     if plan.training is None:
         raise Malformed("the plan trains nothing", where="training")
     known = {item.name: typed(item.expression, found.scope) for item in plan.inputs}
-    return resolve(plan.training, known, found.rows)
+    division = plan.training.division
+    firms = () if division is None else organisations_of(plan)
+    evaluations = 1 + len(firms) if division is not None and division.method == "leave-one-out" else 1
+    return resolve(plan.training, known, found.rows, evaluations)
 
 
 def _training(needed: tuple[Need, ...], bound: Contribution, loss: Loss) -> tuple[Statistic, ...]:
@@ -239,6 +243,8 @@ def needs(output: AggregateOutput, scope: Mapping[tuple[str, str], Typed]) -> di
         return parts | {"squares": measured("squares", first)}
     second = output.arguments[1]
     parts |= {"other": measured("sum", second), "product": measured("product", first, second)}
+    if function.startswith("REGR"):
+        parts |= {"other_squares": measured("squares", second)}
     if function == "CORR":
         parts |= {"squares": measured("squares", first), "other_squares": measured("squares", second)}
     return parts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from policies.model import WEIGHT_BITS, Model, Tree
@@ -24,14 +24,19 @@ def predicted(model: Model, row: Mapping[str, Value]) -> tuple[float, ...]:
         outputs = [math.fsum(_leaf(tree, z) for tree in model.trees)]
     else:
         outputs = [math.fsum(w * x for w, x in zip(row, z, strict=True)) / UNIT / (1 << WEIGHT_BITS) for row in model.weights]
-    if model.link == "logistic":
+    return finished(model.link, model.label, outputs)
+
+
+def finished(link: str, label: Encoded | None, outputs: Sequence[float]) -> tuple[float, ...]:
+    """Return the prediction that a model's outputs for one row mean."""
+    if link == "logistic":
         return (1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, outputs[0])))),)
-    if model.link == "softmax":
+    if link == "softmax":
         raised = [math.exp(output - max(outputs)) for output in outputs]
         return tuple(value / math.fsum(raised) for value in raised)
-    assert model.label is not None, "what predicts a number has a label"
-    value = outputs[0] * model.label.reach + model.label.offset
-    return (math.expm1(value) if model.label.encoding == "log" else value,)
+    assert label is not None, "what predicts a number has a label"
+    value = outputs[0] * label.reach + label.offset
+    return (math.expm1(value) if label.encoding == "log" else value,)
 
 
 def encoded(value: Value, feature: Encoded) -> list[int]:

@@ -22,9 +22,10 @@ _SIMPLE: dict[type[exp.Expr], AggregateFunction] = {
 }  # fmt: skip
 _PAIRS: dict[type[exp.Expr], AggregateFunction] = {
     exp.CovarPop: "COVAR_POP", exp.CovarSamp: "COVAR_SAMP", exp.Corr: "CORR",
+    exp.RegrSlope: "REGR_SLOPE", exp.RegrIntercept: "REGR_INTERCEPT",
 }  # fmt: skip
 _QUANTILES = (exp.Quantile, exp.ApproxQuantile, exp.PercentileCont)
-ACCEPTED = "COUNT, SUM, AVG, VARIANCE, STDDEV, MEDIAN, QUANTILE, MIN, MAX, COVAR_POP, COVAR_SAMP, CORR"
+ACCEPTED = "COUNT, SUM, AVG, VARIANCE, STDDEV, MEDIAN, QUANTILE, MIN, MAX, COVAR_POP, COVAR_SAMP, CORR, REGR_SLOPE, REGR_INTERCEPT"
 UNIT_FUNCTIONS: tuple[UnitFunction, ...] = ("COUNT", "SUM", "AVG", "MIN", "MAX", "COUNT_DISTINCT")
 
 

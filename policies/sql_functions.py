@@ -134,6 +134,8 @@ def _cast(step: Step, node: exp.Cast) -> Expression:
 def _bucket(step: Step, node: exp.WidthBucket) -> Expression:
     """WIDTH_BUCKET(x, low, high, n): 0 below low, n + 1 from high on, and 1 to n between; a CASE over the exact edges."""
     only(node, "WIDTH_BUCKET", {"this", "min_value", "max_value", "num_buckets"})
+    if not all(node.args.get(part) for part in ("this", "min_value", "max_value", "num_buckets")):
+        refuse(node, "is not accepted; write WIDTH_BUCKET(number, low, high, bins)")
     value = step.value(node.this)
     kind = step.kind(value)
     low, high, bins = (_known(step, node.args[part]) for part in ("min_value", "max_value", "num_buckets"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import sqlglot
 import sqlglot.errors
 import sqlglot.expressions as exp
+from sqlglot.dialects.dialect import Dialect
 
 from policies.errors import Malformed
 from policies.names import require_name
@@ -22,6 +23,8 @@ MAX_JOIN_WORDS = 12
 
 _JOIN = re.compile(r"\b(?:straight_)?join\b", re.IGNORECASE)
 
+_TOO_DEEP = f"the query nests deeper than {MAX_NESTING} levels"
+_BEGINNINGS = frozenset({"SELECT", "WITH", "FROM", "VALUES", "("})
 _SUBQUERY = "subqueries inside expressions are not accepted; join a subquery that groups by the privacy unit instead"
 _SETS = "set operations are not accepted; ask two queries, or use a CASE or FILTER (WHERE ...)"
 REASONS: dict[type[exp.Expr], str] = {
@@ -58,16 +61,21 @@ def parse_select(sql: str) -> exp.Select:
     if len(_JOIN.findall(sql)) > MAX_JOIN_WORDS:
         raise Malformed(f"the query says JOIN more than {MAX_JOIN_WORDS} times", code="sql")
     depth = 0
-    for character in sql:
+    for index, character in enumerate(sql):
         depth += (character in "([{") - (character in ")]}")
         if depth > MAX_NESTING:
-            raise Malformed(f"the query nests deeper than {MAX_NESTING} levels", code="sql")
+            raise Malformed(_TOO_DEEP, code="sql", where=_place_at(sql, index))
         if character < " " and character not in "\n\t\r":
-            raise Malformed("the query holds a control character", code="sql")
+            raise Malformed("the query holds a control character", code="sql", where=_place_at(sql, index))
+    dialect = Dialect.get_or_raise("duckdb")
     try:
-        statements = [s for s in sqlglot.parse(sql, read="duckdb") if s is not None]
-    except (sqlglot.errors.SqlglotError, RecursionError, ValueError) as error:
-        raise Malformed("the query is not valid SQL", code="sql", where=_place(error)) from error
+        tokens = dialect.tokenize(sql)
+        _require_select(tokens)
+        statements = [s for s in dialect.parser().parse(tokens, sql) if s is not None]
+    except RecursionError as error:
+        raise Malformed(_TOO_DEEP, code="sql") from error
+    except (sqlglot.errors.SqlglotError, ValueError) as error:
+        raise Malformed("the query is not valid SQL", code="sql", where=_place(error, sql)) from error
     if len(statements) != 1:
         raise Malformed(f"one statement is accepted, not {len(statements)}", code="sql")
     if not isinstance(statements[0], exp.Select):
@@ -75,11 +83,29 @@ def parse_select(sql: str) -> exp.Select:
     return statements[0]
 
 
-def _place(error: Exception) -> str | None:
+def _require_select(tokens: Sequence[Any]) -> None:
+    """Refuse by its first word what is no query: the parser would take some of it as a command, and write it into the log."""
+    begins = True
+    for token in tokens:
+        if begins and token.text.upper() not in _BEGINNINGS and token.text != ";":
+            shown = "".join(c if c.isprintable() else " " for c in token.text[:60])
+            place = f"line {token.line}, column {max(1, token.col - len(token.text) + 1)}"
+            raise Malformed(f"`{shown}` is not a SELECT; only SELECT is accepted", code="sql", where=place)
+        begins = token.text == ";"
+
+
+def _place(error: Exception, sql: str) -> str | None:
     details = getattr(error, "errors", None)
     if details and details[0].get("line"):
         return f"line {details[0]['line']}, column {details[0].get('col')}"
-    return None
+    # Quotes that nobody closes: the parser tells how many characters stand before them.
+    opened = re.fullmatch(r"Missing .* from \d+:(\d+)", str(error.__cause__), re.DOTALL)
+    return _place_at(sql, int(opened[1])) if opened else None
+
+
+def _place_at(sql: str, index: int) -> str:
+    before = sql[:index]
+    return f"line {before.count(chr(10)) + 1}, column {index - before.rfind(chr(10))}"
 
 
 def _because(node: exp.Expr) -> str:
@@ -121,7 +147,7 @@ def refuse(node: Any, why: str, code: str = "sql") -> NoReturn:
     if not isinstance(node, exp.Expr):
         raise Malformed(f"something is missing: it {why}", code=code)
     try:
-        text = node.sql(dialect="duckdb")
+        text = node.sql(dialect="duckdb", unsupported_level=sqlglot.errors.ErrorLevel.IGNORE)
     except (sqlglot.errors.SqlglotError, ValueError, RecursionError):
         text = type(node).__name__
     shown = "".join(c if c.isprintable() else " " for c in text[:60])

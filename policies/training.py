@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from policies.acceptance import Acceptance, Tested
 from policies.codec import omitted
+from policies.conditions import Division
 from policies.errors import Malformed
 from policies.names import require_name
 from policies.privacy import decimal_to_units
@@ -158,6 +159,7 @@ class Training:
     Attributes:
         label: what is predicted; None for k-means.
         held_out: percent of persons, chosen by a hash of their id, who take no part in training and whose rows give the metrics.
+        division: how the model's worth is divided among the firms whose columns are features.
         test: which the enclave holds against the model's metrics, stating in public only whether it is passed.
     """
 
@@ -166,6 +168,7 @@ class Training:
     features: tuple[Input, ...]
     label: Input | None = None
     held_out: int = 0
+    division: Division | None = omitted(None)
     test: Acceptance | None = omitted(None)
 
     def __post_init__(self) -> None:
@@ -244,6 +247,7 @@ class Task:
 
     Attributes:
         rows: most rows of one person.
+        evaluations: models that are trained, all alike in what they draw.
     """
 
     learner: Learner
@@ -251,6 +255,7 @@ class Task:
     label: Encoded | None
     held_out: int
     rows: int
+    evaluations: int = 1
 
     @property
     def width(self) -> int:
@@ -293,12 +298,13 @@ class Task:
         return self.rows * math.sqrt(self.largest) * (1.0 if isinstance(self.learner, Means) else residual)
 
 
-def resolve(training: Training, known: Mapping[str, Typed], rows: int) -> Task:
+def resolve(training: Training, known: Mapping[str, Typed], rows: int, evaluations: int = 1) -> Task:
     """Return a training with its inputs resolved.
 
     Args:
         known: what is known of each column of the training query.
         rows: most rows of one person in it.
+        evaluations: models that are trained.
 
     Raises:
         Malformed: an unknown column, missing bounds, an input that is constant by declaration, categories outside the declared domain, a
@@ -309,7 +315,7 @@ def resolve(training: Training, known: Mapping[str, Typed], rows: int) -> Task:
         raise Malformed(f"column `{unused[0]}` of the query is neither a feature nor the label", where="features", code="unknown-column")
     features = tuple(_encoded(feature, known) for feature in training.features)
     label = None if training.label is None else _encoded(training.label, known)
-    task = Task(learner=training.learner, features=features, label=label, held_out=training.held_out, rows=rows)
+    task = Task(learner=training.learner, features=features, label=label, held_out=training.held_out, rows=rows, evaluations=evaluations)
     if task.width > MAX_WIDTH:
         raise Malformed(f"the features have {task.width} coordinates; at most {MAX_WIDTH} are accepted", where="features")
     if task.classes > MAX_CLASSES:
@@ -349,12 +355,15 @@ def needs_of(task: Task) -> tuple[Need, ...]:
         ]
     else:
         training = [Need(quantity="clusters", sensitivity=-(-clip // UNIT), draws=learner.steps, share=1)]
+    training = [replace(need, draws=need.draws * task.evaluations) for need in training]
     if not task.held_out:
         return tuple(training)
     whole = sum(need.share for need in training)
     training = [Need(quantity=n.quantity, sensitivity=n.sensitivity, draws=n.draws, share=n.share * (METRIC_SHARE - 1)) for n in training]
     # A person's rows share one UNIT of weight. One row adds (1, y, y^2, e^2 / 4), each within [-1, 1], or its weight to one count.
-    metric = Need(quantity="scores" if task.classes else "errors", sensitivity=(1 if task.classes else 2) * UNIT, draws=1, share=whole)
+    metric = Need(
+        quantity="scores" if task.classes else "errors", sensitivity=(1 if task.classes else 2) * UNIT, draws=task.evaluations, share=whole
+    )
     return (*training, metric)
 
 

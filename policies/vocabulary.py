@@ -145,6 +145,11 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "The enclave withholds the scores of a call whose rows look made to copy the model.",
         (f"{_MORE}.withhold_probing", "enclaves.learn.service.score"),
     ),
+    "division": (
+        "`method` (`shapley` or `leave-one-out`) and `amount`, an integer",
+        "A training that asks for a report on contributions divides this amount by this method. Without the term, none may ask.",
+        (f"{_MORE}.division", "policies.division.contribution_of"),
+    ),
     "approvals": (
         "`need` and `of`, a list of party ids",
         "So many of them have signed an approval of this very request; its author is never the only one. The job waits meanwhile.",

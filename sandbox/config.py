@@ -74,6 +74,9 @@ class Config:
     webhook_private: bool = _setting(False, "whether notices may go to addresses that are not public: this machine, its own network")
     webhook_attempts: int = _setting(10, "how often a notice is tried before it is given up", low=1, high=50)
     webhook_retry_s: float = _setting(5.0, "pause after the first failed attempt at a notice; grows fourfold, to 6 h", low=0.01, high=3600)
+    quantum_s: float = _setting(
+        0.0, "the end of a run is recorded, and seen, only at multiples of so many seconds after it began; 0: at once", low=0, high=86400
+    )
     proxies: int = _setting(0, "trusted proxies before the service that set X-Forwarded-For and -Proto", low=0, high=10)
     jurisdiction: str = _setting("", "country (ISO 3166-1 alpha-2) in which enclaves run, stated in every decision; empty: not stated")
     metrics: bool = _setting(False, "whether `/metrics` is served")

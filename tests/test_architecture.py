@@ -35,6 +35,7 @@ OWNERS = {
         "policies/sql_expressions",
         "policies/sql_aggregates",
         "policies/sql_sources",
+        "policies/sql_places",
     ),
     "pyarrow": (
         "enclaves/kit",
@@ -243,7 +244,7 @@ def test_importing_a_module_does_nothing(name: str) -> None:
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     tree = ast.parse(file.read_text(encoding="utf-8"))
     allowed = re.compile(
-        r"(cli|party|log|audit|witness|receipt|job|offer|agreement|admin|enclave)\.add_command|dp\.enable_features|cli\.add_command"
+        r"(cli|party|log|audit|witness|receipt|job|model|offer|agreement|admin|enclave)\.add_command|dp\.enable_features|cli\.add_command"
     )
     loose = [
         ast.unparse(node)

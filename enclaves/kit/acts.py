@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enclaves.kit.envelope import Signed, sign_document, verify_document
 from enclaves.kit.signatures import SigningKey
-from policies.acts import DutyDone, JobApproval, SignedApproval, SignedDuty
+from policies.acts import DutyDone, JobApproval, JobCancellation, SignedApproval, SignedCancellation, SignedDuty
 from policies.codec import encode
 from policies.documents import GrantRenunciation, SignedRenunciation
 from policies.exchange import ExchangeAct, SignedExchangeAct
@@ -33,6 +33,13 @@ def verify_approval(signed: SignedApproval, public: str) -> JobApproval:
     body = Signed(purpose="job-approval", by=signed.by, body=encode(signed.approval), signature=signed.signature)
     verify_document(body, "job-approval", signed.by, public)
     return signed.approval
+
+
+def verify_cancellation(signed: SignedCancellation, public: str) -> JobCancellation:
+    """Return the cancellation if `by` signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
+    body = Signed(purpose="job-cancellation", by=signed.by, body=encode(signed.cancellation), signature=signed.signature)
+    verify_document(body, "job-cancellation", signed.by, public)
+    return signed.cancellation
 
 
 def sign_duty(done: DutyDone, by: str, key: SigningKey) -> SignedDuty:

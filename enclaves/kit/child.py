@@ -1,4 +1,4 @@
-"""Asking a child process for a part of a joint total. Whatever the files do to it, the asker goes on.
+"""Asking a child process for a part of a joint total or for scores of ciphertexts. Whatever the files do to it, the asker goes on.
 
 What others sent is parsed between walls: bubblewrap, a filter of system calls, no network, no path of the machine. Files go in as open
 descriptors over a socket that is closed for the child's sending; what comes out comes through one pipe.
@@ -28,7 +28,7 @@ from policies.isolation import Layer, in_order
 TIMEOUT_S = 1800.0
 LARGEST_ANSWER = 16 << 20
 CHUNK = 1 << 20
-PUBLIC, TOTAL, SECRET = ".public", ".total", ".secret"
+PUBLIC, TOTAL, SECRET, CIPHERTEXTS = ".public", ".total", ".secret", ".ciphertexts"
 """Names of files in questions; contributions go by their contributors' names, which have no point."""
 
 _START = "import sys; sys.path.insert(0, {root!r}); from enclaves.joint_main import main; main(walled={walled})"

@@ -15,9 +15,10 @@ from policies.names import require_name
 Purpose = Literal[
     "admission", "declaration", "version", "offer", "agreement", "agreement-signature", "job-request", "key-release", "key-refusal",
     "key-rotation", "key-revocation", "epoch", "key-destruction",
-    "tightening", "job-approval", "duty-done",
+    "tightening", "job-approval", "job-cancellation", "duty-done",
     "joint-manifest", "joint-contribution", "joint-statement", "grant-renunciation",
     "exchange", "exchange-act",
+    "score-request", "score-statement",
 ]  # fmt: skip
 
 

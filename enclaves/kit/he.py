@@ -4,7 +4,8 @@ What travels is not a serialised object but the bare coefficients of fresh ciphe
 nothing else. Whether bytes are ciphertexts is therefore decided by their number and by comparisons, before SEAL sees them, and a host adds
 them without SEAL at all. Parameters are pinned here by name; no context, modulus or compressed stream is ever read from anybody.
 
-A key serves one job and one decryption. There is no CKKS here: what it decrypts may be shown to nobody but the owner of the key.
+A key serves one job and one decryption. There is no CKKS here: what it decrypts may be shown to nobody but the owner of the key
+(`enclaves.kit.he_score`).
 """
 
 from __future__ import annotations
@@ -38,17 +39,37 @@ _ZSTD = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """The bytes that come before the coefficients where SEAL stores objects of one set of parameters, and its version."""
+
+    version: tuple[int, int]
+    ciphertext_head: bytes
+    public_head: bytes
+    secret_head: bytes
+
+    @classmethod
+    def of(cls, encrypted: Any, encrypted_bytes: int, public: Any, public_bytes: int, secret: Any, secret_bytes: int) -> Stored:
+        """Those of own objects whose coefficients have so many bytes."""
+        with _Memory() as memory:
+            memory.stored(public)
+            version = _HEADER.unpack(memory.read()[: _HEADER.size])[2:4]
+        return cls(
+            version=version,
+            ciphertext_head=stored_bytes(encrypted)[:-encrypted_bytes],
+            public_head=stored_bytes(public)[:-public_bytes],
+            secret_head=stored_bytes(secret)[:-secret_bytes],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Scheme:
-    """SEAL's objects for one set of parameters, and the bytes that come before the coefficients where it stores them."""
+    """SEAL's objects for one set of parameters."""
 
     parameters: Parameters
     context: Any
     encoder: Any
     evaluator: Any
-    version: tuple[int, int]
-    ciphertext_head: bytes
-    public_head: bytes
-    secret_head: bytes
+    stored: Stored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +91,8 @@ def generate_key(name: str) -> KeyPair:
     made.create_public_key(public)
     parameters = scheme.parameters
     return KeyPair(
-        public=_stored(public)[-parameters.public_key_bytes :],
-        secret=_stored(made.secret_key())[-parameters.secret_key_bytes :],
+        public=stored_bytes(public)[-parameters.public_key_bytes :],
+        secret=stored_bytes(made.secret_key())[-parameters.secret_key_bytes :],
     )
 
 
@@ -102,14 +123,14 @@ def encrypt(name: str, public: bytes, slots: Words, *, processes: int = 1) -> Wo
 def _encrypt(name: str, public: bytes, slots: Words) -> Words:
     scheme = _scheme(name)
     parameters = scheme.parameters
-    encryptor = seal.Encryptor(scheme.context, _loaded(seal.PublicKey(), scheme, scheme.public_head + public))
+    encryptor = seal.Encryptor(scheme.context, loaded(seal.PublicKey(), scheme.context, scheme.stored, scheme.stored.public_head + public))
     plain, encrypted = seal.Plaintext(), seal.Ciphertext()
     found = np.empty((len(slots), *parameters.shape), dtype=np.uint64)
     with _Memory() as memory:
         for index, row in enumerate(slots):
             scheme.encoder.encode(row.tolist(), plain)
             encryptor.encrypt(plain, encrypted)
-            memory.store_into(encrypted, len(scheme.ciphertext_head), found[index])
+            memory.store_into(encrypted, len(scheme.stored.ciphertext_head), found[index])
     return found
 
 
@@ -157,10 +178,10 @@ def decrypt(name: str, secret: bytes, words: Words) -> Words:
     parameters = scheme.parameters
     if len(secret) != parameters.secret_key_bytes:
         raise Malformed("this is not a secret key of these parameters", code="he-key")
-    decryptor = seal.Decryptor(scheme.context, _loaded(seal.SecretKey(), scheme, scheme.secret_head + secret))
+    decryptor = seal.Decryptor(scheme.context, loaded(seal.SecretKey(), scheme.context, scheme.stored, scheme.stored.secret_head + secret))
     plain, found = seal.Plaintext(), np.empty((len(words), parameters.degree), dtype=np.uint64)
     for index, one in enumerate(words):
-        encrypted = _loaded(seal.Ciphertext(), scheme, scheme.ciphertext_head + write_ciphertexts(one))
+        encrypted = loaded(seal.Ciphertext(), scheme.context, scheme.stored, scheme.stored.ciphertext_head + write_ciphertexts(one))
         decryptor.decrypt(encrypted, plain)
         found[index] = np.array(scheme.encoder.decode_uint64(plain), dtype=np.uint64)
     return found
@@ -246,18 +267,13 @@ def _scheme(name: str) -> _Scheme:
     encoder = seal.BatchEncoder(context)
     encoder.encode([0] * parameters.degree, plain)
     seal.Encryptor(context, public).encrypt(plain, encrypted)
-    with _Memory() as memory:
-        memory.stored(public)
-        version = _HEADER.unpack(memory.read()[: _HEADER.size])[2:4]
+    sizes = (parameters.ciphertext_bytes, parameters.public_key_bytes, parameters.secret_key_bytes)
     return _Scheme(
         parameters=parameters,
         context=context,
         encoder=encoder,
         evaluator=seal.Evaluator(context),
-        version=version,
-        ciphertext_head=_stored(encrypted)[: -parameters.ciphertext_bytes],
-        public_head=_stored(public)[: -parameters.public_key_bytes],
-        secret_head=_stored(keys.secret_key())[: -parameters.secret_key_bytes],
+        stored=Stored.of(encrypted, sizes[0], public, sizes[1], keys.secret_key(), sizes[2]),
     )
 
 
@@ -298,26 +314,28 @@ class _Memory:
         assert (magic, compression, size) == (_MAGIC, _ZSTD, len(data)), "SEAL's own bytes"
         return pa.input_stream(pa.BufferReader(data[_HEADER.size :]), compression="zstd")
 
-    def load(self, thing: Any, scheme: _Scheme, payload: bytes) -> Any:
+    def load(self, thing: Any, context: Any, stored: Stored, payload: bytes) -> Any:
         """An object of SEAL's from its uncompressed payload."""
         size = _HEADER.size + len(payload)
         os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, _HEADER.pack(_MAGIC, _HEADER.size, *scheme.version, 0, 0, size) + payload, 0)
-        thing.load(scheme.context, self._path)
+        os.pwrite(self._handle, _HEADER.pack(_MAGIC, _HEADER.size, *stored.version, 0, 0, size) + payload, 0)
+        thing.load(context, self._path)
         return thing
 
 
-def _stored(thing: Any) -> bytes:
+def stored_bytes(thing: Any) -> bytes:
+    """What SEAL stores of an own object, without its header."""
     with _Memory() as memory:
         return memory.stored(thing)
 
 
-def _loaded(thing: Any, scheme: _Scheme, payload: bytes) -> Any:
+def loaded(thing: Any, context: Any, stored: Stored, payload: bytes) -> Any:
+    """An object of SEAL's from the payload that it stores; the caller has checked every coefficient."""
     with _Memory() as memory:
-        return memory.load(thing, scheme, payload)
+        return memory.load(thing, context, stored, payload)
 
 
 __all__ = [
-    "GUARD_SLOTS", "KeyPair", "Words", "add_into", "decrypt", "encrypt", "generate_key", "pack", "parameters_named", "read_ciphertexts",
-    "require_public_key", "unpack", "write_ciphertexts",
+    "GUARD_SLOTS", "KeyPair", "Stored", "Words", "add_into", "decrypt", "encrypt", "generate_key", "loaded", "pack", "parameters_named",
+    "read_ciphertexts", "require_public_key", "stored_bytes", "unpack", "write_ciphertexts",
 ]  # fmt: skip

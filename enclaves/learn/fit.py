@@ -43,6 +43,11 @@ def fit(rows: Rows, task: Task, purse: Purse) -> Model:
         weights = fit_means(rows, task, purse).T
     else:
         trees = fit_trees(rows, task, purse)
+    return model_of_weights(task, weights, trees)
+
+
+def model_of_weights(task: Task, weights: Array, trees: tuple[Tree, ...] = ()) -> Model:
+    """Return a task's model with weights, (width, outputs), as integers."""
     whole = np.clip(np.rint(np.nan_to_num(weights) * 2.0**WEIGHT_BITS), -MAX_WEIGHT, MAX_WEIGHT).astype(np.int64)
     return Model(
         link=_link(task),

@@ -20,9 +20,12 @@ class Coefficients:
 
     Attributes:
         weights: (width, outputs).
+        moments: noised, of (z, y) with the `ridge` added to them, or of z alone where there was more to draw.
     """
 
     weights: Array
+    moments: Array
+    ridge: float = 0.0
 
 
 def fit_linear(rows: Rows, task: Task, purse: Purse) -> Coefficients:
@@ -41,7 +44,7 @@ def fit_linear(rows: Rows, task: Task, purse: Purse) -> Coefficients:
     noised = _symmetric(purse.draw("moments", _upper(sum_of_products(bounded, bounded))), wide.shape[1])
     gram, target = noised[:-1, :-1], noised[:-1, -1]
     ridge = 2.0 * purse.sigma("moments") * np.sqrt(len(gram))
-    return Coefficients(weights=_solve(gram, target, ridge)[:, None])
+    return Coefficients(weights=_solve(gram, target, ridge)[:, None], moments=noised, ridge=float(ridge))
 
 
 def fit_logistic(rows: Rows, task: Task, purse: Purse) -> Coefficients:
@@ -68,7 +71,7 @@ def fit_logistic(rows: Rows, task: Task, purse: Purse) -> Coefficients:
         change = _solve(moments, gradient, ridge / spread.min()) / spread
         weights = weights - np.clip(change, -LARGEST_STEP, LARGEST_STEP)
         kept.append(weights)
-    return Coefficients(weights=np.mean(kept[len(kept) // 2 :], axis=0) if kept else weights)
+    return Coefficients(weights=np.mean(kept[len(kept) // 2 :], axis=0) if kept else weights, moments=moments)
 
 
 def probabilities(rows_z: Array, weights: Array) -> Array:

@@ -12,9 +12,11 @@ from enclaves.aggregate import Stored, joined_by_key
 from enclaves.kit.expressions import Fragment, expression_sql, joined, listed
 from enclaves.kit.relations import rows_of
 from enclaves.kit.tables import Connection, columns_of, load_table, open_database, readable
+from enclaves.learn.contribution import learn_divided
 from enclaves.learn.fit import train
 from enclaves.learn.rows import MISSING, Array, Rows, encode_rows
 from policies.declaration import Declaration
+from policies.division import feature_owners
 from policies.grant import Grant
 from policies.model import ModelRelease
 from policies.query import Plan
@@ -41,6 +43,9 @@ def learn(grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[
             unique = joined_by_key(plan, read.dataset, declaration)
             load_table(connection, loaded[read.dataset], table, declaration, read.columns, bounded=True, unique=unique)
         rows, held = read_rows(plan, task, declarations, connection, loaded)
+    division = plan.training.division if plan.training is not None else None
+    if division is not None:
+        return learn_divided(rows, held, task, grant.statistics, division, feature_owners(plan))
     model, metrics = train(rows, held, task, grant.statistics)
     return ModelRelease(model=model, metrics=metrics)
 

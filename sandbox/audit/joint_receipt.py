@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from enclaves.kit.envelope import Signed, document_digest, verify_document
+from enclaves.kit.envelope import Purpose, Signed, document_digest, verify_document
 from enclaves.kit.lineage import follow_lineage
 from enclaves.kit.rotation import keys_in_force
 from policies.agreement import Agreement
@@ -147,16 +147,16 @@ def _contributions(receipt: JointReceipt, agreement: Agreement, manifest: JointM
     )
 
 
-def _signed(
-    receipt: JointReceipt,
-    agreement: Agreement,
-    signed: Signed,
-    purpose: Literal["joint-manifest", "joint-contribution", "joint-statement"],
-    by: str,
+def _signed(receipt: JointReceipt, agreement: Agreement, signed: Signed, purpose: Purpose, by: str) -> dict[str, object]:
+    return signed_under(receipt.rotations, agreement, signed, purpose, by)
+
+
+def signed_under(
+    rotations: tuple[SignedRotation, ...], agreement: Agreement, signed: Signed, purpose: Purpose, by: str
 ) -> dict[str, object]:
-    """The body that a party signed with its key of the agreement or one to which its rotations lead."""
+    """Return the body that a party signed with its key of the agreement, or with one to which its rotations lead. Raises Tampered."""
     party = agreement.party(by)
-    chain = tuple(item for item in receipt.rotations if item.rotation.participant == by)
+    chain = tuple(item for item in rotations if item.rotation.participant == by)
     for length in range(len(chain), 0, -1):
         with suppress(Tampered):
             return verify_document(signed, purpose, by, keys_in_force(party, chain[:length])[0])

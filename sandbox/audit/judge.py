@@ -16,6 +16,7 @@ from sandbox.audit import (
     judge_lineage,
     judge_policy,
     judge_run,
+    judge_scorings,
     judge_void,
 )
 from sandbox.audit.export import Opened
@@ -74,6 +75,7 @@ RULES: dict[EntryKind, Rule] = {
     "tightened": _rule("agreement participant tightening signature", judge_policy.tightened, "signatures"),
     "awaiting": _rule("job agreement request", judge_policy.awaiting, "signatures", "signatures"),
     "approved": _rule("agreement job request participant signature", judge_policy.approved, "signatures"),
+    "cancelled": _rule("agreement job request participant signature", judge_policy.cancelled, "signatures"),
     "expired": _rule("job agreement", judge_policy.expired, "order"),
     "duty_done": _rule("agreement duty about number participant signature", judge_policy.duty_done, "signatures"),
     "joint_keyed": _rule("job manifest", judge_joint.keyed, "evidence", "signatures", "evidence"),
@@ -86,6 +88,11 @@ RULES: dict[EntryKind, Rule] = {
     "exchange_act": _rule("exchange act leg about number participant signature", judge_escrow.acted, "signatures"),
     "handed_over": _rule("exchange first second jobs", judge_escrow.handed_over, "releases"),
     "exchange_ended": _rule("exchange reason", judge_escrow.ended, "order"),
+    "score_decided": _rule(
+        "scoring agreement model request rows allowed", judge_scorings.decided, "decisions", "decisions", "signatures", "budgets"
+    ),
+    "score_answered": _rule("scoring agreement statement scores", judge_scorings.ended, "releases", "releases"),
+    "score_refused": _rule("scoring agreement statement code", judge_scorings.ended, "releases", "releases"),
     "failed": _rule("job agreement code", judge_run.failed, "releases"),
     "renounced": _rule("job grant provider signature", judge_void.renounced, "signatures"),
     "voided": _rule("job agreement grant", judge_void.voided, "budgets", optional="consumer"),

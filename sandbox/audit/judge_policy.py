@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from enclaves.kit.acts import verify_approval, verify_duty, verify_tightening
+from enclaves.kit.acts import verify_approval, verify_cancellation, verify_duty, verify_tightening
 from enclaves.kit.envelope import Signed, document_digest
-from policies.acts import SignedApproval, SignedDuty, deletion_days
+from policies.acts import SignedApproval, SignedCancellation, SignedDuty, deletion_days
 from policies.agreement import Agreement
 from policies.codec import decode
 from policies.conditions import DAY_S
@@ -63,6 +63,7 @@ def awaiting(state: State, entry: Entry) -> None:
     if entry.body is None:
         return
     signed = decode(AwaitingBody, entry.body).signed
+    state.acts.asked[job] = signed.by
     same = document_digest(signed) == request and decode(JobRequest, signed.body).agreement == entry.ids["agreement"]
     state.require(entry, same, "signatures", "the header names another request or agreement than was signed")
     agreement = state.agreement(entry.ids["agreement"])
@@ -87,6 +88,21 @@ def expired(state: State, entry: Entry) -> None:
     request = state.acts.awaiting.get(job, "")
     state.require(entry, bool(request) and request not in state.requests, "order", f"{job} ends as expired and does not wait")
     state.requests.put(request)
+
+
+def cancelled(state: State, entry: Entry) -> None:
+    """The end of a request that waited, which its consumer took back. The header says all of it; nothing was charged."""
+    signed = SignedCancellation.from_ids(entry.ids)
+    item, acts = signed.cancellation, state.acts
+    waits = acts.awaiting.get(item.job) == item.request and item.request not in state.requests
+    state.require(entry, waits, "order", f"{item.job} is cancelled and does not wait")
+    who = acts.asked.get(item.job)
+    if who is None:
+        state.cannot("signatures")
+    else:
+        state.require(entry, signed.by == who, "signatures", f"`{signed.by}` cancels a request of `{who}`")
+    _signed(state, entry, signed.by, state.agreement(item.agreement), lambda key: verify_cancellation(signed, key))
+    state.requests.put(item.request)
 
 
 def duty_done(state: State, entry: Entry) -> None:

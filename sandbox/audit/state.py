@@ -127,6 +127,24 @@ class JointFold:
 
 
 @dataclass(kw_only=True, slots=True)
+class ScoringFold:
+    """An encrypted scoring as far as the log has told; `open` from an allowed decision to the end."""
+
+    model: str
+    agreement: str
+    request: str
+    open: bool
+
+
+@dataclass(kw_only=True, slots=True)
+class Scored:
+    """Rows and number of all allowed requests to one model under one agreement."""
+
+    rows: int = 0
+    requests: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
 class JobFold:
     """A job as far as the log has told.
 
@@ -185,7 +203,8 @@ class Acts:
 
     Attributes:
         tightenings: by agreement, in their order.
-        awaiting: digest of the request by job that waits, or waited, for approvals; `approvals`: who approved it.
+        awaiting: digest of the request by job that waits, or waited, for approvals.
+        asked: whose request it is, where that was opened; `approvals`: who approved it.
         uses: by agreement and provider, number of charges by consumer.
         paid: payments confirmed, by agreement, provider and consumer.
         scored: (rows, milliseconds since 1970) of charged calls by agreement, model and consumer.
@@ -193,6 +212,7 @@ class Acts:
 
     tightenings: defaultdict[str, list[SignedTightening]] = field(default_factory=lambda: defaultdict(list))
     awaiting: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, str] = field(default_factory=dict)
     approvals: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     uses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     paid: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -219,6 +239,7 @@ class State:
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
         acts: tightenings, approvals and payments so far.
         exchanges: of two legs; `escrowed`: by job whose release is a leg's delivery, its exchange.
+        scorings: encrypted scorings by id; `scored`: what they used up, by agreement and model.
         candidate: terms under which every decision is made once more.
         plans: of queries read so far, by agreement, text, training and scoring.
         found: what judging the entries so far has found.
@@ -247,6 +268,8 @@ class State:
     acts: Acts = field(default_factory=Acts)
     exchanges: dict[str, ExchangeFold] = field(default_factory=dict)
     escrowed: dict[str, str] = field(default_factory=dict)
+    scorings: dict[str, ScoringFold] = field(default_factory=dict)
+    scored: defaultdict[tuple[str, str], Scored] = field(default_factory=lambda: defaultdict(Scored))
     candidate: Candidate | None = None
     plans: dict[tuple[str, str, Training | None, Scoring | None], Plan] = field(default_factory=dict)
     found: Findings = field(default_factory=Findings)

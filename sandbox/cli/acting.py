@@ -1,4 +1,4 @@
-"""What a party does under an agreement in force: `sandbox job approve` and `delete`, `sandbox agreement tighten` and `paid`."""
+"""What a party does under an agreement in force: `sandbox job approve`, `cancel` and `delete`, `sandbox agreement tighten` and `paid`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,22 @@ def job_approve(home_folder: Path, job_id: str, as_json: bool) -> None:
 
     record = approve(client_of(home_folder), job_id)
     print_json(record) if as_json else click.echo(f"approved; {job_id} is {record['state']}")
+
+
+@click.command("cancel")
+@home_option
+@click.argument("job_id")
+@json_option
+def job_cancel(home_folder: Path, job_id: str, as_json: bool) -> None:
+    """Take back a request of one's own that waits for approvals. What is charged is charged: such a job is not cancelled.
+
+    \b
+    Example: sandbox job cancel --home ~/institute job-0123456789abcdef0123
+    """
+    from sandbox.party.acting import cancel
+
+    record = cancel(client_of(home_folder), job_id)
+    print_json(record) if as_json else click.echo(f"{job_id} is {record['state']}; nothing was charged")
 
 
 @click.command("delete")

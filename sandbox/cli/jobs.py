@@ -16,7 +16,7 @@ from policies.privacy import SCALE_UNIT, Loss, parse_loss, units_to_decimal
 from policies.request import JobRequest
 from policies.schedule import Statistic
 from policies.statement import Release
-from sandbox.cli.acting import job_approve, job_delete
+from sandbox.cli.acting import job_approve, job_cancel, job_delete
 from sandbox.cli.show import client_of, findings_table, home_option, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def job() -> None:
 
 
 job.add_command(job_approve)
+job.add_command(job_cancel)
 job.add_command(job_delete)
 
 STAGES = ("charged", "running")
@@ -135,6 +136,8 @@ def job_check(
 
 def _show_changes(explanation: dict[str, Any]) -> None:
     """The smallest changes that would pass, and what none passes."""
+    for origin in explanation["origins"]:
+        click.echo(f"not allowed: {origin}")
     if explanation["changes"]:
         sufficient = "what would pass" if not explanation["remains"] else "what would help"
         click.echo(f"{sufficient}: {'; '.join(change['text'] for change in explanation['changes'])}")

@@ -18,7 +18,7 @@ from sandbox.cli.acting import agreement_paid, agreement_tighten
 from sandbox.cli.show import client_of, home_option, json_option, print_json, spoken, table
 from sandbox.party.agreeing import compose, fingerprints, key_states
 from sandbox.party.drafting import draft_offer
-from sandbox.party.forms import declaration_of, pool_of, read_form
+from sandbox.party.forms import declaration_of, pool_of, read_form, scorer_of
 from sandbox.party.term_forms import offer_of
 
 if TYPE_CHECKING:
@@ -106,6 +106,10 @@ agreement.add_command(agreement_paid)
 @click.option("--offer", "offers", multiple=True, required=True, help="Digest of an offer; repeat for several.")
 @click.option("--auditor", "auditors", multiple=True, help="Participant who may read everything about it; repeat for several.")
 @click.option("--pool", "pools", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True, help="YAML form of a pool.")
+@click.option(
+    "--scorer", "scorers", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True,
+    help="YAML form of a model that scores encrypted rows.",
+)  # fmt: skip
 @click.option("--jurisdiction", "countries", multiple=True, help="PARTY=CC: under whose law a party is (ISO 3166-1); repeat for several.")
 @json_option
 def agreement_propose(
@@ -115,6 +119,7 @@ def agreement_propose(
     offers: tuple[str, ...],
     auditors: tuple[str, ...],
     pools: tuple[Path, ...],
+    scorers: tuple[Path, ...],
     countries: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -125,7 +130,8 @@ def agreement_propose(
     """
     client = client_of(home_folder)
     joint, named = tuple(pool_of(read_form(path)) for path in pools), dict(item.partition("=")[::2] for item in countries)
-    record = client.propose(compose(client, uid, title, list(offers), list(auditors), joint, named))
+    models = tuple(scorer_of(read_form(path)) for path in scorers)
+    record = client.propose(compose(client, uid, title, list(offers), list(auditors), joint, named, models))
     print_json(record) if as_json else click.echo(record["digest"])
 
 

@@ -1,4 +1,4 @@
-"""`sandbox model`: train, card, score; scoring services are in `sandbox.cli.serving`."""
+"""`sandbox model`: train, card, score; scoring services are in `sandbox.cli.serving`, scores of encrypted rows in `sandbox.cli.scoring`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from policies.contribution import WORTH
 from policies.privacy import parse_loss
 from policies.request import JobRequest
+from sandbox.cli import scoring
 from sandbox.cli.serving import ask, offer, status
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, table
 
@@ -31,7 +33,7 @@ def model() -> None:
     """Models: train them on what one may not see, and use them."""
 
 
-for _command in (offer, ask, status):
+for _command in (offer, ask, status, scoring.ask, scoring.read):
     model.add_command(_command)
 
 
@@ -166,6 +168,10 @@ def _show_card(client: Client, release: Release, receipt: Receipt, *, as_json: b
     table(("figure", "value", "95 % of the noise"), [(m["name"], m["value"], f"[{m['low']}, {m['high']}]") for m in metrics])
     inputs = [(f["column"], f["encoding"], _range(f)) for f in found["features"]]
     table(("feature", "encoding", "categories or bounds"), inputs)
+    if "contribution" in found:
+        divided = found["contribution"]["division"]
+        shares = [(s["organisation"], f"{s['value'] / WORTH:.6f}", s["amount"]) for s in found["contribution"]["shares"]]
+        table(("firm", f"contributed ({divided['method']})", f"of {divided['amount']}"), shares)
 
 
 def _range(feature: dict[str, Any]) -> str:

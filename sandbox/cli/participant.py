@@ -11,7 +11,7 @@ import click
 
 from policies.errors import Malformed, NotFound
 from policies.names import require_name
-from sandbox.cli import joint
+from sandbox.cli import joint, scoring
 from sandbox.cli.keeping import approvals, approve, keys, pins, refuse, requests
 from sandbox.cli.preparing import infer, twin
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, spoken, table
@@ -214,18 +214,19 @@ def party_publish(home_folder: Path, declaration: Path, file: Path, as_json: boo
 @home_option
 @json_option
 def party_inbox(home_folder: Path, as_json: bool) -> None:
-    """List what waits for this participant: an epoch or agreements to sign, runs that want its keys, releases that it has not read.
+    """List what waits for this participant: an epoch or agreements to sign, runs that want its keys, exchanges, unread releases.
 
     \b
     Example: sandbox party inbox --home ~/insurer
     """
+    from sandbox.party.exchanges import listed
     from sandbox.party.inbox import inbox
 
     client = client_of(home_folder)
     epoch = None
     with suppress(NotFound):  # a log that never began anew has none
         epoch = client.epoch()
-    items = inbox(client.home, client.agreements(), client.key_requests(), client.jobs(), epoch)
+    items = inbox(client.home, client.agreements(), client.key_requests(), client.jobs(), epoch, listed(client))
     if as_json:
         print_json([{"kind": item.kind, "name": item.name, "title": item.title, "command": item.command} for item in items])
     elif items:
@@ -355,3 +356,4 @@ def party_broker(home_folder: Path, ask: bool) -> None:
 
 party.add_command(joint.contribute)
 party.add_command(joint.hold_key)
+party.add_command(scoring.score)

@@ -21,8 +21,11 @@ def sql() -> None:
 @click.option("--rho", help="Plan for a zCDP loss instead.")
 @click.option("--delta0", default="0.000000001", show_default=True, help="Charged only where group keys are discovered.")
 @click.option("--minimum-group", default=1, show_default=True, type=click.IntRange(1), help="Smallest publishable group.")
+@click.option("--reveals", "show_reveals", is_flag=True, help="Also say what each output reveals about each column.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-def check(schema: Path, files: tuple[Path, ...], epsilon: str, rho: str | None, delta0: str, minimum_group: int) -> None:
+def check(
+    schema: Path, files: tuple[Path, ...], epsilon: str, rho: str | None, delta0: str, minimum_group: int, show_reveals: bool
+) -> None:
     """Tell of every statement in FILES whether it is accepted, one JSON line each, and why not.
 
     Nothing is charged and no data are read: a statement is accepted where a plan and the noise of its answers follow from the declarations.
@@ -40,6 +43,9 @@ def check(schema: Path, files: tuple[Path, ...], epsilon: str, rho: str | None, 
           - {name: customer, type: integer}
           - {name: day, type: date, lower: "2026-01-01", upper: "2026-12-31"}
           - {name: amount, type: decimal, decimals: 2, lower: "0", upper: "500"}
+    With --reveals, the line of an accepted statement says what each output reveals about each column, and where in its text.
+
+    \b
     Example: sandbox sql check --schema schema.yaml queries.sql
     """
     from sandbox.party.checking import check_file, planned_loss, read_schema
@@ -48,7 +54,7 @@ def check(schema: Path, files: tuple[Path, ...], epsilon: str, rho: str | None, 
     planned = planned_loss(epsilon, rho, delta0)
     for file in files:
         try:
-            verdicts = check_file(file, declarations, planned, minimum_group)
+            verdicts = check_file(file, declarations, planned, minimum_group, told=show_reveals)
         except (OSError, UnicodeDecodeError) as error:
             raise Malformed(f"{file} is not a readable UTF-8 file") from error
         for verdict in verdicts:
@@ -61,4 +67,10 @@ def check(schema: Path, files: tuple[Path, ...], epsilon: str, rho: str | None, 
                 "code": verdict.code,
                 "where": verdict.where,
             }
+            if show_reveals:
+                line["reveals"] = [
+                    {"column": str(found.column), "output": found.output, "level": found.level}
+                    | {"constraints": list(found.constraints), "how": [origin.text for origin in found.origins]}
+                    for found in verdict.reveals
+                ]
             click.echo(json.dumps(line, ensure_ascii=False))

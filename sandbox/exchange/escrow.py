@@ -13,7 +13,7 @@ from enclaves.kit.envelope import Signed, document_digest
 from policies.acceptance import Verdict
 from policies.codec import decode, encode
 from policies.errors import Conflict, Malformed, NotFound
-from policies.escrow import Acted, Course, Ended, HandedOver, JobCharged, JobEnded, advance, begin, due
+from policies.escrow import Acted, Course, Ended, HandedOver, JobCharged, JobEnded, Waiting, advance, begin, due, waiting
 from policies.exchange import Bound, Exchange, ExchangeAct, Leg, SignedExchangeAct
 from policies.request import ExchangeFact, JobRequest
 from policies.tightening import worst_standing
@@ -36,6 +36,11 @@ class Shown:
 
     stored: StoredExchange
     acts: tuple[StoredAct, ...]
+
+    @property
+    def waiting(self) -> tuple[Waiting, ...]:
+        """What it waits for."""
+        return waiting(self.stored.exchange, self.stored.course)
 
 
 def propose(host: Host, caller: Participant, signed: Signed) -> Shown:

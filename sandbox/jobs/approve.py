@@ -1,4 +1,4 @@
-"""Jobs that wait for approvals: approving one, deciding it once enough have approved, and ending one that nobody approved in time."""
+"""Jobs that wait for approvals: approving one, deciding it once enough have approved, taking one back, ending those that waited long."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from enclaves.kit.envelope import Signed
-from policies.acts import JobApproval, SignedApproval, approvers_of
+from policies.acts import JobApproval, JobCancellation, SignedApproval, SignedCancellation, approvers_of
 from policies.agreement import Agreement
 from policies.codec import decode
 from policies.errors import Conflict, Forbidden, NotFound
@@ -57,6 +57,36 @@ def approve(host: Host, caller: Participant, signed: Signed) -> Job:
     host.publish()
     if job.state == "charged":
         host.hints.give(job.id)
+    return job
+
+
+def cancel(host: Host, caller: Participant, signed: Signed) -> Job:
+    """End a job of the caller's that waits for approvals; nothing was charged for it. The same again is the same.
+
+    Raises:
+        NotFound: the caller made no such request. Conflict: code `job-charged` once anything is charged, `job-state` once it was decided
+            or ended otherwise, `cancellation-binding` if what is signed is of another request.
+    """
+    require_signed(signed, "job-cancellation", caller.id, caller.signing_key)
+    cancellation = decode(JobCancellation, signed.body)
+    own = SignedCancellation(cancellation=cancellation, by=caller.id, signature=signed.signature)
+    with host.store.transaction() as tx:
+        job = tx.lock_job(cancellation.job)  # before the log, as whoever ends a run does
+        if job is None or job.request.consumer != caller.id:
+            raise NotFound("you made no such request")
+        tx.hold_log()
+        if (cancellation.agreement, cancellation.request) != (job.request.agreement, job.request_digest):
+            raise Conflict("the cancellation is of another request", code="cancellation-binding")
+        if job.state == "cancelled":
+            return job
+        if job.positions.charged >= 0:
+            raise Conflict("the job is charged, and a charge is never given back", code="job-charged")
+        if job.state != "awaiting_approval":
+            raise Conflict(f"the job is {job.state} and waits for nothing", code="job-state")
+        require_in_force(tx, caller)
+        index = tx.append("cancelled", at=host.now(), ids=own.to_ids(), body={}, agreement=cancellation.agreement)
+        job = tx.move_job(job, "cancelled", positions=replace(job.positions, ended=index))
+    host.publish()
     return job
 
 

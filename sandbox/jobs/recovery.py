@@ -151,7 +151,7 @@ class _Rebuilding:
             self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
             self.tx.give_back(header.losses, header.ids.get("consumer", ""), self._charge_time(header.ids["job"]))
         if header.kind in WAITING or header.kind in ("tightened", "duty_done"):
-            self._acted(header)
+            self._acted(index, header)
         elif "job" in header.ids:
             self._fold_job(index, header, body)
         elif header.kind in KEYS:
@@ -233,7 +233,7 @@ class _Rebuilding:
         """Add a signature."""
         self.tx.sign_agreement(header.ids["agreement"], signed)
 
-    def _acted(self, header: Header) -> None:
+    def _acted(self, index: int, header: Header) -> None:
         """Add what was signed under an agreement in force. A job that waited for approvals is to be asked for anew."""
         ids = header.ids
         if self.tx.agreement(ids["agreement"]) is None:
@@ -244,6 +244,10 @@ class _Rebuilding:
             self.tx.add_duty(SignedDuty.from_ids(ids))
         elif header.kind == "approved":
             self.tx.add_approval(SignedApproval.from_ids(ids))
+        elif header.kind in ("cancelled", "expired") and (job := self.tx.job(ids["job"])) is not None:
+            state: JobState = "cancelled" if header.kind == "cancelled" else "expired"
+            if job.state == "awaiting_approval":
+                self.tx.move_job(job, state, positions=replace(job.positions, ended=index))
         elif header.kind == "awaiting" and self.tx.job(ids["job"]) is None:
             self.tx.lose_job(ids["job"])
 
@@ -337,7 +341,7 @@ class _Rebuilding:
         return self.tx.append(kind, at=self.host.now(), ids=ids, body=body, agreement=agreement)
 
 
-WAITING: frozenset[EntryKind] = frozenset({"awaiting", "approved", "expired"})
+WAITING: frozenset[EntryKind] = frozenset({"awaiting", "approved", "cancelled", "expired"})
 """Entries about a job that was not decided yet, or never."""
 
 ENDED: frozenset[EntryKind] = frozenset({"decided", "released", "withheld", "failed", "repeated"})

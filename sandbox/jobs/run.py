@@ -6,12 +6,13 @@ is slow, and everything still happens in the worker's one thread: an enclave die
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -27,8 +28,8 @@ from sandbox.jobs.record import record_evidence, record_failure, record_outcome
 from sandbox.jobs.states import Job, KeyRequest
 
 T = TypeVar("T")
-Waits = Literal["brokers", "enclave", "turn", "database"]
-"""For whom a run waits: brokers, its own enclave, another run of this worker, or a database that does not answer."""
+Waits = Literal["brokers", "enclave", "turn", "database", "quantum"]
+"""For what a run waits: brokers, its own enclave, another run of this worker, a database that does not answer, or the time to tell."""
 
 Steps = Generator[Waits, None, T]
 
@@ -67,6 +68,7 @@ class Run:
 
     Attributes:
         launch: gives an enclave of this run's own.
+        began: when it was taken, by the monotonic clock: a jump of the wall clock tells nobody earlier.
     """
 
     host: Host
@@ -74,6 +76,7 @@ class Run:
     worker: str
     launch: Callable[[], Enclave]
     turns: Turns
+    began: float = field(default_factory=time.monotonic)
 
     def steps(self) -> Steps[None]:
         """Go through the run. Raises Unavailable or Conflict where its end could not be recorded: a sweep ends it then."""
@@ -114,13 +117,21 @@ class Run:
             with self.computing():
                 statement, sealed = yield from aside(lambda: enclave.run(keys, files, host.config.run_timeout_s))
         host.on_step("ran")
+        yield from self._until_due()
         try:
             yield from persist(lambda: record_outcome(host, job, attested, statement, sealed))
         except Tampered as error:
             raise RunFailed("release-mismatch") from error
 
     def _fail(self, code: FailureCode) -> Steps[None]:
+        yield from self._until_due()
         yield from persist(lambda: record_failure(self.host, self.job.id, code))
+
+    def _until_due(self) -> Steps[None]:
+        """Wait until the end of this run may be told: how long it computed depends on the data."""
+        due = due_at(self.began, time.monotonic(), self.host.config.quantum_s)
+        while time.monotonic() < due:
+            yield "quantum"
 
     def agreement(self) -> dict[str, object]:
         """The agreement's document. Raises Unavailable."""
@@ -203,6 +214,11 @@ class Run:
         finally:
             ended.set()
             thread.join()
+
+
+def due_at(began: float, now: float, quantum: float) -> float:
+    """Return when what is known `now` may be told: at the next multiple of `quantum` after `began`, seconds; at once if there is none."""
+    return began + max(1, math.ceil((now - began) / quantum)) * quantum if quantum else now
 
 
 def _appraise(bare: SignedEvidence, grant: Grant, endorsements: Path, at: float) -> tuple[SignedEvidence, Attested]:

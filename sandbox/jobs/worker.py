@@ -58,8 +58,8 @@ class _Active:
 
     @property
     def slow(self) -> bool:
-        """Whether its brokers keep it waiting."""
-        return self.waits == "brokers" and time.monotonic() - self.since > SLOW_S
+        """Whether its brokers, or the time at which its end may be told, keep it waiting."""
+        return self.waits in ("brokers", "quantum") and time.monotonic() - self.since > SLOW_S
 
 
 @dataclass

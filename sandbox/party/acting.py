@@ -1,11 +1,11 @@
-"""What a participant does under an agreement in force, besides asking: approve a job, tighten its own terms, say that a duty is done."""
+"""What a participant does under an agreement in force, besides asking: approve, cancel, tighten its own terms, say that a duty is done."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from enclaves.kit.envelope import Signed, document_digest
-from policies.acts import DutyDone, JobApproval
+from policies.acts import DutyDone, JobApproval, JobCancellation
 from policies.codec import decode
 from policies.errors import Tampered
 from policies.granted import job_id as job_id_of
@@ -15,12 +15,23 @@ from sandbox.party.client import Client
 
 def approve(client: Client, job_id: str) -> dict[str, Any]:
     """Approve a job that waits for this participant's approval; look at its request first. Raises Tampered if it is another's."""
+    agreement, request = _named(client, job_id)
+    return client.send("/approvals", "job-approval", JobApproval(agreement=agreement, job=job_id, request=request))
+
+
+def cancel(client: Client, job_id: str) -> dict[str, Any]:
+    """Take back a request of this participant's that waits for approvals. Raises Tampered if the service shows another."""
+    agreement, request = _named(client, job_id)
+    return client.send("/cancellations", "job-cancellation", JobCancellation(agreement=agreement, job=job_id, request=request))
+
+
+def _named(client: Client, job_id: str) -> tuple[str, str]:
+    """Agreement and request of a job, by digest."""
     signed = decode(Signed, client.job(job_id)["signed"])
     digest = document_digest(signed)
     if job_id != job_id_of(digest):
         raise Tampered("the service shows another request than the job's", code="receipt-request")
-    approval = JobApproval(agreement=str(signed.body["agreement"]), job=job_id, request=digest)
-    return client.send("/approvals", "job-approval", approval)
+    return str(signed.body["agreement"]), digest
 
 
 def tighten(client: Client, name: str, dataset: str, **change: Any) -> dict[str, Any]:

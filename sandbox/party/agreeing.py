@@ -12,6 +12,7 @@ from policies.codec import decode
 from policies.errors import NotFound, Tampered
 from policies.joint import Pool
 from policies.odrl import parse_offer
+from policies.scorer import Scorer
 from sandbox.party.client import Client
 from sandbox.party.cosigning import following
 
@@ -24,6 +25,7 @@ def compose(
     auditors: list[str],
     pools: tuple[Pool, ...] = (),
     countries: Mapping[str, str] | None = None,
+    scorers: tuple[Scorer, ...] = (),
 ) -> Agreement:
     """Return the agreement that takes `offers` (digests) as they are.
 
@@ -68,6 +70,7 @@ def compose(
         declarations=tuple(offer.declaration for offer in taken),
         terms=tuple(offer.terms for offer in taken),
         pools=pools,
+        scorers=scorers,
     )
 
 

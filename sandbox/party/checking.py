@@ -11,6 +11,7 @@ from policies.errors import Malformed
 from policies.plan import parse_plan
 from policies.privacy import Loss, parse_loss
 from policies.query import MAX_SQL
+from policies.reveals import Reveal, reveals
 from policies.schedule import schedule
 from policies.sizes import require_releasable
 from sandbox.party.forms import read_declarations
@@ -26,6 +27,8 @@ class Checked:
         statement: its number in the file, from 1.
         reason: why it is refused, or what it takes: the number of noised statistics. `code` and `where` as of errors.
         text: its beginning.
+        reveals: what its outputs reveal about each column to somebody who owns none; where that
+            was asked for.
     """
 
     statement: int
@@ -34,6 +37,7 @@ class Checked:
     text: str = ""
     code: str | None = None
     where: str | None = None
+    reveals: tuple[Reveal, ...] = ()
 
 
 def read_schema(path: Path) -> Mapping[str, Declaration]:
@@ -46,18 +50,20 @@ def planned_loss(epsilon: str, rho: str | None, delta0: str) -> Loss:
     return parse_loss("pure", epsilon, delta0) if rho is None else parse_loss("zcdp", rho, delta0)
 
 
-def check_file(path: Path, declarations: Mapping[str, Declaration], loss: Loss, minimum_group: int) -> list[Checked]:
-    """Return what comes of every statement of a file. A file that is too large is one refused statement."""
+def check_file(path: Path, declarations: Mapping[str, Declaration], loss: Loss, minimum_group: int, *, told: bool = False) -> list[Checked]:
+    """Return what comes of every statement of a file; `told`: also what it reveals. A file that is too large is one refused statement."""
     text = path.read_text(encoding="utf-8")
     found: list[Checked] = []
     for number, statement in enumerate(statements(text), start=1):
         if number > MAX_STATEMENTS:
             return [*found, Checked(statement=number, accepted=False, reason=f"more than {MAX_STATEMENTS} statements", code="too-large")]
-        found.append(check_statement(statement, declarations, loss, minimum_group, number))
+        found.append(check_statement(statement, declarations, loss, minimum_group, number, told=told))
     return found or [Checked(statement=1, accepted=False, reason="one statement is accepted, not 0", code="sql")]
 
 
-def check_statement(text: str, declarations: Mapping[str, Declaration], loss: Loss, minimum_group: int, number: int = 1) -> Checked:
+def check_statement(
+    text: str, declarations: Mapping[str, Declaration], loss: Loss, minimum_group: int, number: int = 1, *, told: bool = False
+) -> Checked:
     """Return what comes of one statement: its plan and the schedule of its noise."""
     begins = " ".join(text[:400].split())[:80]
     try:
@@ -67,7 +73,9 @@ def check_statement(text: str, declarations: Mapping[str, Declaration], loss: Lo
         require_releasable(plan, declarations, minimum_group)
     except Malformed as error:
         return Checked(statement=number, accepted=False, reason=str(error), text=begins, code=error.code, where=error.where)
-    return Checked(statement=number, accepted=True, reason=f"{len(statistics)} noised statistics for {asked.text}", text=begins)
+    found = reveals(plan, ("",), text) if told else ()
+    reason = f"{len(statistics)} noised statistics for {asked.text}"
+    return Checked(statement=number, accepted=True, reason=reason, text=begins, reveals=found)
 
 
 def statements(text: str) -> Iterator[str]:

@@ -253,16 +253,16 @@ class Client(Connection):
         # What a log that has ended recorded stands under its own checkpoints; otherwise the one of the receipt must extend what was seen.
         note = receipt.checkpoint if receipt.checkpoint.startswith(f"{in_force.origin}\n") else None
         self.followed_agreement(receipt.grant.agreement, note)
-        request = earlier = self._own_request(job_id)
+        request = earlier = self.own_request(job_id)
         if isinstance(receipt, Receipt) and receipt.repeated is not None:
-            earlier = self._own_request(receipt.grant.job)
+            earlier = self.own_request(receipt.grant.job)
             require_same_question(request, earlier, agreement)
         sealed = bytes.fromhex(answer["sealed"])
         release = verify_release(receipt, sealed, agreement, earlier, self.home.sealing_of, job=job_id)
         mark_read(self.home, job_id)
         return release, receipt
 
-    def _own_request(self, job_id: str) -> JobRequest:
+    def own_request(self, job_id: str) -> JobRequest:
         """The request that made a job: signed by this participant, and the job is the one that was asked for. Raises Tampered."""
         signed = decode(Signed, self.job(job_id)["signed"])
         body = self._verify_own(signed)
@@ -333,6 +333,10 @@ class Client(Connection):
         return self._pages("/notices", "notices", state=state)
 
     # --- acts under agreements
+
+    def fetch(self, path: str) -> dict[str, Any]:
+        """What the service answers on a path below its API."""
+        return self._get(path)
 
     def send(self, path: str, purpose: Purpose, body: Any) -> dict[str, Any]:
         """Sign a document for one purpose and post it."""

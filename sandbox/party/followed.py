@@ -36,6 +36,7 @@ class Followed:
         scored: by agreement, (index, time in ms, model, rows, consumer) of charged calls of a scoring service.
         voids: by job, (index of what voids its charge or None, (index, header ids) of every renunciation of its grant).
         void: jobs whose voids count for this home (`sandbox.party.voids.judged`); derived, not kept.
+        scorings: by encrypted scoring, (index, header ids of its decision, digest of the answer).
         keyring: rotations and revocations of participants' keys.
         log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
         epoch: digest of the epoch with which the log opens, and `number` of it; empty and 0 for one that opens with none.
@@ -52,6 +53,7 @@ class Followed:
     scored: dict[str, Any] = field(default_factory=dict)
     voids: dict[str, Any] = field(default_factory=dict)
     void: frozenset[str] = frozenset()
+    scorings: dict[str, Any] = field(default_factory=dict)
     keyring: Keyring = field(default_factory=Keyring)
     log_keys: tuple[str, ...] = ()
     epoch: str = ""
@@ -145,6 +147,7 @@ class Followed:
             acts={agreement: list(rows) for agreement, rows in self.acts.items()},
             scored={agreement: list(rows) for agreement, rows in self.scored.items()},
             voids={job: {**row, "renounced": list(row["renounced"])} for job, row in self.voids.items()},
+            scorings={name: dict(row) for name, row in self.scorings.items()},
             keyring=self.keyring.copy(),
         )
 
@@ -194,6 +197,11 @@ class Followed:
             self.joint[job]["total"] = self.joint[job]["total"] or ids["total"]
         elif header.kind in ("tightened", "approved", "duty_done"):
             self.acts.setdefault(ids["agreement"], []).append({"index": index, "kind": header.kind, "ids": ids})
+        elif header.kind == "score_decided":
+            self.scorings.setdefault(ids["scoring"], {"index": index, "ids": ids, "scores": ""})
+        elif header.kind == "score_answered" and ids["scoring"] in self.scorings:
+            row = self.scorings[ids["scoring"]]
+            row["scores"] = row["scores"] or ids["scores"]
         elif header.kind in ("renounced", "voided"):
             self._note_void(header, index)
         self.keyring.fold(index, header)
@@ -204,6 +212,13 @@ class Followed:
         end = self._charged_at(job)
         calls = (row for row in self.scored.get(agreement, ()) if row["index"] < end and row["at"] // 1000 >= since)
         return sum(int(row["rows"]) for row in calls if (row["model"], row["consumer"]) == (model, consumer))
+
+    def encrypted_scored_before(self, index: int, agreement: str, model: str) -> tuple[int, int]:
+        """Rows and number of the allowed requests to a model under an agreement whose decisions stand before an entry."""
+        wanted = ("yes", agreement, model)
+        before = [row["ids"] for row in self.scorings.values() if row["index"] < index]
+        found = [int(ids["rows"]) for ids in before if (ids["allowed"], ids["agreement"], ids["model"]) == wanted]
+        return sum(found), len(found)
 
     def _note_void(self, header: Header, index: int) -> None:
         """Keep a renunciation, or what follows from those of all. Whether they are signed is judged at home, where keys are known."""

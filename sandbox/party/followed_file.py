@@ -15,7 +15,8 @@ from sandbox.party.home import Home
 from sandbox.party.lines import append_line, read_lines
 
 FIELDS = frozenset({
-    "charges", "times", "grants", "versions", "signatures", "joint", "acts", "scored", "voids", "keyring", "log_keys", "epoch", "number",
+    "charges", "times", "grants", "versions", "signatures", "joint", "acts", "scored", "voids", "scorings", "keyring", "log_keys", "epoch",
+    "number",
 })  # fmt: skip
 """What a fold has. One that was kept before one of them existed is folded again from the beginning."""
 
@@ -51,6 +52,7 @@ class FollowedFile:
             acts=kept["acts"],
             scored=kept["scored"],
             voids=kept["voids"],
+            scorings=kept["scorings"],
             keyring=Keyring.from_json(kept["keyring"]),
             log_keys=tuple(kept["log_keys"]),
             epoch=kept["epoch"],
@@ -92,6 +94,7 @@ class FollowedFile:
             "acts": followed.acts,
             "scored": followed.scored,
             "voids": followed.voids,
+            "scorings": followed.scorings,
             "keyring": followed.keyring.to_json(),
             "log_keys": list(followed.log_keys),
             "epoch": followed.epoch,

@@ -7,10 +7,13 @@ from typing import Any
 
 import yaml
 
-from policies.codec import decode
+from policies.codec import decode, encode
 from policies.declaration import Declaration, parse_date
 from policies.errors import Malformed
 from policies.joint import Pool
+from policies.model import Model
+from policies.scorer import Scorer
+from policies.scorer import scorer_of as describe
 
 
 def read_form(path: Path) -> dict[str, Any]:
@@ -141,3 +144,19 @@ def pool_of(form: dict[str, Any]) -> Pool:
     noise = form.get("noise", "two-sided")
     given = {"noise": noise, "coalition": 0, "dropout": "rerun" if noise == "two-sided" else "fail", "fewest": 2}
     return decode(Pool, given | form)
+
+
+def scorer_of(form: dict[str, Any]) -> Scorer:
+    """Return what an agreement says of a model that scores encrypted rows: `dataset`, `rows`, and, where it is not 0, `step`, with either
+    `model`, the path of the owner's own model file, or what that file says of it: `features`, `label`, `link`, `outputs`. Raises Malformed.
+    """
+    if "model" not in form:
+        return decode(Scorer, form)
+    model = read_model(Path(str(form["model"])))
+    given = {name: value for name, value in form.items() if name != "model"}
+    return decode(Scorer, encode(describe(model, str(form.get("dataset")), 1)) | given)
+
+
+def read_model(path: Path) -> Model:
+    """Return the model of a JSON or YAML file: of a release (`model/1`), as integers. Raises Malformed."""
+    return decode(Model, {"kind": "model/1", **read_form(path)})

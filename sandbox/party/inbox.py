@@ -18,8 +18,8 @@ class Item:
     """One thing to do.
 
     Attributes:
-        kind: `epoch` or `agreement` (to sign), `key-request` (for the broker) or `release` (to read).
-        name: origin of the epoch's log, digest of the agreement, or id of the job.
+        kind: `epoch` or `agreement` (to sign), `key-request` (for the broker), `exchange` (to do the next step) or `release` (to read).
+        name: origin of the epoch's log, digest of the agreement or exchange, or id of the job.
         title: what it is about, as the service states it.
         command: what to begin with, below `sandbox` and without `--home`; what is to be signed is looked at first.
     """
@@ -36,6 +36,7 @@ def inbox(
     key_requests: Sequence[Mapping[str, Any]],
     jobs: Sequence[Mapping[str, Any]],
     epoch: Mapping[str, Any] | None = None,
+    exchanges: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Item, ...]:
     """Return what waits for the participant of `home`, from the service's lists of its agreements, key requests and newest jobs.
 
@@ -58,11 +59,39 @@ def inbox(
         for r in key_requests
     ]
     items += [
+        Item(kind="exchange", name=str(e["digest"]), title=f"{e['signed']['body']['title']}: {w['task']}", command=_step(e, w))
+        for e in exchanges
+        for w in e["waiting_for"]
+        if w["participant"] == me
+    ]
+    handed = {name for e in exchanges if e["course"]["stage"] == "handed_over" for name in _delivered(e)}
+    items += [
         Item(kind="release", name=str(job["id"]), title=str(job["signed"]["body"]["sql"]), command=f"job release {job['id']}")
         for job in jobs
-        if job["consumer"] == me and job["state"] == "released" and not was_read(home, str(job["id"]))
+        if job["consumer"] == me
+        and job["state"] == "released"
+        and (job["id"] in handed or not _is_delivery(job))
+        and not was_read(home, str(job["id"]))
     ]
     return tuple(items)
+
+
+def _step(exchange: Mapping[str, Any], waiting: Mapping[str, Any]) -> str:
+    """What to begin with: a proposal and a dispute are looked at first."""
+    if not waiting["leg"]:
+        return f"exchange status {exchange['digest']}"
+    return f"exchange {waiting['task']} --leg {waiting['leg']} {exchange['digest']}"
+
+
+def _delivered(exchange: Mapping[str, Any]) -> list[str]:
+    """The jobs whose releases are its deliveries."""
+    return [str(exchange["course"][leg]["job"]) for leg in ("first", "second")]
+
+
+def _is_delivery(job: Mapping[str, Any]) -> bool:
+    """Whether a job's release is held in escrow, unless it was handed over."""
+    bound = job["signed"]["body"].get("exchange")
+    return bound is not None and bound["form"] == "delivery"
 
 
 def mark_read(home: Home, job_id: str) -> None:

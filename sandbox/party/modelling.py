@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from enclaves.kit.artefact import checked_onnx, score_onnx
 from policies.agreement import Agreement
 from policies.canonical import digest_bytes
-from policies.codec import decode
+from policies.codec import decode, encode
 from policies.conversion import DISPLAY_DELTA, epsilon_at
-from policies.errors import Malformed, NotFound
+from policies.division import verify_contribution
+from policies.errors import Malformed, NotFound, Tampered
 from policies.grant import Grant
 from policies.model import Model, ModelRelease
 from policies.privacy import units_to_decimal
@@ -75,7 +76,18 @@ def card_of(release: Release, receipt: Receipt, agreement: Agreement) -> dict[st
         "enclave_kind": release.enclave_kind,
         "measurement": grant.measurement,
         "intervals": "95 %, of the noise; not of the choice of persons",
+        **_contributions(found, grant),
     }
+
+
+def _contributions(found: ModelRelease, grant: Grant) -> dict[str, Any]:
+    """What every firm contributed, once it was derived anew from the worths beside it. Raises Tampered."""
+    asked = grant.plan.training is not None and grant.plan.training.division is not None
+    if found.contribution is None:
+        if asked:
+            raise Tampered("the release lacks the contributions that were asked for", code="contribution-mismatch")
+        return {}
+    return {"contribution": encode(verify_contribution(found.contribution, grant.plan))}
 
 
 def _described(item: Encoded) -> dict[str, Any]:
@@ -91,17 +103,27 @@ def score_file(model: Model, path: Path) -> Iterator[list[float]]:
     Raises:
         Malformed: a missing column, a cell that is no number, too many rows, or a file that is not acceptable.
     """
+    rows = _csv_rows(path)
+    columns = {feature.column: [_cell(row, feature, number) for number, row in enumerate(rows, 2)] for feature in model.features}
+    if not rows:
+        return
+    for scored in score_onnx(checked_onnx(model), columns):
+        yield [float(value) for value in scored.reshape(-1)]
+
+
+def read_rows(path: Path, features: Sequence[Encoded]) -> list[dict[str, float | int | str]]:
+    """Return the features of every row of a CSV file, empty cells as missing. Raises Malformed as `score_file`."""
+    return [{item.column: _cell(row, item, number) for item in features} for number, row in enumerate(_csv_rows(path), 2)]
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = []
         for row in csv.DictReader(file):
             rows.append(row)
             if len(rows) > MOST_ROWS:
                 raise Malformed(f"more than {MOST_ROWS} rows", where=path.name)
-    columns = {feature.column: [_cell(row, feature, number) for number, row in enumerate(rows, 2)] for feature in model.features}
-    if not rows:
-        return
-    for scored in score_onnx(checked_onnx(model), columns):
-        yield [float(value) for value in scored.reshape(-1)]
+    return rows
 
 
 def _cell(row: dict[str, Any], feature: Encoded, line: int) -> float | int | str:

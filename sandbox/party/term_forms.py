@@ -51,6 +51,7 @@ _SAME = {
     "scored_rows": "scored_rows",
     "score_decimals": "score_decimals",
     "withhold_probing": "withhold_probing",
+    "division": "division",
 }
 """Word of a form -> field of `Terms`; times, losses and columns have forms of their own."""
 
@@ -86,6 +87,7 @@ def form_of(document: Any) -> dict[str, Any]:
             for declaration, terms in zip(agreement.declarations, agreement.terms, strict=True)
         },
         **({"pools": encode(agreement.pools)} if agreement.pools else {}),
+        **({"scorers": encode(agreement.scorers)} if agreement.scorers else {}),
     }
 
 
@@ -195,19 +197,20 @@ def _offer(form: dict[str, Any]) -> Offer:
 
 
 def _agreement(form: dict[str, Any]) -> Agreement:
-    _require_members({name: item for name, item in form.items() if name != "pools"}, {"agreement", "title", "log", "parties", "datasets"})
+    needed = {name: item for name, item in form.items() if name not in ("pools", "scorers")}
+    _require_members(needed, {"agreement", "title", "log", "parties", "datasets"})
     parties, datasets = form["parties"], form["datasets"]
     for where, value in (("parties", parties), ("datasets", datasets)):
         if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
             raise Malformed("must map names to their properties", where=where)
-    fields = {
+    fields: dict[str, Any] = {
         "uid": form["agreement"],
         "title": form["title"],
         "log": form["log"],
         "parties": [{"id": name, **properties} for name, properties in parties.items()],
         "declarations": [],
         "terms": [],
-        **({"pools": form["pools"]} if "pools" in form else {}),
+        **{name: form[name] for name in ("pools", "scorers") if name in form},
     }
     for name, parts in datasets.items():
         _require_members(parts, {"declaration", "terms"}, f"datasets.{name}")

@@ -27,6 +27,7 @@ from sandbox.store.notices import NoticeTables
 from sandbox.store.operations import OperationTables
 from sandbox.store.recovery import RecoveryTables
 from sandbox.store.schema import log_state, settings
+from sandbox.store.scorings import ScoringTables
 
 T = TypeVar("T")
 
@@ -47,7 +48,17 @@ PREPARING = 0x5A4D_B0C5
 
 
 class Transaction(
-    LogTables, Listings, KeyTables, LineageTables, RecoveryTables, OperationTables, NoticeTables, ActTables, JointTables, EscrowTables
+    LogTables,
+    Listings,
+    KeyTables,
+    LineageTables,
+    RecoveryTables,
+    OperationTables,
+    NoticeTables,
+    ActTables,
+    JointTables,
+    EscrowTables,
+    ScoringTables,
 ):
     """All verbs of the store on one open transaction."""
 

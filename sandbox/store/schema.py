@@ -242,6 +242,28 @@ joint_releases = Table(
     Column("sealed", LargeBinary, nullable=False),
 )
 
+scorings = Table(
+    "scorings",
+    metadata,
+    Column("id", String(60), primary_key=True),
+    Column("consumer", String(40), ForeignKey("participants.id"), nullable=False, index=True),
+    Column("owner", String(40), ForeignKey("participants.id"), nullable=False, index=True),
+    Column("request_id", String(64), nullable=False),
+    Column("request_digest", String(71), nullable=False),
+    Column("agreement", String(71), ForeignKey("agreements.digest"), nullable=False, index=True),
+    Column("model", String(81), nullable=False),
+    Column("score_rows", BigInteger, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("signed", Text, nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("statement", Text),
+    Column("decided", BigInteger, nullable=False),
+    Column("ended", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("consumer", "request_id"),
+)
+
 log_state = Table("log_state", metadata, Column("id", Integer, primary_key=True), Column("size", BigInteger, nullable=False))
 
 entries = Table(

@@ -12,6 +12,7 @@ from policies.errors import Conflict, Malformed, NotFound
 from policies.explain import explain
 from policies.finding import refusal
 from policies.request import JobRequest
+from policies.reveals import reveals
 from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
@@ -50,6 +51,7 @@ def check(call: Call[Query, CheckBody]) -> Response:
             decision=preview.decision,
             grant=preview.grant,
             explanation=explain(request, preview.agreement, preview.plan, preview.facts),
+            reveals=reveals(preview.plan, (request.consumer, *(use.recipient for use in request.onward)), request.sql),
         )
     )
 
@@ -101,6 +103,11 @@ def receipt(call: Call[Query, None], job_id: str) -> Response:
     """The receipt, to every party of the agreement; it tells nothing of the figures."""
     with host().store.reading() as tx:
         return reply(handout.receipt(tx, _ended(_visible(tx, job_id, call.who))))
+
+
+def cancel_job(call: Call[Query, SignedOnly]) -> Response:
+    """Take back a request of the caller's that waits."""
+    return reply(job_view(approve.cancel(host(), call.who, call.body.signed.document())))
 
 
 def approve_job(call: Call[Query, SignedOnly]) -> Response:

@@ -38,11 +38,12 @@ def list_joint_totals(call: Call[Query, None]) -> Response:
 
 def add_joint_file(call: Call[Query, None], job_id: str) -> Response:
     """Stream the caller's part of a joint total to the host."""
-    digest, size = joint.add_file(host(), call.who, job_id, _chunks())
+    digest, size = joint.add_file(host(), call.who, job_id, chunks())
     return reply(Uploaded(digest=digest, size=size), 201)
 
 
-def _chunks() -> Iterator[bytes]:
+def chunks() -> Iterator[bytes]:
+    """The body of the request. Raises Malformed (code `truncated-upload`) where it ends before its stated length."""
     received = 0
     while chunk := read_bytes(CHUNK):
         received += len(chunk)

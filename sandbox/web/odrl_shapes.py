@@ -10,6 +10,7 @@ from policies.declaration import Declaration
 from policies.joint import Pool
 from policies.names import PATTERNS
 from policies.odrl import CONTEXT, OPERANDS, OPTIONAL, PROFILE
+from policies.scorer import Scorer
 
 _NAME = {"type": "string", "pattern": f"^{PATTERNS['require_name']}$"}
 _DATASET = {"type": "string", "pattern": f"^{PATTERNS['require_dataset']}$"}
@@ -111,6 +112,6 @@ _AGREEMENT = _object(
     description="Terms of all providers with the keys of all parties, in ODRL 2.2 under our profile. Named by its digest.",
 )
 
-_POOLS = {"sb:pool": {"type": "array", "items": Pool, "minItems": 1}}
-AGREEMENT = {**_AGREEMENT, "properties": {**_AGREEMENT["properties"], **_POOLS}}
-"""Pools stand in it where there are any."""
+_BESIDES = {name: {"type": "array", "items": item, "minItems": 1} for name, item in (("sb:pool", Pool), ("sb:scorer", Scorer))}
+AGREEMENT = {**_AGREEMENT, "properties": {**_AGREEMENT["properties"], **_BESIDES}}
+"""Pools and scorers stand in it where there are any."""

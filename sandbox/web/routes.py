@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.acts import DutyDone, JobApproval, SignedDuty
+from policies.acts import DutyDone, JobApproval, JobCancellation, SignedDuty
 from policies.declaration import Declaration
 from policies.documents import (
     Admission,
@@ -15,15 +15,32 @@ from policies.documents import (
     KeyRotation,
     VersionManifest,
 )
+from policies.exchange import Exchange, ExchangeAct
 from policies.joint_documents import JointContribution, JointManifest, JointStatement
 from policies.lineage import Epoch
 from policies.names import PATTERNS
 from policies.request import JobRequest
+from policies.scorer import ScoreRequest, ScoreStatement
 from policies.tightening import SignedTightening, Tightening
 from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
+from sandbox.audit.scoring_receipt import ScoreReceipt
 from sandbox.exchange.records import EpochState, Participant
-from sandbox.web import documentation, events, exchange_api, jobs_api, joint_api, ledgers_api, log_api, notices_api, views
+from sandbox.web import (
+    documentation,
+    escrow_api,
+    escrow_views,
+    events,
+    exchange_api,
+    jobs_api,
+    joint_api,
+    ledgers_api,
+    log_api,
+    notices_api,
+    scoring_api,
+    scoring_views,
+    views,
+)
 from sandbox.web.models import (
     AdmissionBody,
     AgreementsQuery,
@@ -48,6 +65,7 @@ API = "/api/v1"
 DATASET = PathPart(pattern=f"^{PATTERNS['require_dataset']}$", description="Name of a dataset: provider, dot, name.")
 DIGEST = PathPart(pattern=f"^{PATTERNS['require_digest']}$", description="Digest that names an agreement or an upload.")
 JOB = PathPart(pattern="^job-[0-9a-f]{20}$", description="Id of a job.")
+SCORING = PathPart(pattern="^scoring-[0-9a-f]{20}$", description="Id of an encrypted scoring.")
 TILE = PathPart(
     pattern=r"^([0-9]{1,2}|entries)/(x[0-9]{3}/)*[0-9]{3}(\.p/[0-9]{1,3})?$", description="Path of a tile as in C2SP tlog-tiles."
 )
@@ -249,6 +267,12 @@ JOBS = (
         description=f"The approval that makes enough decides the job and charges it. {SAME_AGAIN}",
     ),
     Operation(
+        method="POST", path=f"{API}/cancellations", view=jobs_api.cancel_job, tag="jobs", body=SignedOnly,
+        document=Document(purpose="job-cancellation", body=JobCancellation), answer=views.JobView, errors=(403, 404, 409),
+        summary="Take back a request of one's own that waits for approvals.",
+        description=f"Once it is charged, it is too late (`job-charged`). {SAME_AGAIN}",
+    ),
+    Operation(
         method="GET", path=f"{API}/key-requests", view=jobs_api.list_key_requests, tag="key requests", query=Paged,
         answer=views.KeyRequests, summary="Runs that wait for the caller's key broker, oldest first.", description=PAGES,
     ),
@@ -310,6 +334,65 @@ JOINT = (
     ),
 )  # fmt: skip
 
+ESCROW = (
+    Operation(
+        method="POST", path=f"{API}/exchanges", view=escrow_api.propose_exchange, tag="exchanges", status=201, body=SignedOnly,
+        document=Document(purpose="exchange", body=Exchange), answer=escrow_views.ExchangeView, errors=(403, 404, 409),
+        summary="Propose an exchange of two legs to another participant.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="GET", path=f"{API}/exchanges", view=escrow_api.list_exchanges, tag="exchanges", answer=escrow_views.Exchanges,
+        summary="The newest exchanges of the caller, as participant or arbiter.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/exchanges/<digest:digest>", view=escrow_api.one_exchange, tag="exchanges", parts={"digest": DIGEST},
+        answer=escrow_views.ExchangeView, summary="One exchange of the caller's.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/exchanges/acts", view=escrow_api.act_on_exchange, tag="exchanges", body=SignedOnly,
+        document=Document(purpose="exchange-act", body=ExchangeAct), answer=escrow_views.ExchangeView, errors=(403, 404, 409),
+        summary="Accept, refuse or withdraw from an exchange, give, acknowledge or receive a leg, dispute or resolve.",
+        description=f"The acknowledgement that makes both hands both legs over in the same transaction. {SAME_AGAIN}",
+    ),
+)  # fmt: skip
+
+SCORINGS = (
+    Operation(
+        method="POST", path=f"{API}/scorings", view=scoring_api.ask, tag="encrypted scoring", status=201, body=SignedOnly,
+        document=Document(purpose="score-request", body=ScoreRequest), answer=scoring_views.ScoringView, errors=(403, 404, 409),
+        summary="Ask for scores of encrypted rows.", description=f"A denied request answers 403 with the findings. {SAME_AGAIN}",
+    ),
+    Operation(
+        method="GET", path=f"{API}/scorings", view=scoring_api.list_scorings, tag="encrypted scoring", answer=scoring_views.Scorings,
+        summary="Scorings of the caller's, as client or as owner of the model, that have not ended.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/scorings/<scoring_id>", view=scoring_api.one_scoring, tag="encrypted scoring",
+        parts={"scoring_id": SCORING}, answer=scoring_views.ScoringView, summary="One scoring of the caller's.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/scorings/<scoring_id>/files", view=scoring_api.add_score_file, tag="encrypted scoring", status=201,
+        parts={"scoring_id": SCORING}, answer=views.Uploaded, errors=(403, 409),
+        body=Media(type="application/octet-stream", description="Half a public key and ciphertexts, or an answer, as bare bytes."),
+        summary="Upload the caller's part of a scoring.", description="It has exactly the size that follows from the request.",
+    ),
+    Operation(
+        method="GET", path=f"{API}/scorings/<scoring_id>/files/<digest:name>", view=scoring_api.score_file, tag="encrypted scoring",
+        parts={"scoring_id": SCORING, "name": DIGEST},
+        answer=Media(type="application/octet-stream", description="The client's ciphertexts for the owner, the answer for the client."),
+        summary="The other side's file of a scoring. It is kept for a day.",
+    ),
+    Operation(
+        method="POST", path=f"{API}/scorings/statements", view=scoring_api.accept_score_statement, tag="encrypted scoring",
+        body=SignedOnly, document=Document(purpose="score-statement", body=ScoreStatement), answer=scoring_views.ScoringView,
+        errors=(403, 404, 409), summary="State, as the model's owner, how a scoring ended.", description=SAME_AGAIN,
+    ),
+    Operation(
+        method="GET", path=f"{API}/scorings/<scoring_id>/receipt", view=scoring_api.score_receipt, tag="encrypted scoring",
+        parts={"scoring_id": SCORING}, answer=ScoreReceipt, summary="The receipt of a scoring that has ended.",
+    ),
+)  # fmt: skip
+
 NOTICES = (
     Operation(
         method="POST", path=f"{API}/webhook", view=notices_api.set_webhook, tag="notices", body=WebhookBody, answer=views.WebhookView,
@@ -357,4 +440,4 @@ LOG = (
     ),
 )  # fmt: skip
 
-OPERATIONS: tuple[Operation, ...] = (*SERVICE, *EXCHANGE, *JOBS, *JOINT, *NOTICES, *LOG)
+OPERATIONS: tuple[Operation, ...] = (*SERVICE, *EXCHANGE, *JOBS, *JOINT, *ESCROW, *SCORINGS, *NOTICES, *LOG)

@@ -18,6 +18,7 @@ from policies.lineage import LogLink
 from policies.privacy import Loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
+from policies.reveals import Reveal
 from policies.statement import SignedEvidence
 from policies.tightening import SignedTightening
 from sandbox.audit.joint_receipt import JointReceipt
@@ -196,6 +197,7 @@ class Checked:
         loss: what a submission would be charged: nothing for a question that was answered before.
         remaining: of the strictest bound of every ledger that the query charges, before it.
         explanation: the failing findings, the smallest changes that pass together, and what remains with who can act.
+        reveals: what every output reveals about every column to the caller and to whom it passes the release on, and how it got there.
         needed: the smallest loss with which all outputs keep to the half-widths asked for; null if none does or none was asked for.
     """
 
@@ -211,6 +213,7 @@ class Checked:
     decision: Decision
     grant: CurrentGrant | None
     explanation: Explanation
+    reveals: tuple[Reveal, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from enclaves.kit.acts import sign_approval, sign_tightening
+from enclaves.kit.envelope import sign_document
 from enclaves.kit.signatures import SigningKey
-from policies.acts import DutyDone, JobApproval
+from policies.acts import DutyDone, JobApproval, JobCancellation, SignedCancellation
 from policies.conditions import Approvals, Payment
 from policies.privacy import parse_epsilon
 from policies.tightening import Tightening
 from sandbox.audit.verdict import Promise
 from sandbox.exchange.tightening import tighten
-from sandbox.jobs.approve import approve
+from sandbox.jobs.approve import approve, cancel
 from sandbox.jobs.duties import report_duty
 from tests.support import terms
 from tests.support.forge import Draft, drafts, find, forged, fresh
@@ -39,6 +40,10 @@ def acted(tmp_path_factory: pytest.TempPathFactory) -> Story:
         document = JobApproval(agreement=name, job=job.id, request=job.request_digest)
         approve(story.host, story.member(who), story.firms[who].sign("job-approval", document))
     story.work()
+    _did(story, "insurer", DutyDone(agreement=name, duty="payment", about="institute", number=2))
+    back = story.ask("cancelled", agreement=name, sql=terms.COUNT_SQL, epsilon="0.2")
+    taken = JobCancellation(agreement=name, job=back.id, request=back.request_digest)
+    cancel(story.host, story.member("institute"), story.firms["institute"].sign("job-cancellation", taken))
     _did(story, "institute", DutyDone(agreement=name, duty="deletion", about=job.id, number=1))
     tightening = Tightening(agreement=name, dataset="insurer.plans", sequence=1, job_loss=parse_epsilon("0.01"))
     tighten(story.host, story.member("insurer"), story.firms["insurer"].sign("tightening", tightening))
@@ -98,6 +103,25 @@ def _approval_of_another(_: Story, found: list[Draft]) -> int:
     return at
 
 
+def _cancelled_by_its_provider(story: Story, found: list[Draft]) -> int:
+    """A party signs that a request is taken back which another party made."""
+    at = find(found, "cancelled")
+    item = SignedCancellation.from_ids(found[at].header.ids).cancellation
+    signed = sign_document("job-cancellation", "insurer", item, story.firms["insurer"].signing)
+    ids = SignedCancellation(cancellation=item, by="insurer", signature=signed.signature).to_ids()
+    found[at] = fresh("cancelled", found[at].header.at, ids, {})
+    return at
+
+
+def _decided_after_its_cancellation(_: Story, found: list[Draft]) -> int:
+    """A request that was taken back is decided and charged nevertheless: its cancellation is moved before the decision of another job."""
+    at, decided = find(found, "cancelled"), find(found, "decided")
+    item, ids = found[decided].header, found[at].header.ids
+    found[at] = found[at].edited(job=item.ids["job"], request=item.ids["request"], agreement=ids["agreement"])
+    found.insert(decided, found.pop(at))
+    return decided + 1
+
+
 def _released_after_revocation(story: Story, found: list[Draft]) -> int:
     """A revocation that stands before the release, which the host should not have made."""
     at = find(found, "released")
@@ -124,6 +148,10 @@ def test_the_honest_history_replays(acted: Story) -> None:
         pytest.param(_edited("approved", participant="auditor"), "signatures", id="an approval in another name"),
         pytest.param(_edited("duty_done", number="2"), "signatures", id="a payment is counted up"),
         pytest.param(_twice("tightened"), "signatures", id="a tightening stands twice"),
+        pytest.param(_edited("cancelled", signature="00" * 64), "signatures", id="a cancellation is not signed"),
+        pytest.param(_cancelled_by_its_provider, "signatures", id="a cancellation by another than the consumer"),
+        pytest.param(_twice("cancelled"), "order", id="a cancellation stands twice"),
+        pytest.param(_decided_after_its_cancellation, "order", id="a decision after the cancellation"),
         pytest.param(_twice("approved"), "order", id="an approval stands twice"),
         pytest.param(_twice("duty_done"), "order", id="a payment stands twice"),
         pytest.param(_twice("awaiting"), "order", id="a request waits twice"),

@@ -19,7 +19,8 @@ import click
 import pytest
 import yaml
 
-from policies.codec import encode
+from policies.codec import decode, encode
+from policies.privacy import Loss, units_to_decimal
 from sandbox.audit.tiles import layout, unpack_entries
 from sandbox.cli import cli, main
 from sandbox.demo.attacks import flip_in_charge
@@ -331,6 +332,35 @@ def test_a_check_of_what_has_no_plan_says_why_on_both_ways_out(terminal: Termina
     assert verdict["reason"] == error["message"]
     assert verdict["outputs"] == verdict["remaining"] == []
     assert terminal.service.state() == before
+
+
+def test_what_accuracy_costs_is_told_before_and_what_is_left_after(terminal: Terminal) -> None:
+    """`--half-width` names the smallest loss that would do; asked with that loss, the output is as accurate as was wanted."""
+    counted = "SELECT COUNT(*) AS years FROM insurer.plans"
+    found = terminal.json("job", "check", *terminal.request(sql=counted, epsilon="0.1"), "--half-width", "years=6")
+    assert found["accepted"]
+    needed = decode(Loss, found["needed"])
+    assert float(found["outputs"][0]["half_width"]) > 6
+    again = terminal.json("job", "check", *terminal.request(sql=counted, epsilon=units_to_decimal(needed.amount, 9)))
+    assert 5.0 <= float(again["outputs"][0]["half_width"]) <= 6
+    shown = terminal.run("job", "check", *terminal.request(sql=counted, epsilon="0.1"), "--half-width", "years=6").stdout
+    assert f"these half-widths need {needed.text}" in shown
+    terminal.fails(FIX_IT, "malformed", "job", "check", *terminal.request(sql=counted), "--half-width", "years")
+    (ledger,) = [row for row in terminal.json("job", "budget", "--home", terminal.home("institute")) if row["provider"] == "insurer"]
+    left = next(row for row in found["remaining"] if row["provider"] == "insurer")
+    assert decode(Loss, ledger["spent"]).amount + decode(Loss, left["loss"]).amount <= 3 * 10**9
+    assert f"insurer/{ledger['id_space']}" in terminal.run("job", "budget", "--home", terminal.home("institute")).stdout
+
+
+def test_a_loss_in_rho_is_read_and_refused_where_epsilon_was_agreed(terminal: Terminal) -> None:
+    options = terminal.request()
+    at = options.index("--epsilon")
+    options[at : at + 2] = ["--rho", "0.1"]
+    found = terminal.json("job", "check", *options)
+    assert (found["accepted"], found["loss"]["measure"]) == (False, "zcdp")
+    error = terminal.fails(REFUSED, "policy-refused", "job", "submit", *options)
+    assert "job_loss" in {finding["rule"] for finding in error["findings"]}
+    terminal.fails(FIX_IT, "malformed", "job", "check", *terminal.request(), "--rho", "0.1")
 
 
 def test_files_that_are_not_what_they_should_be_exit_2(terminal: Terminal) -> None:

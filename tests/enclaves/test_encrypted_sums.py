@@ -69,10 +69,13 @@ def test_seal_adds_the_same(keys: dict[str, he.KeyPair]) -> None:
 
     parts = [encrypted(WIDE, keys, [n, -(n**3)]) for n in (5, 7)]
     scheme = he._scheme(WIDE.name)
-    loaded = [he._loaded(seal.Ciphertext(), scheme, scheme.ciphertext_head + he.write_ciphertexts(part[0])) for part in parts]
+    loaded = [
+        he.loaded(seal.Ciphertext(), scheme.context, scheme.stored, scheme.stored.ciphertext_head + he.write_ciphertexts(part[0]))
+        for part in parts
+    ]
     total = seal.Ciphertext()
     scheme.evaluator.add(loaded[0], loaded[1], total)
-    assert he._stored(total)[len(scheme.ciphertext_head) :] == he.write_ciphertexts(summed(WIDE, parts))
+    assert he.stored_bytes(total)[len(scheme.stored.ciphertext_head) :] == he.write_ciphertexts(summed(WIDE, parts))
 
 
 @pytest.mark.parametrize("name", NAMES)

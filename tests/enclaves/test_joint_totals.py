@@ -128,7 +128,8 @@ def test_every_aggregate_that_is_a_sum_is_answered() -> None:
     """Variances, deviations, quantiles, histograms and covariances come from the same totals as in an enclave."""
     sql = (
         "SELECT VAR_POP(days) AS v, STDDEV(amount) AS s, PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY amount) AS m, "
-        "COUNT(*) FILTER (WHERE amount < 100) AS small, CORR(days, amount) AS r, COVAR_POP(days, amount) AS c FROM pool.claims"
+        "COUNT(*) FILTER (WHERE amount < 100) AS small, CORR(days, amount) AS r, COVAR_POP(days, amount) AS c, "
+        "REGR_SLOPE(amount, days) AS slope, REGR_INTERCEPT(amount, days) AS base FROM pool.claims"
     )
     attempt = Round(claims_pool(NAMES), sql)
     release = attempt.open(attempt.total(attempt.contributions()))
@@ -142,6 +143,7 @@ def test_every_aggregate_that_is_a_sum_is_answered() -> None:
     assert found["small"] == (amounts < 100).sum()
     assert found["r"] == pytest.approx(np.corrcoef(days, amounts)[0, 1], abs=1e-4)
     assert found["c"] == pytest.approx(np.cov(days, amounts, bias=True)[0, 1], rel=1e-4)
+    assert (found["slope"], found["base"]) == pytest.approx(tuple(np.polyfit(days, amounts, 1)), rel=1e-3)
 
 
 @pytest.mark.parametrize("pool", [claims_pool(NAMES), distributed(NAMES, coalition=1)], ids=["two-sided", "distributed"])

@@ -269,16 +269,24 @@ ROWS: dict[str, Row] = {
 
 
 ACTS, JOINT = "tests/party/test_acting.py::test_acts_that_are_sent_twice_count_once", "tests/http/test_joint_jobs.py"
+EXCHANGED = "tests/party/test_exchanging.py::test_figures_for_a_model_from_the_proposal_to_the_model"
+SCORING = "tests/http/test_encrypted_scoring.py"
 ON_ITS_OWN = {
     "sign_epoch": "below: an epoch begins a new log, so it has a town of its own",
     "tighten": ACTS,
     "approve_job": ACTS,
+    "cancel_job": ACTS,
     "report_duty": ACTS,
     "destroy": ACTS,
+    "propose_exchange": EXCHANGED,
+    "act_on_exchange": EXCHANGED,
     "accept_joint_manifest": f"{JOINT}::test_what_is_sent_twice_counts_once",
     "add_joint_file": f"{JOINT}::test_what_is_sent_twice_counts_once",
     "accept_joint_contribution": f"{JOINT}::test_what_is_sent_twice_counts_once",
     "accept_joint_statement": f"{JOINT}::test_what_is_sent_twice_counts_once",
+    "ask": f"{SCORING}::test_what_is_sent_twice_counts_once",
+    "add_score_file": f"{SCORING}::test_what_is_sent_twice_counts_once",
+    "accept_score_statement": f"{SCORING}::test_what_is_sent_twice_counts_once",
 }
 """Operations that need more than a market, and where they are sent twice."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from enclaves.kit.acts import sign_approval
-from policies.acts import DutyDone, JobApproval, attributions_of
+from policies.acts import DutyDone, JobApproval, JobCancellation, attributions_of
 from policies.conditions import DAY_S, Approvals, Payment
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.privacy import parse_epsilon
@@ -20,7 +20,7 @@ from sandbox.cli.jobs import show_duties
 from sandbox.exchange.paging import Page
 from sandbox.exchange.tightening import tighten, tightenings_of
 from sandbox.jobs import handout
-from sandbox.jobs.approve import WAIT_MS, approve, expire
+from sandbox.jobs.approve import WAIT_MS, approve, cancel, expire
 from sandbox.jobs.duties import report_duty
 from sandbox.jobs.record import record_failure
 from sandbox.jobs.states import Job
@@ -160,6 +160,49 @@ def test_a_job_that_is_denied_otherwise_does_not_wait(story: Story) -> None:
     waiting = ask(story, "tightened-meanwhile", name)
     tightened(story, name, job_loss=parse_epsilon("0.01"))
     assert approval(story, waiting, "clinic").state == "denied"
+
+
+def cancellation(story: Story, job: Job, by: str = "institute") -> Job:
+    document = JobCancellation(agreement=job.request.agreement, job=job.id, request=job.request_digest)
+    return cancel(story.host, story.member(by), story.firms[by].sign("job-cancellation", document))
+
+
+def test_a_consumer_takes_a_waiting_job_back_and_nobody_else_does(story: Story) -> None:
+    name = agreed(story, "cancelled", approvals=TWO)
+    job = ask(story, "taken-back", name)
+    for who in ("insurer", "stranger"):
+        with pytest.raises(NotFound):
+            cancellation(story, job, who)
+    with pytest.raises(Conflict) as other:
+        cancellation(story, replace(job, request_digest=terms.digest_of("another")))
+    assert other.value.code == "cancellation-binding"
+    before = story.host.store
+    with before.reading() as tx:
+        spent = tx.spent()
+    assert cancellation(story, job).state == "cancelled"
+    assert cancellation(story, job).state == "cancelled", "the same again is the same"
+    with before.reading() as tx:
+        assert tx.spent() == spent
+    with pytest.raises(Conflict):
+        approval(story, job, "clinic")
+
+
+def test_a_charged_job_is_not_taken_back(story: Story) -> None:
+    name = agreed(story, "too-late", approvals=TWO)
+    job = ask(story, "too-late", name)
+    approval(story, job, "insurer")
+    assert approval(story, job, "clinic").state == "charged"
+    with pytest.raises(Conflict) as charged:
+        cancellation(story, job)
+    assert charged.value.code == "job-charged"
+    story.work()
+    with pytest.raises(Conflict) as released:
+        cancellation(story, job)
+    assert released.value.code == "job-charged"
+    denied = ask(story, "never-waited", name, epsilon="2")
+    with pytest.raises(Conflict) as decided:
+        cancellation(story, denied)
+    assert decided.value.code == "job-state"
 
 
 def test_a_job_that_nobody_approves_expires_without_a_charge(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ WALL = {
     "sandbox/jobs/run.py": "the same",
     "sandbox/jobs/submit.py": "whether a worker that said how it isolates runs was seen lately",
     "sandbox/jobs/cgroups.py": "ages of control groups that were left over",
+    "sandbox/party/encrypted_scoring.py": "whether a decision is of now, before a model's owner answers",
     "sandbox/party/joint.py": "whether a decision is of now, before a contributor or key holder acts on it",
     "sandbox/party/witness.py": "the time in a cosignature",
     "sandbox/jobs/upkeep.py": "ages of files, and when a worker was last seen",

@@ -70,6 +70,7 @@ def test_the_benchmarks_of_training_answer_and_name_their_figures() -> None:
         if name == "train_quality":
             assert found["auc"] > 0.65
             assert found["r2"] > 0.5
+            assert found["auc_trees_generated"] > 0.7 > 0.55 > found["auc_logistic_generated"]
         else:
             assert found["peak_mib"] > 0
 
@@ -84,6 +85,12 @@ def test_the_benchmark_of_encrypted_sums_answers_and_names_its_figures() -> None
     assert set(found) >= SUM_NAMES
     assert all(found[name] > 0 for name in SUM_NAMES if found[name] is not None)
     assert found["narrow"]["bytes_per_value"] < 0.6 * found["bytes_per_value"]
+
+
+def test_the_benchmark_of_encrypted_scores_answers_and_names_its_figures() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.he_score", "--quick"], capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert all(found[name] > 0 for name in ("us_per_row", "ratio_to_tenseal", "encrypt_us_per_row", "bytes_per_row"))
 
 
 def test_the_benchmarks_of_replay_and_log_answer_and_name_their_figures() -> None:

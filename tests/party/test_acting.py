@@ -15,7 +15,7 @@ from policies.conditions import Approvals, Payment
 from policies.entries import parse_header
 from policies.errors import PolicyRefused, Unavailable
 from sandbox.cli import cli
-from sandbox.party.acting import approve, confirm_payment, tighten
+from sandbox.party.acting import approve, cancel, confirm_payment, tighten
 from sandbox.party.keeping import destroy
 from tests.support.runs import COUNT_SQL, Answer, Direct, Town, copy_town, found_town, network_down
 
@@ -79,11 +79,14 @@ def test_acts_that_are_sent_twice_count_once(town: Town) -> None:
     confirm_payment(town.clients["insurer"], town.agreement, "institute")
     waiting = town.clients["institute"].submit(town.request("twice"))
     assert approve(town.clients["clinic"], waiting["id"])["state"] == "charged"
+    confirm_payment(town.clients["insurer"], town.agreement, "institute")
+    taken_back = town.clients["institute"].submit(town.request("taken-back", epsilon="0.01"))
+    assert cancel(town.clients["institute"], taken_back["id"])["state"] == "cancelled"
     tighten(town.clients["insurer"], town.agreement, "insurer.plans", minimum_group=500)
     destroy(town.clients["insurer"], "insurer.plans", 1)
     with town.host.store.reading() as tx:
         kinds = Counter(parse_header(data).kind for data in tx.entries(0, tx.log_size()))
-    assert [kinds[kind] for kind in ("duty_done", "approved", "charged", "tightened", "destroyed")] == [1, 1, 1, 1, 1]
+    assert [kinds[kind] for kind in ("duty_done", "approved", "charged", "cancelled", "tightened", "destroyed")] == [2, 1, 1, 1, 1, 1]
 
 
 def test_the_own_broker_obeys_a_tightening_that_the_service_never_got(town: Town) -> None:

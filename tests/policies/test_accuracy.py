@@ -42,6 +42,7 @@ EVERYTHING = query(
     aggregate("least", "MIN", VISITS),
     aggregate("both", "COVAR_SAMP", VISITS, VISITS),
     aggregate("r", "CORR", VISITS, VISITS),
+    aggregate("slope", "REGR_SLOPE", VISITS, VISITS),
 )
 
 

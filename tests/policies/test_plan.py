@@ -88,6 +88,11 @@ PLACES = [
     ("SELECT COUNT(*) FROM insurer.plans WHERE region = 1 AND year = 1", "line 1, column 42"),
     ("SELECT year,\n SUM(person_id) FROM insurer.plans GROUP BY year", "line 2, column 2"),
     ("SELECT COUNT(* FROM insurer.plans", "line 1, column 19"),
+    ("SELECT COUNT(*)\nFROM insurer.plans WHERE region = 'north", "line 2, column 35"),
+    ("SELECT COUNT(*) FROM insurer.plans\n WHERE \x01 = 1", "line 2, column 8"),
+    (f"SELECT COUNT(*) FROM insurer.plans\nWHERE {'(' * 41}year = 1{')' * 41}", "line 2, column 47"),
+    ("SELECT COUNT(*) FROM insurer.plans;\n DROP TABLE insurer.plans", "line 2, column 2"),
+    ("SELECT WIDTH_BUCKET(medical_spend, , 2000, 8) AS b, COUNT(*) AS n FROM insurer.plans GROUP BY b", "line 1, column 8"),
 ]
 
 
@@ -176,6 +181,13 @@ HUGE = {
 def test_huge_query_is_refused(sql: str) -> None:
     with pytest.raises(Malformed):
         _parse(sql)
+
+
+@pytest.mark.parametrize("sql", ["DROP TABLE insurer.plans", "SET x = region", "COPY a TO '/tmp/b'", f"{SELECT} WHERE random(7) = 1"])
+def test_no_part_of_a_query_reaches_a_log_by_the_parser(sql: str, caplog: pytest.LogCaptureFixture, capsys: Any) -> None:
+    with pytest.raises(Malformed):
+        _parse(sql)
+    assert (caplog.records, *capsys.readouterr()) == ([], "", "")
 
 
 def test_query_of_the_longest_length_is_read() -> None:

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from enclaves.kit.acts import sign_exchange_act
+from enclaves.kit.envelope import Signed
 from enclaves.kit.lineage import sign_log_rotation
 from enclaves.kit.rotation import sign_rotation
 from enclaves.kit.signatures import SigningKey
@@ -23,14 +24,18 @@ from policies.entries import LedgerCharge, parse_header
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.escrow import begin as begin_exchange
 from policies.exchange import exchange_digest
+from policies.finding import Decision
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch
 from policies.privacy import Loss
+from policies.scorer import ScoreRequest
+from policies.scoring_decision import ScoreFacts
 from policies.tightening import SignedTightening, Tightening
 from sandbox.audit.merkle import Frontier, leaf_hash, root_from_nodes, verify_inclusion
 from sandbox.exchange.escrow_states import StoredExchange
 from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
 from sandbox.jobs.joint_states import JointAttempt, StoredJointRelease
+from sandbox.jobs.scoring_states import Scoring
 from sandbox.jobs.states import Positions
 from sandbox.store.database import Store, Transaction
 from sandbox.store.log import NewEntry
@@ -590,6 +595,48 @@ def test_webhooks_and_notices(tx: Transaction) -> None:
     tx.set_webhook("insurer", None, 1)
     assert tx.webhook("insurer") is None
     assert tx.notice(second.id) is None
+
+
+def test_scorings_and_the_rows_that_they_use_up(tx: Transaction, story: Story) -> None:
+    job = tx.jobs("insurer", ALL).items[0]
+    request = ScoreRequest(
+        request_id="request-0001",
+        agreement=job.request.agreement,
+        consumer="institute",
+        purpose="risk",
+        model="clinic.risk",
+        rows=7,
+        ciphertexts="sha256:" + "ab" * 32,
+    )
+    scoring = Scoring(
+        id="scoring-" + "0" * 20,
+        state="asked",
+        owner="clinic",
+        request=request,
+        digest="sha256:" + "cd" * 32,
+        signed=Signed(purpose="score-request", by="institute", body=encode(request), signature=job.signed.signature),
+        facts=ScoreFacts(now=5, rows=0, requests=0),
+        decision=Decision(allowed=True, minimum_group=1, findings=()),
+        statement=None,
+        decided=3,
+        ended=None,
+        created_at=5000,
+    )
+    assert tx.scored_encrypted(request.agreement, "clinic.risk") == (0, 0)
+    tx.add_scoring(scoring)
+    assert tx.scoring(scoring.id) == scoring == tx.scoring_by_request("institute", "request-0001")
+    assert tx.scoring("scoring-" + "1" * 20) is None
+    assert tx.scoring_by_request("clinic", "request-0001") is None
+    assert tx.open_scorings("institute") == [scoring] == tx.open_scorings("clinic")
+    assert tx.open_scorings("insurer") == []
+    assert tx.scored_encrypted(request.agreement, "clinic.risk") == (7, 1)
+    assert tx.scored_encrypted(request.agreement, "clinic.other") == (0, 0)
+    ended = replace(scoring, state="answered", statement=job.signed, ended=9)
+    tx.set_scoring(ended)
+    assert tx.scoring(scoring.id) == ended
+    assert tx.open_scorings("clinic") == []
+    with pytest.raises(Exception, match=r"(?i)unique"), tx.connection.begin_nested():
+        tx.add_scoring(replace(scoring, id="scoring-" + "2" * 20))
 
 
 def test_attempts_at_joint_totals(tx: Transaction, story: Story) -> None:

@@ -343,6 +343,7 @@ def _calls(draw: st.DrawFn, scope: Mapping[Name, Typed], kind: Kind, depth: int)
 FUNCTIONS = (
     "COUNT", "COUNT", "COUNT_UNITS", "COUNT_DISTINCT", "SUM", "SUM", "AVG", "VAR_POP", "VAR_SAMP", "STDDEV_POP", "STDDEV_SAMP",
     "QUANTILE", "MIN", "MAX", "COVAR_POP", "COVAR_SAMP", "CORR",
+    "REGR_SLOPE", "REGR_INTERCEPT",
 )  # fmt: skip
 
 
@@ -350,7 +351,8 @@ FUNCTIONS = (
 def outputs(draw: st.DrawFn, scope: Mapping[Name, Typed], index: int) -> AggregateOutput:
     """A random aggregate."""
     function = draw(st.sampled_from(FUNCTIONS))
-    count = {"COUNT": draw(st.integers(0, 1)), "COUNT_UNITS": 0, "COVAR_POP": 2, "COVAR_SAMP": 2, "CORR": 2}.get(function, 1)
+    pair = function.startswith(("COVAR", "CORR", "REGR"))
+    count = {"COUNT": draw(st.integers(0, 1)), "COUNT_UNITS": 0}.get(function, 2 if pair else 1)
     loose = function in ("COUNT", "COUNT_DISTINCT")
     kinds: st.SearchStrategy[Kind] = st.sampled_from(["number", "text", "date", "boolean"]) if loose else st.just("number")
     return AggregateOutput(

@@ -175,7 +175,7 @@ def running(
             data=folder / "data",
             database=database,
             origin="tests.sandbox.local/log",
-            upload_bytes=UPLOAD_BYTES,
+            upload_bytes=settings.pop("upload_bytes", UPLOAD_BYTES),
             json_bytes=JSON_BYTES,
             keys_timeout_s=keys_timeout_s,
             address_rate=0.0,

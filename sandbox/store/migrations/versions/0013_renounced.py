@@ -6,7 +6,7 @@ from alembic import op
 from sqlalchemy import Column, String
 
 revision = "0013"
-down_revision = "0010"
+down_revision = "0012"
 
 
 def upgrade() -> None:
@@ -17,6 +17,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Forget who renounced what; the log and the ledgers stay."""
-    op.execute("UPDATE settings SET value = '10' WHERE name = 'schema'")
+    op.execute("UPDATE settings SET value = '12' WHERE name = 'schema'")
     with op.batch_alter_table("key_requests") as table:
         table.drop_column("renounced")
