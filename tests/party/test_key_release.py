@@ -610,3 +610,19 @@ def test_an_enclave_granted_one_column_opens_no_other_and_no_other_version(town:
         for held_keys in (keys, borrowed):
             with pytest.raises(SandboxError):
                 decrypt_columns(files[version], dataset="insurer.plans", version=version, keys=held_keys, columns=[column])
+
+
+def test_a_job_reads_the_version_it_was_granted_though_a_new_one_comes_while_it_runs(town: Town) -> None:
+    job = counted(town, "granted-before")
+    taken(town, job)
+    town.broker("insurer").step()
+    assert publish(town.clients["insurer"], PLANS, market.plans_table(40))["version"] == 2
+    attest_job(town, job)
+    town.broker("insurer").step()
+    assert last(town)[0] == "released", "the broker decides on the versions that stood when the job was charged"
+    grant = town.job(job).grant
+    assert grant is not None
+    assert [read.version for read in grant.reads] == [1]  # type: ignore[union-attr]
+    after = town.job(counted(town, "granted-after")).grant
+    assert after is not None
+    assert [read.version for read in after.reads] == [2]  # type: ignore[union-attr]
