@@ -184,15 +184,17 @@ def test_a_void_charge_leaves_ledger_and_consumer_and_never_more_than_was_paid(t
     ledger = ("a_provider", "persons")
     charge = LedgerCharge(provider="a_provider", id_space="persons", amount=5, delta0=2)
     tx.lock_ledgers([ledger])
-    tx.charge([charge, charge], "institute")
-    tx.charge([charge], "")
-    tx.give_back([charge], "institute")
+    tx.charge([charge, charge], "institute", 1000)
+    tx.charge([charge], "", 2000)
+    tx.give_back([charge], "institute", 1000)
     spent = tx.spent()
     assert (spent[ledger].amount, spent[ledger].delta0) == (10, 4)
     assert tx.spent_for("another", spent)[ledger].amount == 5
+    recent = {after: [loss.amount for loss in tx.charged_since(*ledger, after, "institute")] for after in (0, 1000, 2000)}
+    assert recent == {0: [10, 10], 1000: [5, 5], 2000: [0, 0]}, "it counts no more in the period in which it was charged"
     for more, consumer in ((replace(charge, amount=11), ""), (replace(charge, amount=6), "institute"), (charge, "stranger")):
         with pytest.raises(Conflict) as refused:
-            tx.give_back([more], consumer)
+            tx.give_back([more], consumer, 1000)
         assert refused.value.code == "ledger-void"
 
 
