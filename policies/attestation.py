@@ -41,7 +41,7 @@ _SVN = 255
 class SnpFloor:
     """The lowest firmware that an AMD platform may report: one security patch level (0 to 255) per part (SEV-SNP ABI, TCB_VERSION).
 
-    `fmc` exists from Turin on.
+    `fmc` exists from Turin on. `revocation` asks for AMD's revocation list besides: without it, nothing is known of revoked intermediates.
     """
 
     kind: Literal["amd-sev-snp"] = "amd-sev-snp"
@@ -50,6 +50,7 @@ class SnpFloor:
     snp: int
     microcode: int
     fmc: int = omitted(0)
+    revocation: bool = omitted(False)
 
     def __post_init__(self) -> None:
         for name in ("bootloader", "tee", "snp", "microcode", "fmc"):
@@ -59,7 +60,8 @@ class SnpFloor:
     @property
     def text(self) -> str:
         """For people."""
-        return f"bootloader {self.bootloader}, tee {self.tee}, snp {self.snp}, microcode {self.microcode}, fmc {self.fmc} or newer"
+        listed = "; with AMD's revocation list" if self.revocation else ""
+        return f"bootloader {self.bootloader}, tee {self.tee}, snp {self.snp}, microcode {self.microcode}, fmc {self.fmc} or newer{listed}"
 
     def refuses(self, claims: dict[str, Any]) -> bool:
         """Whether a reported patch level lies below this floor, or is not reported at all."""
@@ -191,6 +193,8 @@ def refusal(
     if result.kind == "intel-tdx" and "tcb_status" not in claims:
         return "collateral-missing", "without Intel's collateral nothing is known of the platform's firmware"
     asked = [floor for floor in floors if floor.kind == result.kind] or ([UP_TO_DATE] if result.kind == "intel-tdx" else [])
+    if claims.get("revocation") != "checked" and any(isinstance(floor, SnpFloor) and floor.revocation for floor in asked):
+        return "no-crl", "without the maker's revocation list nothing is known of revoked certificates"
     if any(floor.refuses(claims) for floor in asked):
         return "tcb", "the platform's firmware is older than the terms allow"
     if result.vector.status != "affirming":

@@ -76,7 +76,7 @@ class _Several(click.Command):
 @click.option("--kind", required=True, help="amd-sev-snp, intel-tdx or aws-nitro.")
 @click.option("--evidence", type=_FILE, required=True, help="Report, quote or attestation document, as the TEE gives it.")
 @click.option("--chain", type=_FILE, multiple=True, help="Certificates, PEM or DER: signer, intermediate, root. May be repeated.")
-@click.option("--collateral", type=_FILE, help="Intel's collateral, JSON.")
+@click.option("--collateral", type=_FILE, help="Intel's collateral, JSON; AMD's revocation lists, PEM or DER.")
 @click.option("--at", required=True, help="Time at which everything has to be valid: 2026-01-31T00:00:00Z, or seconds since 1970.")
 @click.option("--measurement", multiple=True, help="Accepted reference value (sha256:...). May be repeated; without, any is accepted.")
 @click.option("--bound", help="The 64 bytes that the evidence must bind, in hex.")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from enclaves.kit.appraisal import Attested, appraise
@@ -104,8 +105,7 @@ class Run:
             stored = yield from persist(self.agreement)
             nonces = [Nonce(provider=request.provider, value=request.nonce) for request in asked]
             evidence = yield from aside(lambda: enclave.start(grant, stored, nonces, START_TIMEOUT_S))
-            evidence = add_endorsements(evidence, host.config.data / FOLDER)
-            attested = _appraise(evidence, grant, host.now() / 1000)
+            evidence, attested = _appraise(evidence, grant, host.config.data / FOLDER, host.now() / 1000)
             yield from persist(lambda: record_evidence(host, job, evidence, attested))
             host.on_step("attested")
             answered = yield from self._brokers(lambda request: request.state == "released")
@@ -221,9 +221,12 @@ def due_at(began: float, now: float, quantum: float) -> float:
     return began + max(1, math.ceil((now - began) / quantum)) * quantum if quantum else now
 
 
-def _appraise(evidence: SignedEvidence, grant: Grant, at: float) -> Attested:
+def _appraise(bare: SignedEvidence, grant: Grant, endorsements: Path, at: float) -> tuple[SignedEvidence, Attested]:
+    """The evidence with its endorsements, and what it amounts to."""
     try:
-        return appraise(evidence, grant=grant, kinds=[grant.enclave_kind], measurements=[grant.measurement], nonce=None, at=at)
+        evidence = add_endorsements(bare, endorsements)
+        found = appraise(evidence, grant=grant, kinds=[grant.enclave_kind], measurements=[grant.measurement], nonce=None, at=at)
+        return evidence, found
     except EvidenceRejected as error:
         raise RunFailed("evidence-rejected") from error
 

@@ -57,7 +57,9 @@ def sandbox(home: Path, *arguments: str, given: bytes = b"") -> subprocess.Compl
     return subprocess.run(command, input=given, capture_output=True, check=False, cwd=checkout(), timeout=60)
 
 
+@ON_ONE_DATABASE
 def test_what_waits_is_told_signed_and_again_after_a_lost_answer(noticing: Service, posted: tuple[str, list[bytes]]) -> None:
+    """What notices are, on both databases, is in tests/jobs/test_notices.py; this is the way over the network."""
     url, messages = posted
     market = open_market(noticing, sign=False)
     clinic, institute = market.clients["clinic"], market.clients["institute"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -120,3 +121,30 @@ def test_groups_of_killed_workers_are_removed_and_busy_or_fresh_ones_stay() -> N
     assert remove_groups(hierarchy, prefix) == 0, "it may be about to be joined"
     assert remove_groups(hierarchy, prefix, age_s=0) == len(set(left.folders.values()))
     assert remove_groups(hierarchy, prefix, age_s=0) == 0
+
+
+def test_a_real_group_of_version_2_is_joined_killed_and_removed_and_claims_no_limit_that_it_does_not_have() -> None:
+    """On machines whose memory and pids belong to version 1: what the second version's files do is the kernel's, not a layout of ours."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="ascii").splitlines()]
+    root = next((Path(place) for _, place, kind, *_ in mounts if kind == "cgroup2"), None)
+    if root is None or not os.access(root, os.W_OK):
+        pytest.skip("mount cgroup2, and run as root")
+    offered = set((root / "cgroup.controllers").read_text(encoding="ascii").split())
+    parents = dict.fromkeys(("memory", "pids"), root)
+    group = Group(hierarchy=Hierarchy(version=2, parents=parents), name=f"enclave-test-{os.getpid()}")
+    held = group.make(memory_mib=64, pids=8)
+    try:
+        assert set(held) <= offered & {"memory", "pids"}
+        assert len(group.doors) == 1
+        join = f"echo 0 > {group.doors[0]}; exec sleep 60"
+        with subprocess.Popen(["/bin/sh", "-c", join]) as process:
+            until = time.monotonic() + 20
+            while str(process.pid) not in Path(group.doors[0]).read_text(encoding="ascii").split():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            group.kill()
+            assert process.wait(20) == -9
+    finally:
+        group.kill()
+        assert group.remove()
+    assert not (root / group.name).exists()

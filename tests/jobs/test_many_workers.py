@@ -21,6 +21,8 @@ from tests.support.runs import gone
 from tests.support.service import DATABASES, Service, kill, running, spawn
 
 LEASE_S = 2.0
+ON_ONE_DATABASE = pytest.mark.parametrize("market", DATABASES if os.environ.get("SANDBOX_FULL") else DATABASES[:1], indirect=True)
+"""For what a signal does to a process, whatever the database."""
 
 
 @pytest.fixture(scope="module", params=DATABASES)
@@ -112,6 +114,7 @@ def test_parallel_runs_lose_nothing_and_stop_with_their_supervisor(market: Marke
     del market.service.processes["parallel"]
 
 
+@ON_ONE_DATABASE
 def test_a_stopped_worker_finishes_its_run_and_takes_no_new_one(market: Market) -> None:
     ids = submit(market, 2)
     worker = start_worker(market, "stopped")
@@ -129,6 +132,7 @@ def test_a_stopped_worker_finishes_its_run_and_takes_no_new_one(market: Market) 
     assert finish.step()
 
 
+@ON_ONE_DATABASE
 def test_a_killed_worker_loses_its_own_run_alone(market: Market) -> None:
     ids = submit(market, 2)
     doomed, other = start_worker(market, "doomed"), start_worker(market, "other")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from enclaves.evidence import attest_simulated, attest_with
 from enclaves.kit.appraisal import appraise, evidence_digest
@@ -239,11 +240,27 @@ def test_a_host_adds_certificates_without_changing_what_the_evidence_is(guarded:
     bare = replace(made, platform=replace(made.platform, chain=()))
     for place, data in enumerate(machine.maker.chain):
         (tmp_path / f"{place}.pem").write_bytes(data)
+    listed = machine.maker.revocations()
+    (tmp_path / "milan.crl").write_bytes(listed.public_bytes(Encoding.DER))
     endorsed = add_endorsements(bare, tmp_path)
+    assert endorsed.platform is not None
+    assert bytes.fromhex(endorsed.platform.collateral) == listed.public_bytes(Encoding.PEM)
     assert evidence_digest(endorsed) == evidence_digest(bare) == evidence_digest(made)
     attest_job(guarded, job, endorsed)
     guarded.broker("insurer").step()
     assert state_of(guarded, job) == "released"
+
+
+def test_a_broker_gives_no_keys_to_a_machine_whose_maker_revoked_its_chain(guarded: Town, machine: SnpMachine) -> None:
+    job = counted(guarded, "revoked")
+    taken(guarded, job)
+    guarded.broker("insurer").step()
+    evidence = attest_with(machine, guarded.job(job).grant, nonces_of(guarded, job)).evidence  # type: ignore[arg-type]
+    assert evidence.platform is not None
+    revoking = machine.maker.revocations(machine.maker.middle).public_bytes(Encoding.DER)
+    refused_by_broker(
+        guarded, job, replace(evidence, platform=replace(evidence.platform, collateral=revoking.hex())), "certificate-revoked"
+    )
 
 
 def test_terms_that_accept_amds_machines_say_how_old_their_firmware_may_be() -> None:
@@ -593,3 +610,19 @@ def test_an_enclave_granted_one_column_opens_no_other_and_no_other_version(town:
         for held_keys in (keys, borrowed):
             with pytest.raises(SandboxError):
                 decrypt_columns(files[version], dataset="insurer.plans", version=version, keys=held_keys, columns=[column])
+
+
+def test_a_job_reads_the_version_it_was_granted_though_a_new_one_comes_while_it_runs(town: Town) -> None:
+    job = counted(town, "granted-before")
+    taken(town, job)
+    town.broker("insurer").step()
+    assert publish(town.clients["insurer"], PLANS, market.plans_table(40))["version"] == 2
+    attest_job(town, job)
+    town.broker("insurer").step()
+    assert last(town)[0] == "released", "the broker decides on the versions that stood when the job was charged"
+    grant = town.job(job).grant
+    assert grant is not None
+    assert [read.version for read in grant.reads] == [1]  # type: ignore[union-attr]
+    after = town.job(counted(town, "granted-after")).grant
+    assert after is not None
+    assert [read.version for read in after.reads] == [2]  # type: ignore[union-attr]

@@ -137,6 +137,14 @@ class Chipmaker:
         pem = self.root.public_bytes(Encoding.PEM) + self.leaf.public_bytes(Encoding.PEM)
         return (pem, self.middle.public_bytes(Encoding.DER))
 
+    def revocations(self, *revoked: x509.Certificate) -> x509.CertificateRevocationList:
+        """The root's list, for as long as its certificates hold."""
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.root.subject).last_update(NOT_BEFORE).next_update(NOT_AFTER)
+        for item in revoked:
+            number = x509.RevokedCertificateBuilder().serial_number(item.serial_number).revocation_date(NOT_BEFORE).build()
+            builder = builder.add_revoked_certificate(number)
+        return builder.sign(self.root_key, hashes.SHA384())
+
     def report(self, bound: bytes, *, measurement: bytes = b"\xa1" * 48, policy: int = 0x30000, version: int = 3, vmpl: int = 0) -> bytes:
         """A signed report."""
         body = bytearray(0x2A0)

@@ -19,7 +19,7 @@ class PlatformEvidence:
     Attributes:
         document: report, quote or attestation document.
         chain: certificates in PEM or DER, where the document holds none.
-        collateral: what the maker says of its platforms, where a kind has it.
+        collateral: what the maker says of its platforms, where a kind has it: Intel's documents, AMD's revocation lists.
     """
 
     kind: EnclaveKind
@@ -50,7 +50,7 @@ def _verify(evidence: PlatformEvidence, when: datetime) -> AttestationResult:
     if evidence.kind == "amd-sev-snp":
         from enclaves.kit.attestation.snp import verify_snp
 
-        return verify_snp(evidence.document, evidence.chain, when)
+        return verify_snp(evidence.document, evidence.chain, when, lists=evidence.collateral)
     if evidence.kind == "intel-tdx":
         from enclaves.kit.attestation.tdx import verify_tdx
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.utils import CryptographyDeprecationWarning
 
 from enclaves.kit.attestation.chains import order_chain, parse_certificates, verify_chain
+from enclaves.kit.attestation.revocation import judge_revocation, parse_lists
 from policies.attestation import AttestationResult, TrustVector, platform_measurement
 from policies.errors import EvidenceRejected
 
@@ -48,7 +49,9 @@ _CLASSIC = {"bootloader": 0, "tee": 1, "snp": 6, "microcode": 7}
 _TURIN = {"fmc": 0, "bootloader": 1, "tee": 2, "snp": 3, "microcode": 7}
 
 
-def verify_snp(report: bytes, chain: Sequence[bytes], at: datetime, roots: Collection[str] | None = None) -> AttestationResult:
+def verify_snp(
+    report: bytes, chain: Sequence[bytes], at: datetime, roots: Collection[str] | None = None, lists: bytes | None = None
+) -> AttestationResult:
     """Return what a genuine report says.
 
     Args:
@@ -56,13 +59,15 @@ def verify_snp(report: bytes, chain: Sequence[bytes], at: datetime, roots: Colle
         chain: PEM or DER: the signer's certificate, the intermediate and the root, in any order.
         at: aware time at which the certificates have to be valid.
         roots: accepted roots, SHA-256 of DER in hex; by default `AMD_ROOTS`.
+        lists: revocation lists of the chain's authorities, in PEM or DER; the claim `revocation` says whether there was the root's.
 
     Raises:
         EvidenceRejected: code `format`, `version`, `signature`, `platform` (the signer's certificate is of another chip or firmware), or
-            one of `verify_chain`.
+            one of `verify_chain` or `judge_revocation`.
     """
     _require_form(report)
-    signer = _verified_signer(report, chain, at, AMD_ROOTS if roots is None else roots)
+    path = _verified_path(report, chain, at, AMD_ROOTS if roots is None else roots)
+    signer, revocation = path[0], judge_revocation(path, parse_lists(lists) if lists else (), at)
     tcb = _require_platform(report, signer)
     registers = {"measurement": report[0x90:0xC0].hex()}
     policy = int.from_bytes(report[0x08:0x10], "little")
@@ -80,6 +85,7 @@ def verify_snp(report: bytes, chain: Sequence[bytes], at: datetime, roots: Colle
         "chip_id": report[0x1A0:0x1E0].hex(),
         "signer": "vlek" if _signing_key(report) == _VLEK else "vcek",
         "version": int.from_bytes(report[:4], "little"),
+        "revocation": revocation,
     }
     vector = TrustVector(
         instance_identity=2,
@@ -104,15 +110,16 @@ def _require_form(report: bytes) -> None:
         raise EvidenceRejected("this is no report of the firmware", code="format")
 
 
-def _verified_signer(report: bytes, chain: Sequence[bytes], at: datetime, roots: Collection[str]) -> x509.Certificate:
-    """The certificate of the key that signed, its chain verified."""
+def _verified_path(report: bytes, chain: Sequence[bytes], at: datetime, roots: Collection[str]) -> list[x509.Certificate]:
+    """The verified chain of the key that signed, its certificate first."""
     certificates = [item for data in chain for item in parse_certificates(data)]
     issued = {item.issuer for item in certificates if item.issuer != item.subject} & {item.subject for item in certificates}
     leaves = [item for item in certificates if item.issuer in issued and not _is_authority(item)]
     if len(leaves) != 1:
         raise EvidenceRejected("the chain holds the certificates of one signer, its intermediate and its root", code="chain-incomplete")
     signer = leaves[0]
-    verify_chain(order_chain(signer, certificates), roots, at)
+    path = order_chain(signer, certificates)
+    verify_chain(path, roots, at)
     key = signer.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise EvidenceRejected("the signer's key is not on P-384", code="signature")
@@ -122,7 +129,7 @@ def _verified_signer(report: bytes, chain: Sequence[bytes], at: datetime, roots:
         key.verify(encode_dss_signature(r, s), report[:SIGNED_BYTES], ec.ECDSA(hashes.SHA384()))
     except (InvalidSignature, ValueError) as error:
         raise EvidenceRejected("the report is not signed by that key", code="signature") from error
-    return signer
+    return path
 
 
 def _require_platform(report: bytes, signer: x509.Certificate) -> dict[str, int]:
