@@ -21,7 +21,7 @@ _leg: Callable[[F], F] = click.option("--leg", type=click.IntRange(1, 2), requir
 
 @click.group()
 def exchange() -> None:
-    """Exchanges: data for a model, an order, a right or money, both legs at once or neither."""
+    """Exchanges: data for a model, an order, a right or money, both or neither."""
 
 
 @exchange.command("open")

@@ -57,7 +57,7 @@ class ScoringClient(Client):
 
     def send_answer(self, statement: ScoreStatement) -> None:
         """State how a scoring ended, as the model's owner."""
-        self._post("/scorings/statements", {"signed": self._signed("score-statement", statement)})
+        self._post("/score-statements", {"signed": self._signed("score-statement", statement)})
 
     def score_receipt(self, name: str) -> ScoreReceipt:
         """The receipt of a scoring that has ended, not yet verified."""

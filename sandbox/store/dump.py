@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, inspect, select
+from sqlalchemy import Connection, Table, func, insert, inspect, select
 
 from policies.errors import Conflict, Malformed
 from sandbox.store.migrations import migrate, reflected
@@ -56,7 +56,19 @@ def load_database(connection: Connection, folder: Path, revision: str) -> None:
     for table in tables:
         for rows in _batches(read_rows(folder / f"{table.name}.jsonl")):
             connection.execute(insert(table), rows)
+        _count_on(connection, table)
     migrate(connection)
+
+
+def _count_on(connection: Connection, table: Table) -> None:
+    """Have PostgreSQL number further rows after those that were loaded; SQLite does of itself."""
+    numbered = table.autoincrement_column
+    if numbered is None or connection.dialect.name != "postgresql":
+        return
+    sequence = connection.execute(select(func.pg_get_serial_sequence(table.name, numbered.name))).scalar()
+    highest = connection.execute(select(func.max(numbered))).scalar()
+    if sequence is not None and highest is not None:
+        connection.execute(select(func.setval(sequence, highest)))
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -41,7 +41,7 @@ def operations(api: str, digest: PathPart, again: str) -> tuple[Operation, ...]:
             summary="The other side's file of a scoring. It is kept for a day.",
         ),
         Operation(
-            method="POST", path=f"{api}/scorings/statements", view=scoring_api.accept_score_statement, tag="encrypted scoring",
+            method="POST", path=f"{api}/score-statements", view=scoring_api.accept_score_statement, tag="encrypted scoring",
             body=SignedOnly, document=Document(purpose="score-statement", body=ScoreStatement), answer=scoring_views.ScoringView,
             errors=(403, 404, 409), summary="State, as the model's owner, how a scoring ended.", description=again,
         ),

@@ -171,7 +171,7 @@ QUERIES: dict[str, tuple[str, str | None]] = {
     "SELECT COUNT(*), * FROM {plans}": ("sql", "aggregates"),
     "SELECT medical_spend FROM {plans}": ("raw-column", "never leave"),
     "SELECT COUNT(*) FROM {plans}; SELECT COUNT(*) FROM {plans}": ("sql", "one statement"),
-    "SELECT COUNT(*) FROM {plans}; DROP TABLE jobs": ("sql", "one statement"),
+    "SELECT COUNT(*) FROM {plans}; DROP TABLE jobs": ("sql", "SELECT"),
     "DROP TABLE {plans}": ("sql", "SELECT"),
     "DELETE FROM {plans}": ("sql", "SELECT"),
     "UPDATE {plans} SET year = 1": ("sql", "SELECT"),

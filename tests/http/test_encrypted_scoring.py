@@ -102,7 +102,7 @@ def test_what_is_sent_twice_counts_once(market: ScoreMarket) -> None:
     assert asked[0].scoring == asked[1].scoring
     assert owner.step() == 1
     record = market.lender.scoring(asked[0].scoring)
-    market.lender._post("/scorings/statements", {"signed": record["statement"]})
+    market.lender._post("/score-statements", {"signed": record["statement"]})
     assert part.ask(market.agreement, market.model, PURPOSE, rows, "twice-0001").state == "answered"
     assert [header["kind"] for header in market.service.headers()[before:]] == ["score_decided", "score_answered"]
     with pytest.raises(Malformed):

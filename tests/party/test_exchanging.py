@@ -106,7 +106,7 @@ def kinds(town: Town, name: str) -> Counter[str]:
 
 
 def test_figures_for_a_model_from_the_proposal_to_the_model(town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = json.loads(shown(town, monkeypatch, "clinic", "open", str(form(town, tmp_path, "story")), "--json").output)
+    opened = json.loads(shown(town, monkeypatch, "clinic", "open", str(form(town, tmp_path, "story")), "--json").stdout)
     name = opened["digest"]
     assert waits(town, "insurer") == ["exchange status"]
     assert "waits for" in shown(town, monkeypatch, "insurer", "accept", name).output

@@ -209,6 +209,8 @@ class Story:
             return
         for name in sorted(self.firms):
             for request, job in keys.waiting_keys(self.host, self.member(name), Page(limit=100)).items:
+                if job.state != "running":
+                    continue  # a failed run asks to renounce
                 if request.state == "wanted":
                     keys.challenge(self.host, self.member(name), job.id, os.urandom(32).hex())
                 else:

@@ -76,7 +76,7 @@ def _covered(item: x509.CertificateRevocationList, path: Sequence[x509.Certifica
 def _list(data: bytes, *, pem: bool = False) -> x509.CertificateRevocationList:
     try:
         return x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise EvidenceRejected("this is no revocation list in PEM or DER", code="crl-format") from error
 
 
