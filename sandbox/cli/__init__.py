@@ -21,9 +21,7 @@ COMMANDS = {
     "agreement": Lazy("sandbox.cli.market", "agreement", "Terms that all parties sign."),
     "job": Lazy("sandbox.cli.jobs", "job", "Ask for a release."),
     "model": Lazy("sandbox.cli.models", "model", "Models: train them on what one may not see, and use them."),
-    "exchange": Lazy(
-        "sandbox.cli.exchange", "exchange", "Exchanges: data for a model, an order, a right or money, both or neither."
-    ),
+    "exchange": Lazy("sandbox.cli.exchange", "exchange", "Exchanges: data for a model, an order, a right or money, both or neither."),
     "policy": Lazy("sandbox.cli.policy", "policy", "Terms of agreements: what they mean, what is wrong with them, what would change."),
     "sql": Lazy("sandbox.cli.sql", "sql", "Queries, before any data are asked."),
     "log": Lazy("sandbox.cli.audit", "log", "The log that participants and auditors keep copies of."),
