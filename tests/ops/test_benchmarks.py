@@ -104,3 +104,11 @@ def test_the_benchmarks_of_replay_and_log_answer_and_name_their_figures() -> Non
         found = json.loads(done.stdout.splitlines()[-1])
         assert names <= found.keys()
         assert all(found[figure] > 0 for figure in names)
+
+
+def test_the_benchmark_of_memory_answers_and_the_run_keeps_to_its_limit() -> None:
+    command = [sys.executable, "-m", "benchmarks.memory", "--rows", "100000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["ended"] == "released"
+    assert 0 < found["peak_mib"] < found["limit_mib"]

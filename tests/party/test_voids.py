@@ -121,6 +121,23 @@ def test_a_budget_that_came_back_pays_for_another_run(town: Town) -> None:
     require_sound(town.host)
 
 
+def test_a_void_charge_leaves_the_period_of_a_renewed_budget(tmp_path: Path) -> None:
+    """Host, brokers and replay agree on what was charged in the last seven days."""
+    town = found_town(tmp_path, total="1", refresh=7)
+    try:
+        void(town, "dead", epsilon="1")
+        job = town.charged("paid", epsilon="1")
+        with pytest.raises(BudgetExhausted):
+            town.clients["institute"].submit(town.request("too-much", epsilon="0.1"))
+        town.attested(job)
+        assert [town.broker(name).step() for name in PROVIDERS] == [1, 1]
+        assert len(town.headers("key_released", job)) == 2, "brokers find the same charges of these days as the host"
+        town.host.publish()
+        require_sound(town.host)
+    finally:
+        town.close()
+
+
 def test_of_one_consumer_s_part_as_much_comes_back(town: Town) -> None:
     void(town, "dead", epsilon="0.5")
     with town.host.store.reading() as tx:

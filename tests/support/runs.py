@@ -364,9 +364,15 @@ def found_town(
     per_job: str = "1",
     isolation: tuple[Layer, ...] = (),
     measure: Measure = "pure",
+    refresh: int | None = None,
     **config: Any,
 ) -> Town:
-    """Admit everybody, publish both tables and sign the agreement. `isolation` is what both providers require."""
+    """Admit everybody, publish both tables and sign the agreement.
+
+    Args:
+        isolation: what both providers require.
+        refresh: days after which a charge on their whole budget counts no more.
+    """
     town = open_town(folder, homes=(), **config)
     for name in market.ROLES:
         client = town.client(Home.create(folder / "homes" / name, name, f"The {name}", "http://host.test"))
@@ -380,6 +386,7 @@ def found_town(
         offer = market.offer_on(
             declaration, "institute", measurement(checkout_root()), total=total, per_job=per_job, isolation=isolation, measure=measure
         )
+        offer = replace(offer, terms=replace(offer.terms, total_refresh=refresh))
         offers.append(town.clients[name].offer(offer)["digest"])
     composed = compose(town.clients["institute"], "study", "Coinsurance and use of care", offers, ["auditor"])
     town.agreement = town.clients["institute"].propose(composed)["digest"]
