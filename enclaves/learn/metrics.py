@@ -5,6 +5,7 @@ Everything after the noise is computing with public numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -47,7 +48,7 @@ def number_metrics(predicted: Array, rows: Rows, task: Task, purse: Purse) -> tu
     terms = np.column_stack([np.ones_like(actual), actual, actual**2, error**2 / 4])
     exact = _added(terms, rows)
     noised, sigma = purse.draw("errors", exact), purse.sigma("errors")
-    return (_figure("r2", r2, noised, sigma, task), _figure("rmse", rmse, noised, sigma, task))
+    return (_figure("r2", r2, noised, sigma, task), _figure("rmse", mean_square, noised, sigma, task, root))
 
 
 def distance_metrics(squared: Array, rows: Rows, task: Task, purse: Purse) -> tuple[Metric, ...]:
@@ -88,15 +89,30 @@ def r2(sums: Array) -> float:
     return float(1.0 - 4.0 * error / max(spread, float(UNIT)))
 
 
-def rmse(sums: Array) -> float:
-    """Root of the mean squared error, in the scale of the label, where 1 is the reach of its bounds."""
-    return float(np.sqrt(max(0.0, 4.0 * sums[3] / max(sums[0], UNIT))))
+def mean_square(sums: Array) -> float:
+    """Mean squared error, in the squared scale of the label, where 1 is the reach of its bounds."""
+    return float(4.0 * sums[3] / max(sums[0], UNIT))
 
 
-def _figure(name: str, formula: Callable[[Array], float], noised: Array, sigma: float, task: Task) -> Metric:
+def root(square: float) -> float:
+    """Square root; 0 of what noise brought below 0."""
+    return math.sqrt(max(0.0, square))
+
+
+def _figure(
+    name: str,
+    formula: Callable[[Array], float],
+    noised: Array,
+    sigma: float,
+    task: Task,
+    scale: Callable[[float], float] = float,
+) -> Metric:
     """A formula of noised numbers with the 95 % interval that their noise gives it, by its slopes at the noised point.
 
     Formulas are not cut to their range, where slopes would vanish; what is shown is.
+
+    Args:
+        scale: ascending; value and interval are shown by it. A root has no slope at 0, and its interval is that of the square.
     """
     value, flat = formula(noised), noised.ravel()
     slopes = []
@@ -106,5 +122,5 @@ def _figure(name: str, formula: Callable[[Array], float], noised: Array, sigma: 
         slopes.append(formula(moved.reshape(noised.shape)) - value)
     half = Z_95 * float(np.sqrt(np.sum(np.square(slopes))))
     least, most = RANGES[name]
-    shown = (f"{min(most, max(least, number)):.{DIGITS}f}" for number in (value, value - half, value + half))
+    shown = (f"{min(most, max(least, number)):.{DIGITS}f}" for number in map(scale, (value, value - half, value + half)))
     return Metric(name=name, value=next(shown), low=next(shown), high=next(shown))  # type: ignore[arg-type]

@@ -138,11 +138,15 @@ def test_figures_for_a_model_from_the_proposal_to_the_model(town: Town, tmp_path
 
 def test_a_model_that_does_not_pass_its_test_is_never_handed_over(town: Town, tmp_path: Path) -> None:
     insurer, clinic = town.clients["insurer"], town.clients["clinic"]
-    name = exchanges.propose(clinic, exchanges.read_exchange(form(town, tmp_path, "untested", test="1")))["digest"]
-    exchanges.accept(insurer, name)
-    job = exchanges.run(clinic, name, 2)["id"]
-    worked(town)
-    assert clinic.job(job)["state"] == "released"
+    for number in range(12):  # noise may bring a metric to its top
+        name = exchanges.propose(clinic, exchanges.read_exchange(form(town, tmp_path, f"untested-{number}", test="1")))["digest"]
+        exchanges.accept(insurer, name)
+        job = exchanges.run(clinic, name, 2)["id"]
+        worked(town)
+        assert clinic.job(job)["state"] == "released"
+        if town.headers("released", job)[0]["ids"]["accepted"] == "no":
+            break
+        exchanges.withdraw(clinic, name)
     assert town.headers("released", job)[0]["ids"]["accepted"] == "no"
     assert exchanges.known(clinic, name).course.stage == "returned"
     with pytest.raises(NotFound) as gone:
