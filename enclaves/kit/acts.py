@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from enclaves.kit.envelope import Signed, sign_document, verify_document
+from typing import TypeVar
+
+from enclaves.kit.envelope import Purpose, Signed, sign_document, verify_document
 from enclaves.kit.signatures import SigningKey
 from policies.acts import DutyDone, JobApproval, JobCancellation, SignedApproval, SignedCancellation, SignedDuty
 from policies.codec import encode
 from policies.documents import GrantRenunciation, SignedRenunciation
 from policies.exchange import ExchangeAct, SignedExchangeAct
 from policies.tightening import SignedTightening, Tightening
+
+T = TypeVar("T")
 
 
 def sign_tightening(tightening: Tightening, key: SigningKey) -> SignedTightening:
@@ -18,28 +22,17 @@ def sign_tightening(tightening: Tightening, key: SigningKey) -> SignedTightening
 
 def verify_tightening(signed: SignedTightening, public: str) -> Tightening:
     """Return the tightening if its provider signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
-    body = Signed(purpose="tightening", by=signed.tightening.provider, body=encode(signed.tightening), signature=signed.signature)
-    verify_document(body, "tightening", signed.tightening.provider, public)
-    return signed.tightening
-
-
-def sign_approval(approval: JobApproval, by: str, key: SigningKey) -> SignedApproval:
-    """Return an approval signed by a party."""
-    return SignedApproval(approval=approval, by=by, signature=sign_document("job-approval", by, approval, key).signature)
+    return _verified(signed.tightening, "tightening", signed.tightening.provider, signed.signature, public)
 
 
 def verify_approval(signed: SignedApproval, public: str) -> JobApproval:
     """Return the approval if `by` signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
-    body = Signed(purpose="job-approval", by=signed.by, body=encode(signed.approval), signature=signed.signature)
-    verify_document(body, "job-approval", signed.by, public)
-    return signed.approval
+    return _verified(signed.approval, "job-approval", signed.by, signed.signature, public)
 
 
 def verify_cancellation(signed: SignedCancellation, public: str) -> JobCancellation:
     """Return the cancellation if `by` signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
-    body = Signed(purpose="job-cancellation", by=signed.by, body=encode(signed.cancellation), signature=signed.signature)
-    verify_document(body, "job-cancellation", signed.by, public)
-    return signed.cancellation
+    return _verified(signed.cancellation, "job-cancellation", signed.by, signed.signature, public)
 
 
 def sign_duty(done: DutyDone, by: str, key: SigningKey) -> SignedDuty:
@@ -49,9 +42,7 @@ def sign_duty(done: DutyDone, by: str, key: SigningKey) -> SignedDuty:
 
 def verify_duty(signed: SignedDuty, public: str) -> DutyDone:
     """Return the duty if `by` signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
-    body = Signed(purpose="duty-done", by=signed.by, body=encode(signed.done), signature=signed.signature)
-    verify_document(body, "duty-done", signed.by, public)
-    return signed.done
+    return _verified(signed.done, "duty-done", signed.by, signed.signature, public)
 
 
 def verify_renunciation(signed: SignedRenunciation, public: str) -> GrantRenunciation:
@@ -65,13 +56,11 @@ def signed_renunciation(signed: SignedRenunciation) -> Signed:
     return Signed(purpose="grant-renunciation", by=signed.provider, body=encode(signed.renunciation), signature=signed.signature)
 
 
-def sign_exchange_act(item: ExchangeAct, by: str, key: SigningKey) -> SignedExchangeAct:
-    """Return an act on an exchange, signed by who acts."""
-    return SignedExchangeAct(item=item, by=by, signature=sign_document("exchange-act", by, item, key).signature)
-
-
 def verify_exchange_act(signed: SignedExchangeAct, public: str) -> ExchangeAct:
     """Return the act if `by` signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
-    body = Signed(purpose="exchange-act", by=signed.by, body=encode(signed.item), signature=signed.signature)
-    verify_document(body, "exchange-act", signed.by, public)
-    return signed.item
+    return _verified(signed.item, "exchange-act", signed.by, signed.signature, public)
+
+
+def _verified(item: T, purpose: Purpose, by: str, signature: str, public: str) -> T:
+    verify_document(Signed(purpose=purpose, by=by, body=encode(item), signature=signature), purpose, by, public)
+    return item

@@ -156,15 +156,11 @@ def use(
     \b
     Example: sandbox exchange use --home ~/clinic --leg 2 --epsilon 0.5 sha256:... "SELECT COUNT(*) AS n FROM insurer.plans"
     """
-    from policies.errors import Malformed
-    from policies.privacy import parse_loss
+    from sandbox.cli.jobs import loss_of
     from sandbox.party import exchanges
 
-    if (epsilon is None) == (rho is None):
-        raise Malformed("give either --epsilon or --rho", where="epsilon")
-    loss = parse_loss("zcdp", rho, where="rho") if rho is not None else parse_loss("pure", str(epsilon), where="epsilon")
     client = client_of(home_folder)
-    record = client.wait(exchanges.use(client, name, leg, sql, loss, request_id)["id"], timeout)
+    record = client.wait(exchanges.use(client, name, leg, sql, loss_of(epsilon, rho), request_id)["id"], timeout)
     print_json(record) if as_json else click.echo(f"{record['id']} is {record['state']} {record['code']}".rstrip())
 
 

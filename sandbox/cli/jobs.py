@@ -54,7 +54,7 @@ def _loss_options(function: Any) -> Any:
     return function
 
 
-def _loss(epsilon: str | None, rho: str | None, delta: str) -> Loss:
+def loss_of(epsilon: str | None, rho: str | None, delta: str = "0") -> Loss:
     """The loss that exactly one of --epsilon and --rho names. Raises Malformed."""
     if epsilon is not None and rho is None:
         return parse_loss("pure", epsilon, delta, "epsilon")
@@ -110,7 +110,7 @@ def job_check(
     Example: sandbox job check --home ~/institute --agreement sha256:... --purpose health-economics --epsilon 1
                --sql "SELECT COUNT(*) AS years FROM clinic.care" --half-width years=25
     """
-    client, loss = client_of(home_folder), _loss(epsilon, rho, delta)
+    client, loss = client_of(home_folder), loss_of(epsilon, rho, delta)
     wanted = _half_widths(half_widths)
     try:
         answer = client.check(_request(client.home.participant, agreement_name, purpose, sql, loss), rows, wanted)
@@ -184,7 +184,7 @@ def job_submit(
                --sql "SELECT COUNT(*) FROM clinic.care"
     """
     client = client_of(home_folder)
-    record = client.submit(_request(client.home.participant, agreement_name, purpose, sql, _loss(epsilon, rho, delta), request_id))
+    record = client.submit(_request(client.home.participant, agreement_name, purpose, sql, loss_of(epsilon, rho, delta), request_id))
     if not wait:
         print_json(record) if as_json else click.echo(f"{record['id']} is {record['state']}")
         return
@@ -238,7 +238,7 @@ def job_dry_run(
 
     if bool(forms) == bool(agreement_name):
         raise Malformed("give either --declaration or --agreement with --home")
-    loss = _loss(epsilon, rho, delta)
+    loss = loss_of(epsilon, rho, delta)
     if forms:
         agreement = rehearsal.open_terms(rehearsal.declarations(forms), loss, minimum_group)
         consumer, purpose = rehearsal.CONSUMER, rehearsal.PURPOSE

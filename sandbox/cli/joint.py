@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import click
 
 from policies.errors import Malformed
 from sandbox.cli.show import home_option, json_option, print_json, progress_bar
+from sandbox.cli.stopping import until_stopped
 
 if TYPE_CHECKING:
     from sandbox.party.joint import JointPart
@@ -82,12 +82,4 @@ def _run(part: JointPart, once: bool, as_json: bool) -> None:
         done = part.step()
         print_json({"done": done}) if as_json else click.echo(f"{done} joint totals waited")
         return
-    stopping = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    part.serve(lambda: stopping)
+    part.serve(until_stopped())

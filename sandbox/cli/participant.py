@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +14,7 @@ from sandbox.cli import joint, scoring
 from sandbox.cli.keeping import approvals, approve, keys, pins, refuse, requests
 from sandbox.cli.preparing import infer, twin
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, spoken, table
+from sandbox.cli.stopping import until_stopped
 
 
 @click.group()
@@ -341,17 +341,10 @@ def party_broker(home_folder: Path, ask: bool) -> None:
     """
     from sandbox.party.broker import Broker
 
-    stopping = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stopping = until_stopped()
     client = client_of(home_folder)
     client.home.wrapping_key().wrap(b"a passphrase is asked for now, not at the first request", b"broker")
-    Broker(client=client, ask=ask).serve(lambda: stopping)
+    Broker(client=client, ask=ask).serve(stopping)
 
 
 party.add_command(joint.contribute)

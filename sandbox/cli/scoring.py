@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import secrets
-import signal
 import sys
 import time
 from pathlib import Path
@@ -14,8 +13,10 @@ import click
 
 from policies.errors import Malformed, Unavailable
 from sandbox.cli.show import home_option, json_option, print_json
+from sandbox.cli.stopping import until_stopped
 
 if TYPE_CHECKING:
+    from sandbox.party.encrypted_scoring import Rows
     from sandbox.party.scoring_client import ScoringClient
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -92,15 +93,7 @@ def score(home_folder: Path, models: tuple[str, ...], once: bool, as_json: bool)
         done = part.step()
         print_json({"done": done}) if as_json else click.echo(f"{done} scorings waited")
         return
-    stopping = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    part.serve(lambda: stopping)
+    part.serve(until_stopped())
 
 
 def _client(folder: Path) -> ScoringClient:
@@ -110,10 +103,7 @@ def _client(folder: Path) -> ScoringClient:
     return ScoringClient(home=Home.open(folder))
 
 
-def _waited(part: object, scoring: str, timeout: float) -> list[tuple[float, ...]]:
-    from sandbox.party.encrypted_scoring import Rows
-
-    assert isinstance(part, Rows)
+def _waited(part: Rows, scoring: str, timeout: float) -> list[tuple[float, ...]]:
     deadline = time.monotonic() + timeout
     while True:
         try:

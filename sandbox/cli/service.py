@@ -20,6 +20,7 @@ from policies.errors import Malformed
 from sandbox.cli.attesting import appraise, measure
 from sandbox.cli.enclaves import enclave_serve
 from sandbox.cli.show import json_option, print_json
+from sandbox.cli.stopping import until_stopped
 from sandbox.config import CONFIG_FILE, read_config
 from sandbox.logs import write_logs
 
@@ -100,19 +101,14 @@ def worker(parallel: int, supervised: bool) -> None:
     \b
     Example: SANDBOX_DATA=/var/lib/sandbox sandbox worker --parallel 4
     """
-    stopping, parent = False, os.getppid()
+    parent = os.getppid()
     config = read_config()
     write_logs(config.log)
     log = logging.getLogger("sandbox.worker")
 
-    def stop(number: int, frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stopping = until_stopped()
     if parallel > 1:
-        _supervise(parallel, lambda: stopping)
+        _supervise(parallel, stopping)
         return
     from app import compose
     from sandbox.jobs.launch import LocalEnclaves
@@ -131,7 +127,7 @@ def worker(parallel: int, supervised: bool) -> None:
         layers=enclaves.layers,
         tidy=enclaves.tidy,
         keep_spare=True,
-        stopping=lambda: stopping or (supervised and os.getppid() != parent),
+        stopping=lambda: stopping() or (supervised and os.getppid() != parent),
     )
     log.info("started", extra={"worker": found.name})
     found.work()

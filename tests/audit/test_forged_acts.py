@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from enclaves.kit.acts import sign_approval, sign_tightening
+from enclaves.kit.acts import sign_tightening
 from enclaves.kit.envelope import sign_document
 from enclaves.kit.signatures import SigningKey
 from policies.acts import DutyDone, JobApproval, JobCancellation, SignedCancellation
@@ -20,6 +20,7 @@ from sandbox.exchange.tightening import tighten
 from sandbox.jobs.approve import approve, cancel
 from sandbox.jobs.duties import report_duty
 from tests.support import terms
+from tests.support.acts import sign_approval
 from tests.support.forge import Draft, drafts, find, forged, fresh
 from tests.support.story import Story, begin
 

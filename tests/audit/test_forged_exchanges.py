@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from enclaves.kit.acts import sign_exchange_act
 from enclaves.kit.signatures import SigningKey
 from policies.acts import DutyDone
 from policies.tightening import Tightening
@@ -19,6 +18,7 @@ from sandbox.exchange.tightening import tighten
 from sandbox.jobs.duties import report_duty
 from tests.support import exchanges as ex
 from tests.support import terms
+from tests.support.acts import sign_exchange_act
 from tests.support.forge import Draft, drafts, find, forged, fresh
 from tests.support.story import Story, begin
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from enclaves.kit.acts import sign_approval
 from policies.acts import DutyDone, JobApproval, JobCancellation, attributions_of
 from policies.conditions import DAY_S, Approvals, Payment
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
@@ -25,6 +24,7 @@ from sandbox.jobs.duties import report_duty
 from sandbox.jobs.record import record_failure
 from sandbox.jobs.states import Job
 from tests.support import terms
+from tests.support.acts import sign_approval
 from tests.support.service import DATABASES, fresh_database
 from tests.support.story import Story, begin, export
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from enclaves.kit.acts import sign_exchange_act
 from enclaves.kit.envelope import Signed
 from enclaves.kit.lineage import sign_log_rotation
 from enclaves.kit.rotation import sign_rotation
@@ -41,6 +40,7 @@ from sandbox.store.database import Store, Transaction
 from sandbox.store.log import NewEntry
 from sandbox.store.schema import jobs
 from tests.support import exchanges
+from tests.support.acts import sign_exchange_act
 from tests.support.service import DATABASES, fresh_database
 from tests.support.story import Story, tell
 
