@@ -220,9 +220,9 @@ import sys
 sys.path.insert(0, {root!r})
 import encodings.idna, fcntl, termios  # whatever an attack needs is at hand
 import enclaves.joint_main as J, enclaves.main as M
-J.limit_self(walled=True)
+J.limit_self()
 IN, OUT = M.take_standard_input(), M.take_standard_output()
-J.preload()
+J.preload("contribute")
 J.confine()
 """
 

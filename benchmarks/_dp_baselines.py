@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks._dp_data import AMOUNT_LIMIT, COST_LIMIT, GROUPS, GROUPS_PER_PERSON, ROWS_PER_GROUP
+from policies.statement import Release
 
 _AMOUNT = f"CASE WHEN amount > {AMOUNT_LIMIT} THEN {AMOUNT_LIMIT} WHEN amount < 0 THEN 0 ELSE amount END"
 _COST = (
@@ -100,3 +101,8 @@ def errors(found: list[tuple[Any, ...]], exact: list[tuple[Any, ...]]) -> list[f
             values[region] = [float(value or 0) for value in statistics]
         dense.append(values)
     return [float(e) for e in np.median(np.abs(dense[0] / np.maximum(dense[1], 1) - 1), axis=0)]
+
+
+def figures(release: Release) -> list[tuple[Any, ...]]:
+    """(region, count, amount, cost) of every released cell."""
+    return [(*cell.keys, *(figure.value for figure in cell.figures)) for cell in release.cells if not cell.suppressed]

@@ -15,7 +15,8 @@ from policies.plan import parse_plan
 from policies.query import Plan
 from policies.schedule import schedule, task_of
 from policies.shape import shape
-from policies.training import UNIT, Input, Learner, Logistic, Task, Training, Trees
+from policies.task import Task
+from policies.training import UNIT, Input, Learner, Logistic, Training, Trees
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 LEARNERS: dict[str, Learner] = {

@@ -14,19 +14,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks._log_folder import LogFolder
 from enclaves.kit.appraisal import EVIDENCE_PURPOSE, STATEMENT_PURPOSE, evidence_digest
 from enclaves.kit.envelope import Purpose, Signed, document_digest, sign_document
 from enclaves.kit.signatures import SigningKey
 from policies.agreement import Agreement, ColumnTerm, LogIdentity, Party, Terms
-from policies.canonical import canonical, digest
+from policies.canonical import canonical, digest, digest_bytes
 from policies.codec import encode
 from policies.decide import LAW_VERSION, decide
 from policies.declaration import Column, Declaration
 from policies.derive import OPERATIONS
 from policies.documents import Admission, AgreementSignature, KeyReleaseStatement, VersionManifest
-from policies.entries import EntryKind, Header, LedgerCharge, Opening, commit
+from policies.entries import EntryKind, LedgerCharge
 from policies.finding import Decision
-from policies.grant import Grant, grant_digest, ledgers_charged, make_grant
+from policies.grant import Grant, grant_text, ledgers_charged, make_grant
 from policies.granted import job_id
 from policies.odrl import agreement_document
 from policies.plan import PARSER_VERSION, parse_plan
@@ -34,10 +35,6 @@ from policies.privacy import Loss, parse_epsilon
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact, VersionFact
 from policies.statement import Evidence, Nonce, SignedEvidence, SignedStatement, Statement
-from sandbox.audit.checkpoint import Checkpoint, LogKey, sign
-from sandbox.audit.export import CHECKPOINT_PATH, KEY_PATH, openings_path, render_openings
-from sandbox.audit.merkle import Frontier, leaf_hash
-from sandbox.audit.tiles import TILE_WIDTH, entries_path, pack_entries, tile_path
 
 ORIGIN = "log.example/history"
 MEASUREMENT = "sha256:" + hashlib.sha256(b"a measured enclave").hexdigest()
@@ -48,69 +45,6 @@ START_MS = 1_780_272_000_000
 
 Violation = Literal["flipped-decision", "hidden-charge", "unpaid-release", "forged-request"]
 """What can be planted: a denial logged as allowed, facts that hide a charge, a release without a charge, a request nobody signed."""
-
-
-@dataclass(kw_only=True)
-class LogFolder:
-    """Writes entries and openings as static files, tile by tile."""
-
-    folder: Path
-    size: int = 0
-    entries: list[bytes] = field(default_factory=list)
-    openings: list[Opening] = field(default_factory=list)
-    pending: list[list[bytes]] = field(default_factory=lambda: [[]])
-    done: list[int] = field(default_factory=lambda: [0])
-    frontier: Frontier = field(default_factory=Frontier)
-
-    def append(self, kind: EntryKind, at: int, ids: dict[str, str], body: dict[str, Any], losses: tuple[LedgerCharge, ...] = ()) -> int:
-        """Append an entry and its opening; returns its index."""
-        index, salt = self.size, hashlib.sha256(b"salt %d" % self.size).digest()
-        self.entries.append(canonical(encode(Header(kind=kind, at=at, ids=ids, losses=losses, commitment=commit(salt, body)))))
-        self.openings.append(Opening(index=index, salt=salt.hex(), body=body))
-        self.size += 1
-        if len(self.entries) == TILE_WIDTH:
-            self._flush()
-        return index
-
-    def close(self, key: SigningKey) -> Checkpoint:
-        """Write what is left, the key and the signed checkpoint."""
-        if self.entries:
-            self._flush()
-        for level, hashes in enumerate(self.pending):
-            if hashes:
-                self._write(tile_path(level, self.done[level], len(hashes)), b"".join(hashes))
-        checkpoint = Checkpoint(origin=ORIGIN, size=self.size, root=self.frontier.root())
-        self._write(KEY_PATH, LogKey(name=ORIGIN, public=key.public).vkey.encode() + b"\n")
-        self._write(CHECKPOINT_PATH, sign(checkpoint, key).encode())
-        return checkpoint
-
-    def _flush(self) -> None:
-        bundle = (self.size - 1) // TILE_WIDTH
-        self._write(entries_path(bundle, len(self.entries)), pack_entries(self.entries))
-        self._write(openings_path(bundle), render_openings(self.openings))
-        leaves = [leaf_hash(entry) for entry in self.entries]
-        self.frontier = self.frontier.extend(leaves)
-        for leaf in leaves:
-            self._push(0, leaf)
-        self.entries, self.openings = [], []
-
-    def _push(self, level: int, item: bytes) -> None:
-        if level == len(self.pending):
-            self.pending.append([])
-            self.done.append(0)
-        hashes = self.pending[level]
-        hashes.append(item)
-        if len(hashes) == TILE_WIDTH:
-            self._write(tile_path(level, self.done[level]), b"".join(hashes))
-            self.done[level] += 1
-            root = Frontier().extend(hashes).root()
-            hashes.clear()
-            self._push(level + 1, root)
-
-    def _write(self, path: str, data: bytes) -> None:
-        target = self.folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +148,7 @@ class Market:
 def write(folder: Path, entries: int, *, seed: int = 1, plant: Violation | None = None) -> Market:
     """Write an export of about `entries` entries (up to the end of the jobs under way); with one violation in the middle if asked."""
     key = SigningKey.from_bytes(hashlib.sha256(b"log key %d" % seed).digest())
-    market = Market(log=LogFolder(folder=folder), key=key, draw=random.Random(seed))
+    market = Market(log=LogFolder(folder=folder, origin=ORIGIN), key=key, draw=random.Random(seed))
     market.open()
     under_way: list[Iterator[None]] = []
     while market.log.size < entries or under_way:
@@ -241,7 +175,8 @@ def job(market: Market, plant: Violation | None = None) -> Iterator[None]:
     facts = _facts(market, request, plan, ledgers, repeats, plant)
     signer = "auditor" if plant == "forged-request" else request.consumer
     signed = sign_document("job-request", request.consumer, request, market.firms[signer].signing)
-    name, asked = job_id(document_digest(signed)), document_digest(signed)
+    asked = document_digest(signed)
+    name = job_id(asked)
     decision = decide(request, agreement, plan, facts)
     if plant == "flipped-decision":
         decision = Decision(allowed=True, minimum_group=decision.minimum_group, findings=tuple(f for f in decision.findings if f.allowed))
@@ -259,7 +194,7 @@ def job(market: Market, plant: Violation | None = None) -> Iterator[None]:
 
 
 def _run(market: Market, request: JobRequest, grant: Grant, ledgers: tuple[tuple[str, str], ...], *, charged: bool) -> Iterator[None]:
-    ids, granted = {"job": grant.job, "agreement": grant.agreement}, grant_digest(grant)
+    ids, granted = {"job": grant.job, "agreement": grant.agreement}, digest_bytes(grant_text(grant))
     if charged:
         losses = tuple(LedgerCharge(provider=p, id_space=space, amount=request.loss.amount) for p, space in ledgers)
         for provider, space in ledgers:

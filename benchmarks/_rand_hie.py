@@ -18,7 +18,8 @@ from policies.privacy import Loss
 from policies.query import Plan, columns_read
 from policies.schedule import Statistic, schedule, task_of
 from policies.shape import shape
-from policies.training import Input, Learner, Task, Training
+from policies.task import Task
+from policies.training import Input, Learner, Training
 
 FOLDER = Path(__file__).parent.parent / "examples" / "data"
 ROWS = 5

@@ -22,15 +22,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks._dp_baselines import BOUNDED, BOUNDED_ROWS, JOINED, PLAIN, Cost, Duck, best_of, errors
+from benchmarks._dp_baselines import BOUNDED, BOUNDED_ROWS, JOINED, PLAIN, Cost, Duck, best_of, errors, figures
 from benchmarks._dp_data import PEOPLE, ROWS_PER_PERSON, VISITS, VISITS_BY_ROWS, Layout, people, visits
+from benchmarks._dp_peers import beside_peers
 from benchmarks._dp_stage import JOINED as JOINED_PLAN
 from benchmarks._dp_stage import ONE, Stage, stage
-from benchmarks.peers.environments import PEERS, interpreter, measure
 from enclaves.dp import add_noise
 from enclaves.kit.prepared import prepared
 from policies.privacy import SCALE_UNIT
-from policies.statement import Release
 
 ROWS, QUICK_ROWS = 10_000_000, 200_000
 NOISED, QUICK_NOISED = 1_000_000, 20_000
@@ -45,11 +44,6 @@ def on_one_core() -> int:
     core = max(ALL_CORES)
     os.sched_setaffinity(0, {core})
     return core
-
-
-def figures(release: Release) -> list[tuple[Any, ...]]:
-    """(region, count, amount, cost) of every released cell."""
-    return [(*cell.keys, *(figure.value for figure in cell.figures)) for cell in release.cells if not cell.suppressed]
 
 
 def prepared_in_memory(table: pa.Table, repeats: int) -> dict[str, Any]:
@@ -208,23 +202,6 @@ def noise(cells: int) -> dict[str, Any]:
     }
 
 
-def peers(parquet: Path, core: int, ours: dict[str, float], patience: float) -> dict[str, dict[str, Any]]:
-    """Every installed peer on the same rows, with its seconds over those of the product under the bounds that the peer can keep."""
-    found = {}
-    for peer in PEERS:
-        if interpreter(peer).exists():
-            found[peer] = measure(peer, parquet, core=core, seconds=patience)
-            if "seconds" in found[peer]:
-                # Tumult works in a process of its own, Spark's.
-                measured = ("seconds", "prepared_wall_s") if peer == "tumult" else ("cpu_s", "prepared_by_rows_cpu_s")
-                found[peer]["ratio"] = found[peer][measured[0]] / ours[measured[1]]
-            elif "longer_than_s" in found[peer]:
-                found[peer]["ratio_at_least"] = found[peer]["longer_than_s"] / ours["prepared_by_rows_wall_s"]
-        else:
-            found[peer] = {"failed": "not installed: python -m benchmarks.peers --install-only"}
-    return found
-
-
 def report(title: str, of: dict[str, Any]) -> dict[str, Any]:
     """Print and return a part's figures with the machine's load beside them."""
     of = of | {"load": round(os.getloadavg()[0], 1)}
@@ -252,12 +229,13 @@ def main() -> None:
         laid = stage(ONE, (VISITS,), {"north.visits": prepared(clustered, VISITS)})
         whole = report("end to end", end_to_end(laid, clustered, Path(folder), arguments.repeats))
         laid_out = laid.tables["north.visits"]
-        del clustered, laid
+        del laid
         sizes = report("linear", linear(laid_out, Path(folder) / "visits.parquet", arguments.repeats))
         del laid_out
         beside: dict[str, Any] = {}
         if not (arguments.quick or arguments.no_peers):
-            beside = report("peers", peers(Path(folder) / "visits.parquet", core, ready, arguments.peer_seconds))
+            beside = report("peers", beside_peers(clustered, Path(folder), core, arguments.peer_seconds, arguments.repeats))
+        del clustered
     uniform = report("uniform", in_memory("uniform", visits(rows, "uniform"), 1))
     totals = {
         "prepared_ratio": ready["ratio"],
@@ -266,10 +244,11 @@ def main() -> None:
         "end_to_end_ratio": whole["ratio"],
         "cells_per_s_core": drawn["per_s_core"],
         "opendp_cells_per_s_core": drawn["opendp_per_s_core"],
-        "vs_smartnoise": beside.get("smartnoise", {}).get("ratio"),
-        "vs_tumult": beside.get("tumult", {}).get("ratio"),
-        "vs_opendp_polars": beside.get("opendp_polars", {}).get("ratio"),
     }
+    for peer in ("smartnoise", "tumult", "opendp_polars"):
+        totals[f"vs_{peer}"] = beside.get("shuffled", {}).get(peer, {}).get("ratio")
+    for peer in ("smartnoise", "opendp_polars"):
+        totals[f"vs_{peer}_clustered"] = beside.get("clustered", {}).get(peer, {}).get("ratio")
     parts = {"prepared": ready, "clustered": one, "uniform": uniform, "join": both, "end_to_end": whole, "noise": drawn, "peers": beside}
     print(json.dumps(totals | {"linear": sizes, "rows": rows, "parts": parts}))
 

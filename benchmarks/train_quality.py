@@ -28,7 +28,8 @@ from enclaves.learn.fit import fit, predict
 from enclaves.learn.noise import Purse
 from enclaves.learn.rows import Rows
 from policies.query import Plan
-from policies.training import UNIT, Linear, Logistic, Task, Trees
+from policies.task import Task
+from policies.training import UNIT, Linear, Logistic, Trees
 
 EPSILON = 3.0
 CURVE = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0)

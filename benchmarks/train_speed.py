@@ -26,7 +26,8 @@ from enclaves.learn.noise import Purse
 from enclaves.learn.rows import Array, encode_rows
 from policies.privacy import sigma_for
 from policies.schedule import Measured, Statistic
-from policies.training import Encoded, Logistic, Task, needs_of
+from policies.task import Task, needs_of
+from policies.training import Encoded, Logistic
 
 RHO = 185_000_000
 STEPS = 6

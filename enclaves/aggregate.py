@@ -21,7 +21,7 @@ from enclaves.kit.arrays import repeats_beyond
 from enclaves.kit.columns import StoredColumns
 from enclaves.kit.expressions import Fragment
 from enclaves.kit.relations import Rows, rows_of
-from enclaves.kit.tables import Connection, keep_at_most, load_table, open_database, readable, rows
+from enclaves.kit.tables import Connection, OutOfMemory, keep_at_most, load_table, open_database, readable, rows
 from enclaves.lines import OutOfOrder, blocks_of, counted_lines, fits, is_stored, stored_blocks, whole_units
 from enclaves.lookups import LookUp, side_of, split
 from enclaves.pairs import MOST_ROWS, Lines, Pairs, pairs_of, sorted_pairs
@@ -35,11 +35,11 @@ MAX_SUM = 2**62
 """Exact values are cut here before noise, which leaves room for noise in 64 bits. Cutting moves two values no further apart."""
 
 MAX_FOUND = 10_000_000
-"""Most combinations of keys among which a discovery looks."""
+"""Most combinations of keys among which a discovery looks. How many the data hold is nobody's to know: more is no word of its own."""
 
 
 class TooManyCells(Exception):
-    """Public tables or the data hold more combinations of keys than a release may have."""
+    """Public tables hold more combinations of keys than a release may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +81,8 @@ def aggregate_plan(
         columns: that are read, by dataset.
 
     Raises:
-        OutOfMemory: the tables need more than `memory_mib`.
-        TooManyCells: more combinations of keys than a release may have.
+        OutOfMemory: the tables need more than `memory_mib`, or hold more than `MAX_FOUND` combinations of keys.
+        TooManyCells: public tables hold more combinations of keys than a release may have.
         Tampered: stored columns cannot be decrypted.
     """
     bound = contribution(plan, declarations)
@@ -238,20 +238,20 @@ def _by_pairs(
         through: what becomes of each unit's pairs before they are bounded.
     """
     largest = {name: amount for name, (_, amount) in found.totals.items()}
-    sums = Sums(statistics=statistics, bound=found.bound, every=every)
+    sums = Sums(statistics=statistics, bound=found.bound, every=every, largest=largest)
     try:
         for lines in whole_units(blocks()):
-            sums.add(*through(lines, pairs_of(lines)))
+            sums.add(*through(lines, pairs_of(lines, in_order=True)))
     except OutOfOrder:
         if not sort:
             raise
-        sums = Sums(statistics=statistics, bound=found.bound, every=every)
+        sums = Sums(statistics=statistics, bound=found.bound, every=every, largest=largest)
         kept = list(blocks())
         for pairs in sorted_pairs(kept, largest):
             sums.add(*through(kept[0], pairs))
     by_key = sums.by_key()
     if len(by_key) > MAX_FOUND:
-        raise TooManyCells
+        raise OutOfMemory
     totals: Found = {s.name: {key: (values[index],) for key, values in by_key.items()} for index, s in enumerate(statistics)}
     return totals | {"": dict.fromkeys(by_key, ())}
 
@@ -265,7 +265,7 @@ def _computed(connection: Connection, found: Layout, statistics: Sequence[Statis
     listed = rows(connection, cell_query(found))
     cells = {_key(line[:width]): line[width:] for line in listed}
     if len(cells) > MAX_FOUND:
-        raise TooManyCells
+        raise OutOfMemory
     totals: Found = {name: {key: (_whole(line[index]),) for key, line in cells.items()} for index, name in enumerate(plain)}
     for statistic in statistics:
         if statistic.name in totals:

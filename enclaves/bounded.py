@@ -6,7 +6,7 @@ there counts as floor((v R + h) / n) with a remainder h in [0, n) by the same ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -33,6 +33,7 @@ class Sums:
 
     Attributes:
         every: whether all cells are listed in the end, also those without rows.
+        largest: per statistic, the largest absolute amount of one row, where it is known.
         totals: by cell, one number per statistic, as Python integers.
         first: lines of which the keys' meaning is taken.
     """
@@ -40,6 +41,7 @@ class Sums:
     statistics: Sequence[Statistic]
     bound: Contribution
     every: bool
+    largest: Mapping[str, int] = field(default_factory=dict)
     first: Lines | None = None
     dense: Array | None = None
     seen: Array | None = None
@@ -72,10 +74,17 @@ class Sums:
             return found
         return pairs.rows if statistic.measured.quantity == "rows" else np.ones(len(pairs.rows), np.int64)
 
+    def _most(self, statistic: Statistic) -> int | None:
+        """The largest absolute total of a bounded pair."""
+        largest = self.largest.get(statistic.name)
+        return largest * self.bound.per_cell if largest is not None and self.bound.bounded_by_cell else None
+
     def _bounded(self, pairs: Pairs, totals: list[Array], lines: Lines) -> tuple[Pairs, list[Array]]:
-        if bool((pairs.held > self.bound.cells).any()):
-            keep = first_cells(pairs, lines.keys, self.bound.cells)
-            pairs = Pairs(units=pairs.units[keep], cells=pairs.cells[keep], rows=pairs.rows[keep], totals={}, held=pairs.held)
+        cells = self.bound.cells
+        # Units are in order: who has more cells than so many is found again so many places on.
+        if bool((pairs.units[cells:] == pairs.units[: len(pairs.units) - cells]).any() if len(pairs.units) > cells else False):
+            keep = first_cells(pairs, lines.keys, cells)
+            pairs = Pairs(units=pairs.units[keep], cells=pairs.cells[keep], rows=pairs.rows[keep], totals={})
             totals = [total[keep] for total in totals]
         most = self.bound.per_cell
         over = np.flatnonzero(pairs.rows > most)
@@ -90,8 +99,8 @@ class Sums:
 
     def _accumulate(self, cells: Array, totals: list[Array]) -> None:
         if self.dense is not None and self.seen is not None:
-            for index, total in enumerate(totals):
-                self.dense[index] += summed(cells, total, len(self.seen))
+            for index, (statistic, total) in enumerate(zip(self.statistics, totals, strict=True)):
+                self.dense[index] += summed(cells, total, len(self.seen), self._most(statistic))
             if not self.every:
                 self.seen |= np.bincount(cells, minlength=len(self.seen)) > 0
             return
@@ -103,17 +112,26 @@ class Sums:
 
 
 def _weighed(total: Array, over: Array, n: Array, most: int, turn: Array) -> Array:
-    whole, rest = np.divmod(total[over], n)
-    weighed = total.copy()
-    weighed[over] = whole * most + (rest * most + turn) // n
+    held, weighed = total[over], total.copy()
+    if max(int(held.max()), -int(held.min())) * most + int(n.max()) <= EXACT:
+        # A quotient of whole numbers below 2^53 is rounded to no whole number beyond it, so its floor is that of the exact one.
+        weighed[over] = np.floor((held.astype(np.float64) * most + turn) / n)
+    else:
+        whole, rest = np.divmod(held, n)
+        weighed[over] = whole * most + (rest * most + turn) // n
     return weighed
 
 
-def summed(places: Array, values: Array, size: int) -> Array:
-    """Exact sums of 64-bit integers by place; sums must fit 64 bits."""
+def summed(places: Array, values: Array, size: int, largest: int | None = None) -> Array:
+    """Exact sums of integers by place; sums must fit 64 bits.
+
+    Args:
+        largest: no absolute value is above it; None if that has to be looked up.
+    """
     if not len(values):
         return np.zeros(size, np.int64)
-    largest = max(int(values.max()), -int(values.min()))
+    if largest is None:
+        largest = max(int(values.max()), -int(values.min()))
     if largest * len(values) <= EXACT or float(np.abs(values).sum(dtype=np.float64)) <= EXACT:
         return np.bincount(places, values, minlength=size).astype(np.int64)
     found = np.zeros(size, np.int64)
@@ -123,8 +141,9 @@ def summed(places: Array, values: Array, size: int) -> Array:
 
 def first_cells(pairs: Pairs, keys: tuple[Codes, ...], most: int) -> Array:
     """Which pairs are among the first `most` of their unit by the hash."""
-    many = np.repeat(pairs.held > most, pairs.held)
-    chosen, held = np.flatnonzero(many), pairs.held[pairs.held > most]
+    held = pairs.held
+    many = np.repeat(held > most, held)
+    chosen, held = np.flatnonzero(many), held[held > most]
     owner = np.repeat(np.arange(len(held), dtype=np.uint64), held)
     order = hashes(pairs.units[chosen], pairs.cells[chosen], keys, 0) >> np.uint64(64 - KEPT_BITS)
     local = np.arange(len(chosen), dtype=np.uint64)

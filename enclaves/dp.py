@@ -52,7 +52,8 @@ def _drawn(mechanism: Any, exact: Any) -> list[int]:
     # More threads than cores take longer in all.
     cores = min(MAX_THREADS, len(os.sched_getaffinity(0)))
     if len(exact) <= CHUNK or cores == 1:
-        return list(mechanism(exact)) if len(exact) else []
+        drawn: list[int] = mechanism(exact) if len(exact) else []
+        return drawn
     with ThreadPoolExecutor(cores) as pool:
         parts = pool.map(mechanism, [exact[start : start + CHUNK] for start in range(0, len(exact), CHUNK)])
         return list(itertools.chain.from_iterable(parts))

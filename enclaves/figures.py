@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 from enclaves.intervals import Noise, Triple, half_width, half_width_of, quantile, ratio, smooth
+from policies.declaration import day_text
 from policies.errors import Malformed
 from policies.expression import Typed, typed
 from policies.privacy import SCALE_UNIT, decimal_to_units, units_to_decimal
-from policies.query import FRACTION_DECIMALS, AggregateOutput, Plan
+from policies.query import FRACTION_DECIMALS, RANKED, AggregateOutput, Plan
 from policies.schedule import Measured, Statistic, bin_edges, counted_rows, fitted, needs
 from policies.shape import Shape
 from policies.statement import Figure
@@ -21,7 +22,7 @@ FURTHER_DIGITS = 4
 
 CORRELATION_DIGITS = 6
 EXTREMES = {"MIN": 0.005, "MAX": 0.995}
-"""MIN and MAX are these quantiles: fewer rows than that are nobody's group."""
+"""MIN and MAX are these quantiles, and no quantile lies further out: fewer rows than that are nobody's group."""
 
 Figures = Callable[[int], Figure]
 """The figure of an output in the cell of that index."""
@@ -62,7 +63,7 @@ def figures_of(
         return _sum(output.name, parts["sum"], kinds[0], _count_of(parts["sum"], kinds, statistics, noised))
     if output.function == "AVG":
         return _average(output.name, parts, kinds[0])
-    if output.function in ("QUANTILE", "MIN", "MAX"):
+    if output.function in RANKED:
         return _quantile(output, parts["bins"], kinds[0])
     return _line(output, parts, kinds) if output.function.startswith("REGR") else _moments(output, parts, kinds)
 
@@ -117,17 +118,29 @@ def _quantile(output: AggregateOutput, bins: Part, kind: Typed) -> Figures:
     if output.fraction is None:
         fraction = EXTREMES[output.function]
     else:
-        fraction = decimal_to_units(output.fraction, FRACTION_DECIMALS, "fraction") / 10**FRACTION_DECIMALS
-    digits = 0 if kind.type == "date" else FURTHER_DIGITS
+        asked = decimal_to_units(output.fraction, FRACTION_DECIMALS, "fraction") / 10**FRACTION_DECIMALS
+        fraction = max(EXTREMES["MIN"], min(EXTREMES["MAX"], asked))
     lower = edges[0]
     # Around the lower bound, so that nothing is lost where the bounds are far from 0.
     near = [edge - lower for edge in edges]
 
     def figure(cell: int) -> Figure:
         found = quantile(bins.values[cell * width : (cell + 1) * width], bins.noise, near, fraction)
-        return _rounded(output.name, found, lower, kind.decimals, digits)
+        return (
+            _dated(output.name, found, edges) if kind.type == "date" else _rounded(output.name, found, lower, kind.decimals, FURTHER_DIGITS)
+        )
 
     return figure
+
+
+def _dated(name: str, found: Triple, edges: Sequence[int]) -> Figure:
+    """Days after the first edge as ISO 8601 days within the bounds, intervals outwards; the last edge is one above the upper bound."""
+
+    def written(days: int) -> str:
+        return str(day_text(max(edges[0], min(edges[-1] - 1, edges[0] + days))))
+
+    value, low, high = found
+    return Figure(name=name, value=written(round(value)), low=written(math.floor(low)), high=written(math.ceil(high)))
 
 
 def _moments(output: AggregateOutput, parts: Mapping[str, Part], kinds: Sequence[Typed]) -> Figures:

@@ -8,6 +8,7 @@ ORDER BY and LIMIT read released figures; and the sealed release has one of few 
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -18,8 +19,10 @@ from enclaves.dp import add_noise, discover
 from enclaves.figures import figures_of
 from policies.canonical import canonical
 from policies.codec import encode
-from policies.declaration import Declaration
+from policies.declaration import Declaration, day_text, parse_date
+from policies.expression import typed
 from policies.grant import Grant, grant_digest
+from policies.granted import PADDING
 from policies.joint_documents import JointRelease
 from policies.query import Having, KeyOutput, Order, Plan
 from policies.schedule import Statistic
@@ -27,7 +30,7 @@ from policies.service import Scores
 from policies.shape import shape
 from policies.statement import Cell, Figure, Release
 
-PADDING = 4096
+_DAY = re.compile(r"\d{4}-\d\d-\d\d\Z")
 
 
 def pass_gate(exact: Exact, grant: Grant, declarations: Mapping[str, Declaration]) -> Release:
@@ -82,11 +85,12 @@ def released_cells(
     """
     found = shape(plan.source, declarations)
     computed = [figures_of(output, plan, found, statistics, noised) for output in plan.aggregates]
+    dated = [typed(key.expression, found.scope).type == "date" for key in plan.group_by]
     cells = []
     for index, key in enumerate(keys):
         suppressed = minimum_group > 1 and noised["units"][index] < minimum_group
         figures = () if suppressed else tuple(figure(index) for figure in computed)
-        cells.append(Cell(keys=_labels(key, plan), suppressed=suppressed, figures=figures))
+        cells.append(Cell(keys=_labels(key, dated, plan), suppressed=suppressed, figures=figures))
     return tuple(_arranged(cells, plan))
 
 
@@ -116,9 +120,13 @@ def _noised(exact: Exact, grant: Grant) -> tuple[tuple[Key, ...], dict[str, Sequ
     return tuple(exact.keys[index] for index in passed), noised
 
 
-def _labels(key: Key, plan: Plan) -> Key:
-    """Key values in the order in which the query selects them."""
-    return tuple(key[output.key] for output in plan.outputs if isinstance(output, KeyOutput))
+def _labels(key: Key, dated: Sequence[bool], plan: Plan) -> Key:
+    """Key values in the order in which the query selects them; days as ISO 8601 days, where they have that form."""
+    return tuple(_label(key[output.key], dated[output.key]) for output in plan.outputs if isinstance(output, KeyOutput))
+
+
+def _label(value: int | str | None, is_date: bool) -> int | str | None:
+    return (day_text(value) or value) if is_date and isinstance(value, int) else value
 
 
 def _arranged(cells: list[Cell], plan: Plan) -> list[Cell]:
@@ -151,7 +159,7 @@ def _shown(cell: Cell, name: str, plan: Plan) -> Decimal | int | str | None:
     if name in names:
         return cell.keys[names.index(name)]
     figure: Figure | None = next((figure for figure in cell.figures if figure.name == name), None)
-    return None if figure is None else Decimal(figure.value)
+    return None if figure is None else Decimal(parse_date(figure.value, name) if _DAY.match(figure.value) else figure.value)
 
 
 def _rank(order: Order, plan: Plan) -> Callable[[Cell], Any]:

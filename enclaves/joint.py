@@ -1,9 +1,8 @@
-"""Parts of a joint total, each run in a child process by the party whose part it is: contribute, add up, open.
+"""The parties' parts of a joint total, each run in a child process by the party whose part it is: contribute, open.
 
-A contributor computes its exact vectors as an enclave would, bounds included, checks them, masks and encrypts them. The host adds
-ciphertexts that it cannot read, and with two-sided noise an encryption of its own noise; without, an encryption of zeros, so that the sum
-does not tell from which ciphertexts it was made. The key holder decrypts once, believes nothing that is out of its window, adds its noise
-and passes the result through the same gate as an enclave's.
+A contributor computes its exact vectors as an enclave would, bounds included, checks them, masks and encrypts them. The key holder
+decrypts once, believes nothing that is out of its window, adds its noise and passes the result through the same gate as an enclave's. The
+host's part between the two is `enclaves.joint_sum`.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from enclaves.kit import he
 from enclaves.kit.appraisal import release_info
 from enclaves.kit.he_masks import MaskKey, add_mask, expand
 from enclaves.kit.sealing import seal
+from enclaves.learn.release import from_moments, moments_at_home
 from policies.canonical import digest
 from policies.codec import encode
 from policies.declaration import Declaration
@@ -28,8 +28,12 @@ from policies.grant import grant_digest
 from policies.granted import MAX_RELEASE
 from policies.joint import share_scale
 from policies.joint_documents import JointManifest, JointRelease, JointWithheld
-from policies.joint_grant import JointGrant, as_read_by, cells_of, value_count
-from policies.query import columns_read
+from policies.joint_grant import JointGrant, as_read_by, cells_of, widths_of, windows_of
+from policies.model import ModelRelease
+from policies.privacy import SCALE_UNIT
+from policies.query import Plan, columns_read
+from policies.schedule import TRAINED, Statistic, task_of
+from policies.shape import shape
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,15 +45,6 @@ SEAL_BYTES = 64
 Declarations = Mapping[str, Declaration]
 
 
-class Rejected(Exception):
-    """A contribution that is no ciphertexts of this job: whose it is and a code word."""
-
-    def __init__(self, contributor: str, code: str) -> None:
-        super().__init__(contributor, code)
-        self.contributor = contributor
-        self.code = code
-
-
 def contribute(
     grant: JointGrant,
     manifest: JointManifest,
@@ -58,8 +53,6 @@ def contribute(
     table: pa.Table,
     public: bytes,
     masks: Sequence[MaskKey],
-    *,
-    processes: int = 1,
 ) -> bytes:
     """Return a contributor's ciphertexts.
 
@@ -73,13 +66,10 @@ def contribute(
     if table.num_rows > grant.pool.rows:
         raise Malformed(f"the pool allows {grant.pool.rows} rows of one contributor", code="pool-rows")
     plan = as_read_by(grant.plan, grant.pool, member)
-    columns = columns_read(plan, declarations)
-    exact = aggregate_plan(plan, grant.statistics, columns, declarations, {member: table}, memory_mib=MEMORY_MIB)
-    if exact.keys != cells_of(grant, declarations):
-        raise Malformed("the cells are not those of the pool", code="joint-cells")
+    exact = _exact(grant, plan, declarations, member, table)
     parts = []
     for statistic, bound in zip(grant.statistics, grant.bounds, strict=True):
-        vector = np.array(exact.vectors[statistic.name], dtype=np.int64)
+        vector = exact[statistic.name]
         if len(vector) and int(np.abs(vector).max()) > bound:
             raise Malformed("a total lies beyond what the pool allows one contributor", code="pool-rows")
         if grant.pool.noise == "distributed":
@@ -89,33 +79,20 @@ def contribute(
     values = np.concatenate(parts)
     slots = he.pack(grant.parameters, values, grant.scheme.largest)
     masked = add_mask(slots, expand(masks, grant.scheme, len(values)), grant.scheme, len(values))
-    return he.write_ciphertexts(he.encrypt(grant.parameters, public, masked, processes=processes))
+    return he.write_ciphertexts(he.encrypt(grant.parameters, public, masked))
 
 
-def add_up(grant: JointGrant, declarations: Declarations, contributions: Mapping[str, bytes | memoryview], public: bytes) -> bytes:
-    """Return the ciphertexts of the sum of all contributions and of the host's own noise.
-
-    Raises:
-        Rejected: naming the first contributor whose bytes are no ciphertexts of this job.
-    """
-    count = value_count(grant, declarations)
-    total = he.encrypt(grant.parameters, public, he.pack(grant.parameters, _host_noise(grant, declarations), grant.scheme.largest))
-    assert len(total) == grant.scheme.ciphertexts(count)
-    for contributor, data in contributions.items():
-        try:
-            words = he.read_ciphertexts(grant.parameters, data, len(total))
-        except Malformed as error:
-            raise Rejected(contributor, error.code) from error
-        he.add_into(grant.parameters, total, words)
-    return he.write_ciphertexts(total)
-
-
-def _host_noise(grant: JointGrant, declarations: Declarations) -> he.Integers:
-    if grant.pool.noise != "two-sided":
-        return np.zeros(value_count(grant, declarations), dtype=np.int64)
-    cells = len(cells_of(grant, declarations))
-    drawn = [add_noise([0] * (cells * max(1, s.measured.bins)), s) for s in grant.statistics]
-    return np.array([value for part in drawn for value in part], dtype=np.int64)
+def _exact(grant: JointGrant, plan: Plan, declarations: Declarations, member: str, table: pa.Table) -> dict[str, he.Integers]:
+    """Every statistic's exact vector over one member's rows."""
+    columns, files = columns_read(plan, declarations), {member: table}
+    aggregated = [statistic for statistic in grant.statistics if statistic.measured.quantity not in TRAINED]
+    found = aggregate_plan(plan, aggregated, columns, declarations, files, memory_mib=MEMORY_MIB)
+    if found.keys != cells_of(grant, declarations):
+        raise Malformed("the cells are not those of the pool", code="joint-cells")
+    exact = {name: np.array(vector, dtype=np.int64) for name, vector in found.vectors.items()}
+    if plan.training is not None:
+        exact["moments"] = moments_at_home(plan, declarations, columns, files, memory_mib=MEMORY_MIB)
+    return exact
 
 
 def open_total(
@@ -139,28 +116,36 @@ def open_total(
 
 def _opened(grant: JointGrant, manifest: JointManifest, declarations: Declarations, total: bytes, secret: bytes) -> JointRelease:
     cells, contributors = cells_of(grant, declarations), len(manifest.contributors)
-    windows = grant.windows(len(cells), contributors)
+    windows = windows_of(grant, declarations, contributors)
     words = he.read_ciphertexts(grant.parameters, total, grant.scheme.ciphertexts(len(windows)))
     values = he.unpack(
         grant.parameters, he.decrypt(grant.parameters, secret, words), len(windows), np.array(windows, dtype=np.int64)
     ).tolist()
     noised: dict[str, Sequence[int]] = {}
     taken = 0
-    for statistic in grant.statistics:
-        width = len(cells) * max(1, statistic.measured.bins)
+    for statistic, width in zip(grant.statistics, widths_of(grant, declarations), strict=True):
         part = values[taken : taken + width]
         taken += width
         noised[statistic.name] = add_noise(part, statistic) if grant.pool.noise == "two-sided" else part
     if taken != len(values):
         raise Tampered("the total has another length")
+    statistics = grant.released_statistics(contributors)
+    shown = released_cells(grant.plan, declarations, statistics, grant.minimum_group, cells, noised)
     return JointRelease(
         grant=grant_digest(grant),
         manifest=digest(encode(manifest)),
         noise=grant.pool.noise,
         contributors=manifest.contributors,
         key_names=key_names(grant.plan),
-        cells=released_cells(grant.plan, declarations, grant.released_statistics(contributors), grant.minimum_group, cells, noised),
+        cells=shown,
         minimum_group=grant.minimum_group,
         statistics=grant.statistics,
         loss=grant.loss,
+        model=None if grant.plan.training is None or shown[0].suppressed else _model(grant, declarations, statistics, noised["moments"]),
     )
+
+
+def _model(grant: JointGrant, declarations: Declarations, statistics: Sequence[Statistic], noised: Sequence[int]) -> ModelRelease:
+    """The model that noised moments make. The moments themselves are not released: terms allow a model."""
+    (drawn,) = (statistic for statistic in statistics if statistic.measured.quantity == "moments")
+    return from_moments(task_of(grant.plan, shape(grant.plan.source, declarations)), noised, drawn.scale / SCALE_UNIT)

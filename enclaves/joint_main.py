@@ -14,33 +14,32 @@ import os
 import resource
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from enclaves.kit.child import Work
+    from policies.agreement import Agreement
     from policies.isolation import Layer
-    from policies.joint_documents import JointManifest
     from policies.joint_grant import JointGrant
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 ADDRESS_SPACE = 16 << 30
 CPU_SECONDS = 1800
 OPEN_FILES = 128
-LARGEST_FILE = 8 << 30
 LARGEST_MEMORY_FILE = 64 << 20
 """SEAL's bindings write keys and single ciphertexts into files in memory, which the limit on files counts."""
 
 LARGEST_QUESTION = 16 << 20
 
 
-def limit_self(*, walled: bool) -> None:
+def limit_self() -> None:
     """Die with the parent; no core dump; bounded memory, time, files and descriptors; not readable by other processes."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(PR_SET_DUMPABLE, 0)
     for what, most in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, LARGEST_MEMORY_FILE if walled else LARGEST_FILE),
+        (resource.RLIMIT_FSIZE, LARGEST_MEMORY_FILE),
         (resource.RLIMIT_AS, ADDRESS_SPACE),
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
@@ -66,68 +65,108 @@ def confine() -> list[Layer]:
     return found
 
 
-def preload() -> None:
-    """Use what a total needs once, on nothing of anybody's: no library can be loaded once system calls are confined."""
-    import numpy as np
+def preload(work: Work) -> None:
+    """Use what this process is for once, on nothing of anybody's: no library can be loaded once system calls are confined.
 
-    import enclaves.joint  # noqa: F401
+    What it is not for is not loaded: a host's processor loads an adder while contributors are at work.
+    """
+    if work == "score":
+        from enclaves.kit import he_score
+
+        he_score.use_once()
+        return
+    import policies.odrl  # noqa: F401
     from enclaves.dp import draw_share
-    from enclaves.kit import he, he_score
+
+    draw_share(1, 1 << 20)
+    _use_scheme()
+    if work == "add_up":
+        import enclaves.joint_sum
+
+        return
+    import enclaves.joint  # noqa: F401
+    from enclaves.kit import formats, sources  # noqa: F401
     from enclaves.preload import preload as preload_runs
-    from policies.joint import PARAMETERS
 
     preload_runs()
+    if work == "contribute":
+        formats.use_once()
+
+
+def _use_scheme() -> None:
+    import numpy as np
+
+    from enclaves.kit import he
+    from policies.joint import PARAMETERS
+
     name = min(PARAMETERS, key=lambda known: PARAMETERS[known].ciphertext_bytes)
     pair = he.generate_key(name)
     encrypted = he.encrypt(name, pair.public, he.pack(name, np.zeros(1, dtype=np.int64), 1))
     he.decrypt(name, pair.secret, encrypted)
-    draw_share(1, 1 << 20)
-    he_score.use_once()
 
 
 def answer(question: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[dict[str, Any], bytes]:
     """Return the answer to one question and the bytes that come with it. Raises SandboxError for what the asker can put right."""
     if question["verb"] == "score":
         return _made(_scored(question, files))
-    from enclaves import joint
-    from enclaves.kit.child import PUBLIC, SECRET, TOTAL
     from policies.codec import decode
-    from policies.granted import MAX_RELEASE
-    from policies.joint_documents import JointManifest
     from policies.joint_grant import JointGrant
     from policies.odrl import parse_agreement
 
     grant, agreement = decode(JointGrant, question["grant"]), parse_agreement(question["agreement"])
-    declarations = agreement.by_dataset
     if question["verb"] == "add_up":
-        parts = {name: _named(files[name], digest) for name, digest in question["contributions"].items()}
-        try:
-            return _made(joint.add_up(grant, declarations, parts, _named(files[PUBLIC], question["public"])))
-        except joint.Rejected as rejected:
-            return {"rejected": rejected.contributor, "code": rejected.code}, b""
-    manifest = decode(JointManifest, question["manifest"])
+        return _summed(question, files, grant, agreement)
     if question["verb"] == "open":
-        allowed = (agreement.terms_of(member).output_bytes for member in grant.pool.members)
-        most = min([MAX_RELEASE, *(bound for bound in allowed if bound is not None)])
-        total = _named(files[TOTAL], question["total"])
-        sealed, withheld = joint.open_total(grant, manifest, declarations, total, files[SECRET], most=most)
-        return {"sealed": sealed.hex() if sealed is not None else None, "withheld": withheld}, b""
-    return _made(_contribution(question, files, grant, manifest))
+        return _opened(question, files, grant, agreement), b""
+    return _made(_contribution(question, files, grant, agreement))
 
 
-def _contribution(question: Mapping[str, Any], files: Mapping[str, bytes], grant: JointGrant, manifest: JointManifest) -> bytes:
-    from enclaves import joint
+def _summed(
+    question: Mapping[str, Any], files: Mapping[str, bytes], grant: JointGrant, agreement: Agreement
+) -> tuple[dict[str, Any], bytes]:
+    """The sum of everybody's ciphertexts, or whose are none."""
+    from enclaves import joint_sum
     from enclaves.kit.child import PUBLIC
+
+    parts = {name: _named(files[name], digest) for name, digest in question["contributions"].items()}
+    try:
+        return _made(joint_sum.add_up(grant, agreement.by_dataset, parts, _named(files[PUBLIC], question["public"])))
+    except joint_sum.Rejected as rejected:
+        return {"rejected": rejected.contributor, "code": rejected.code}, b""
+
+
+def _opened(question: Mapping[str, Any], files: Mapping[str, bytes], grant: JointGrant, agreement: Agreement) -> dict[str, Any]:
+    """The sealed release, or why there is none."""
+    from enclaves import joint
+    from enclaves.kit.child import SECRET, TOTAL
+    from policies.codec import decode
+    from policies.granted import MAX_RELEASE
+    from policies.joint_documents import JointManifest
+
+    allowed = (agreement.terms_of(member).output_bytes for member in grant.pool.members)
+    most = min([MAX_RELEASE, *(bound for bound in allowed if bound is not None)])
+    total, manifest = _named(files[TOTAL], question["total"]), decode(JointManifest, question["manifest"])
+    sealed, withheld = joint.open_total(grant, manifest, agreement.by_dataset, total, files[SECRET], most=most)
+    return {"sealed": sealed.hex() if sealed is not None else None, "withheld": withheld}
+
+
+def _contribution(question: Mapping[str, Any], files: Mapping[str, bytes], grant: JointGrant, agreement: Agreement) -> bytes:
+    """A contributor's ciphertexts."""
+    from enclaves import joint
+    from enclaves.kit.child import PUBLIC, TABLE
+    from enclaves.kit.formats import HeldFile
     from enclaves.kit.he_masks import MaskKey
     from enclaves.kit.sources import read_table
     from policies.codec import decode
-    from policies.odrl import parse_agreement
+    from policies.joint_documents import JointManifest
 
-    member, declarations = decode(str, question["member"]), parse_agreement(question["agreement"]).by_dataset
-    table = read_table(Path(question["data"]), declarations[member], decode(dict[str, str], question["sources"]))
+    manifest = decode(JointManifest, question["manifest"])
+    member, declarations = decode(str, question["member"]), agreement.by_dataset
+    held = HeldFile(name=decode(str, question["table"]), content=files[TABLE])
+    table = read_table(held, declarations[member], decode(dict[str, str], question["sources"]))
     masks = [MaskKey(key=bytes.fromhex(item["key"]), adds=item["adds"]) for item in question["masks"]]
     public = _named(files[PUBLIC], manifest.public_key)
-    return joint.contribute(grant, manifest, declarations, member, table, public, masks, processes=os.cpu_count() or 1)
+    return joint.contribute(grant, manifest, declarations, member, table, public, masks)
 
 
 def _scored(question: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
@@ -159,25 +198,22 @@ def _digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def serve(*, walled: bool) -> None:
-    """Say between which layers this process stands, then answer one question."""
+def serve(work: Work) -> None:
+    """Say between which layers this process stands, then answer one question, which is of the work that it was started for."""
     from enclaves.kit.frames import receive_frame, write_frame
     from enclaves.main import take_standard_input, take_standard_output
     from policies.canonical import canonical, parse_json
     from policies.errors import SandboxError
 
     outgoing, incoming = take_standard_output(), take_standard_input()
-    import enclaves.joint  # noqa: F401 - loaded before there is a question
-
-    found: list[Layer] = []
-    if walled:
-        preload()
-        found = confine()
-    write_frame(outgoing, canonical({"isolation": list(found)}))
+    preload(work)
+    write_frame(outgoing, canonical({"isolation": list(confine())}))
     text, handles = receive_frame(incoming)
     made = b""
     try:
         question = parse_json(text, limit=LARGEST_QUESTION)
+        if question["verb"] != work:
+            raise ValueError("this process is for other work")
         files = {name: _whole(handle) for name, handle in zip(question["files"], handles, strict=True)}
         said, made = answer(question, files)
         said |= {"bytes": len(made)} if made else {}
@@ -193,12 +229,12 @@ def _whole(handle: int) -> bytes:
         return file.read()
 
 
-def main(*, walled: bool) -> None:
+def main(work: Work) -> None:
     """Entry point of the child process. An unforeseen error ends it with status 1 and no word."""
-    limit_self(walled=walled)
+    limit_self()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # it would start a thread per core when it is loaded
     try:
-        serve(walled=walled)
+        serve(work)
     except BaseException:  # noqa: BLE001 - what is unforeseen here may tell of data
         os._exit(1)
     os._exit(0)

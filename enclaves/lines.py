@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enclaves.cells import Layout, added, row_query
-from enclaves.kit.arrays import Array, as_array, is_ascending, whole_numbers
+from enclaves.kit.arrays import Array, as_array, is_ascending, is_within, whole_numbers
 from enclaves.kit.columns import StoredColumns
 from enclaves.kit.tables import Connection, arrow, readable
 from enclaves.pairs import BLOCK, MOST_ROWS, Codes, Lines, in_a_row, in_one
@@ -47,7 +47,7 @@ def counted_lines(connection: Connection, found: Layout) -> Lines:
     table = arrow(connection, row_query(found))
     amounts = {name: as_array(table.column(f"a{index}")) for index, name in enumerate(added(found))}
     keys = in_one(tuple(numbered(table.column(name)) for name in found.keys))
-    return Lines(units=as_array(table.column("u")), keys=keys, amounts=amounts, any_of=_any_of(found))
+    return Lines(units=as_array(table.column("u")), keys=keys, amounts=amounts, any_of=_any_of(found), largest=_largest(found))
 
 
 def stored_lines(plan: Plan, found: Layout, declaration: Declaration, table: pa.Table, domains: Sequence[Domain]) -> Lines | None:
@@ -63,13 +63,13 @@ def stored_lines(plan: Plan, found: Layout, declaration: Declaration, table: pa.
     columns: dict[Expression, tuple[Array, Array | None]] = {}
     for expression in found.values:
         assert isinstance(expression, Ref)
-        read = whole_numbers(table, declaration, expression.column, clamp=True)
+        read = whole_numbers(table, declaration, expression.column, clamp=True, widen=False)
         if read is None:
             return None
         columns[expression] = read
     amounts: dict[str, Array] = {}
     for name in added(found):
-        amount = _amount(found.totals[name][0], columns)
+        amount = _amount(*found.totals[name], columns)
         if amount is None:
             return None
         amounts[name] = amount
@@ -82,7 +82,7 @@ def stored_lines(plan: Plan, found: Layout, declaration: Declaration, table: pa.
             return None
         keys.append(coded[0])
         conditions += [] if coded[1] is None else [coded[1]]
-    lines = Lines(units=units[0], keys=in_one(tuple(keys)), amounts=amounts, any_of=_any_of(found))
+    lines = Lines(units=units[0], keys=in_one(tuple(keys)), amounts=amounts, any_of=_any_of(found), largest=_largest(found))
     return lines.chosen(np.logical_and.reduce(conditions)) if conditions else lines
 
 
@@ -155,7 +155,7 @@ def whole_units(blocks: Iterable[Lines]) -> Iterator[Lines]:
     Units that a block's end cuts are put together apart from the rest, so that no whole block is copied.
     """
     cut: list[Lines] = []
-    last: int | None = None
+    count, last = 0, None
     for block in blocks:
         if not len(block.units):
             continue
@@ -166,11 +166,12 @@ def whole_units(blocks: Iterable[Lines]) -> Iterator[Lines]:
         end = max(begin, int(np.searchsorted(block.units, last)))
         # Copies: slices would keep every block in memory.
         cut += [block.chosen(np.arange(*some)) for some in ((0, begin), (end, len(block.units))) if some[0] < some[1]]
+        count += begin + len(block.units) - end
         if begin < end:
-            if sum(len(part.units) for part in cut) > BLOCK:
+            if count > BLOCK:
                 *whole, rest = _before_last(in_a_row(cut))
                 yield from whole
-                cut = [rest]
+                cut, count = [rest], len(rest.units)
             yield block.chosen(slice(begin, end))
     if cut:
         yield in_a_row(cut)
@@ -182,12 +183,24 @@ def _before_last(lines: Lines) -> list[Lines]:
     return [lines.chosen(some) for some in ([slice(0, start)] if start else []) + [slice(start, None)]]
 
 
+def _largest(found: Layout) -> dict[str, int]:
+    return {name: largest for name, (_, largest) in found.totals.items()}
+
+
 def _any_of(found: Layout) -> frozenset[str]:
     return frozenset(name for name, (measured, _) in found.totals.items() if measured.quantity == "units")
 
 
-def _amount(measured: Measured, columns: dict[Expression, tuple[Array, Array | None]]) -> Array | None:
-    """What every row adds; None where it is not simple enough."""
+def _is_short(number: int) -> bool:
+    return -(2**31) < number < 2**31
+
+
+def _from(values: Array, centre: int) -> Array:
+    return values - centre if centre else values
+
+
+def _amount(measured: Measured, largest: int, columns: dict[Expression, tuple[Array, Array | None]]) -> Array | None:
+    """What every row adds, at most `largest`; None where it is not simple enough."""
     if measured.filter is not None or measured.step != 1:
         return None
     read = [columns[argument] for argument in measured.arguments]
@@ -195,10 +208,14 @@ def _amount(measured: Measured, columns: dict[Expression, tuple[Array, Array | N
     if measured.quantity in ("rows", "units"):
         value = np.ones(len(read[0][0]), np.int64)
     else:
-        # `fits` holds these products within 64 bits.
-        factors = [values - centre if centre else values for (values, _), centre in zip(read, measured.centres, strict=False)]
+        # `fits` holds products within 64 bits. A sum's own amounts, which are bounded by `largest`, may fit those that they are stored in.
+        short = measured.quantity == "sum" and all(map(_is_short, (largest, *measured.centres)))
+        factors = [
+            _from(values if short and values.dtype == np.int32 else values.astype(np.int64, copy=False), centre)
+            for (values, _), centre in zip(read, measured.centres, strict=False)
+        ]
         value = factors[0] if measured.quantity == "sum" else factors[0] * factors[-1]
-    return np.where(np.logical_or.reduce(missing), np.int64(0), value) if missing else value
+    return np.where(np.logical_or.reduce(missing), value.dtype.type(0), value) if missing else value
 
 
 def _stored_codes(expression: Expression, declaration: Declaration, table: pa.Table, domain: Domain) -> tuple[Codes, Array | None] | None:
@@ -211,7 +228,7 @@ def _stored_codes(expression: Expression, declaration: Declaration, table: pa.Ta
             return None
         cells = cells if column.nullable else pc.fill_null(cells, "")
         return _found_text(cells) if domain is None else listed_text(cells, domain)
-    read = whole_numbers(table, declaration, column.name, clamp=True)
+    read = whole_numbers(table, declaration, column.name, clamp=True, widen=domain is None)
     if read is None:
         return None
     values, missing = read
@@ -270,8 +287,10 @@ def _known(domain: tuple[int | str | None, ...]) -> _Known:
 
 def _places(values: Array, known: _Known) -> Array:
     """Of every value the place in a domain, negative or beyond where it has none."""
+    if known.first == 0:
+        return values
     if known.first is not None:
-        return values - known.first
+        return values.astype(np.int64, copy=False) - known.first
     if not len(known.whole):
         return np.full(len(values), -1)
     place = np.searchsorted(known.whole, values).clip(max=len(known.whole) - 1)
@@ -281,8 +300,7 @@ def _places(values: Array, known: _Known) -> Array:
 def _listed(places: Array, missing: Array | None, known: _Known) -> tuple[Codes, Array | None]:
     """Numbers of a domain from places in it, and which rows have one (None: all)."""
     count = len(known.values)
-    outside = len(places) and (int(places.min()) < 0 or int(places.max()) >= count)
-    inside = (places >= 0) & (places < count) if outside else None
+    inside = None if is_within(places, 0, count - 1) else (places >= 0) & (places < count)
     numbers = places if inside is None else np.where(inside, places, 0)
     if missing is not None:
         numbers = np.where(missing, count, numbers)

@@ -112,10 +112,9 @@ class LookUp:
 
     def __call__(self, lines: Lines, pairs: Pairs) -> tuple[Lines, Pairs]:
         """The pairs of units that the side has, and what the numbers of their cells mean."""
-        ends = np.cumsum(pairs.held)
-        place = places(pairs.units[ends - pairs.held], self.side.units)
-        known = place >= 0
-        held, owner = pairs.held[known], np.repeat(place, pairs.held)
+        held = pairs.held
+        place = places(pairs.units[np.cumsum(held) - held], self.side.units)
+        owner = np.repeat(place, held)
         kept = np.flatnonzero(owner >= 0)
         cells, meaning = self._cells(pairs.cells[kept], owner[kept], lines)
         joined = Pairs(
@@ -123,7 +122,6 @@ class LookUp:
             cells=cells,
             rows=pairs.rows[kept],
             totals={name: total[kept] for name, total in pairs.totals.items()},
-            held=held,
         )
         return meaning, joined
 

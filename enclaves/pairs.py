@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from enclaves.kit.arrays import Array, is_ascending, starts
+from enclaves.kit.arrays import Array, is_ascending, lengths, starts
 
 BITS, SHORT_BITS = 63, 31
 """Of a packed row; of one without amounts, if it is to be a short one."""
@@ -62,13 +62,17 @@ class Lines:
     """The rows that count: the privacy unit, the keys, and what each adds to each statistic that is not the number of rows or units.
 
     Attributes:
+        units: 64-bit integers.
+        amounts: integers of 64 bits, or of 32 bits.
         any_of: the statistics of which a pair has 1 if any of its rows has.
+        largest: per statistic, the largest absolute amount that a row may have, as declared; amounts of others may have any.
     """
 
     units: Array
     keys: tuple[Codes, ...]
     amounts: dict[str, Array]
     any_of: frozenset[str] = frozenset()
+    largest: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def width(self) -> int:
@@ -105,34 +109,46 @@ class Pairs:
         cells: the keys' numbers as one, the last key's fastest.
         rows: how many rows there are.
         totals: per statistic, the sum over these rows.
-        held: of every unit, in order, how many pairs it has.
     """
 
     units: Array
     cells: Array
     rows: Array
     totals: dict[str, Array]
-    held: Array
+
+    @property
+    def held(self) -> Array:
+        """Of every unit, in order, how many pairs it has."""
+        return lengths(starts(self.units), len(self.units))
 
 
-def pairs_of(lines: Lines) -> Pairs:
-    """Return the rows added up per unit and cell. Every sum must stay within 62 bits, and keys have at most `MOST_CELLS` combinations."""
+def pairs_of(lines: Lines, *, in_order: bool = False) -> Pairs:
+    """Return the rows added up per unit and cell. Every sum must stay within 62 bits, and keys have at most `MOST_CELLS` combinations.
+
+    Args:
+        in_order: whether units are known to be in ascending order.
+    """
     if not len(lines.units):
         nothing = np.zeros(0, np.int64)
-        return Pairs(units=nothing, cells=nothing, rows=nothing, totals=dict.fromkeys(lines.amounts, nothing), held=nothing)
-    width, first = lines.width, int(lines.units.min())
-    reach = (int(lines.units.max()) - first + 1) * width
+        return Pairs(units=nothing, cells=nothing, rows=nothing, totals=dict.fromkeys(lines.amounts, nothing))
+    first, last = (lines.units[0], lines.units[-1]) if in_order else (lines.units.min(), lines.units.max())
+    reach = (int(last) - int(first) + 1) * lines.width
     if reach.bit_length() >= BITS:
         units, owner = np.unique(lines.units, return_inverse=True)
         found = pairs_of(replace(lines, units=owner))
         return replace(found, units=units[found.units])
     # Twice as many numbers fit the core where they are half as long.
-    packed = _packed(lines, first, np.dtype(np.int32 if reach.bit_length() <= SHORT_BITS else np.int64))
+    kind = np.dtype(np.int32 if reach.bit_length() <= SHORT_BITS else np.int64)
+    packed, offset = _packed(lines, kind), _wrapped(int(first) * lines.width, kind)
     begin = starts(packed)
-    if is_ascending(packed[begin]):
-        return _reduced(packed, begin, lines.amounts, lines, first)
+    places = packed.take(begin)
+    places -= offset
+    if is_ascending(places):
+        return _reduced(places, begin, len(packed), lines.amounts, lines, int(first))
+    packed -= offset
     packed, amounts = _sorted(packed.astype(np.int64, copy=False), reach, lines)
-    return _reduced(packed, starts(packed), amounts, lines, first)
+    begin = starts(packed)
+    return _reduced(packed[begin], begin, len(packed), amounts, lines, int(first))
 
 
 def sorted_pairs(blocks: Sequence[Lines], largest: Mapping[str, int]) -> Iterator[Pairs]:
@@ -151,13 +167,14 @@ def sorted_pairs(blocks: Sequence[Lines], largest: Mapping[str, int]) -> Iterato
         yield pairs_of(in_a_row(full))
         return
     packed = np.empty(sum(len(block.units) for block in full), np.int64)
-    end = 0
+    end, offset = 0, _wrapped(first * full[0].width, LONG)
     for block in full:
         start, end = end, end + len(block.units)
-        part = _packed(block, first)
+        part = _packed(block, LONG)
+        part -= offset
         for name, values in block.amounts.items():
             part <<= bits[name]
-            part += values + largest[name]
+            part += values.astype(np.int64, copy=False) + largest[name]
         packed[start:end] = part
     packed.sort()
     below = sum(bits.values())
@@ -166,7 +183,8 @@ def sorted_pairs(blocks: Sequence[Lines], largest: Mapping[str, int]) -> Iterato
         for name in reversed(bits):
             amounts[name] = (part & ((1 << bits[name]) - 1)) - largest[name]
             part >>= bits[name]
-        yield _reduced(part, starts(part), amounts, full[0], first)
+        begin = starts(part)
+        yield _reduced(part[begin], begin, len(part), amounts, full[0], first)
 
 
 def _cuts(packed: Array, span: int) -> Iterator[tuple[int, int]]:
@@ -186,27 +204,39 @@ def in_a_row(blocks: Sequence[Lines]) -> Lines:
     return replace(first, units=np.concatenate([b.units for b in blocks]), keys=keys, amounts=amounts)
 
 
-def _packed(lines: Lines, first: int, kind: np.dtype[Any] = LONG) -> Array:
-    """Unit and cell of every row as one number."""
-    packed: Array = (lines.units - first).astype(kind, copy=False)
+def _packed(lines: Lines, kind: np.dtype[Any]) -> Array:
+    """Unit and cell of every row as one number, which may wrap around the bits of `kind`."""
+    packed: Array = lines.units.astype(kind)
     for key in lines.keys:
         packed *= key.size
         packed += key.values.astype(kind, copy=False)
     return packed
 
 
-def _reduced(packed: Array, begin: Array, amounts: dict[str, Array], lines: Lines, first: int) -> Pairs:
-    """Sorted rows added up; runs of equal ones begin at `begin`."""
-    places, width = packed[begin], lines.width
+def _wrapped(number: int, kind: np.dtype[Any]) -> int:
+    """A number as the bits of `kind` hold it. Less than it, packed rows are numbers from 0 on: no pass over all rows takes it from them."""
+    half = 1 << (8 * kind.itemsize - 1)
+    return (number + half) % (2 * half) - half
+
+
+def _reduced(places: Array, begin: Array, count: int, amounts: dict[str, Array], lines: Lines, first: int) -> Pairs:
+    """`count` sorted rows added up: runs of equal ones, of unit and cell `places`, begin at `begin`."""
+    width = lines.width
     owners = places // width if width > 1 else places
     cells = places - owners * width if width > 1 else np.zeros(len(owners), np.int64)
-    return Pairs(
-        units=owners.astype(np.int64) + first,
-        cells=cells.astype(np.int64),
-        rows=np.diff(begin, append=len(packed)),
-        totals={name: _added(values, begin, any_of=name in lines.any_of) for name, values in amounts.items()},
-        held=np.diff(starts(owners), append=len(owners)) if width > 1 else np.ones(len(owners), np.int64),
-    )
+    units, rows = owners.astype(np.int64), lengths(begin, count)
+    units += first
+    longest, ends = int(rows.max()), begin + rows
+    ends -= 1
+    totals = {}
+    for name, values in amounts.items():
+        # A declared bound for each of so many rows, as sums of 32 bits hold it.
+        short = values.dtype == np.int32 and name in lines.largest and lines.largest[name] * longest < 2**31
+        if name in lines.any_of:
+            totals[name] = np.maximum.reduceat(values, begin)
+        else:
+            totals[name] = _added(values, ends, np.dtype(np.int32) if short else LONG)
+    return Pairs(units=units, cells=cells.astype(np.int64, copy=False), rows=rows, totals=totals)
 
 
 def in_one(keys: tuple[Codes, ...]) -> tuple[Codes, ...]:
@@ -218,16 +248,13 @@ def in_one(keys: tuple[Codes, ...]) -> tuple[Codes, ...]:
     return (Codes(values=place.reshape(-1), size=len(labels), labels=labels),)
 
 
-def _added(values: Array, begin: Array, *, any_of: bool) -> Array:
-    """Sums over runs, as differences of running sums: these may wrap around 64 bits, their differences cannot."""
-    if any_of:
-        most: Array = np.maximum.reduceat(values, begin)
-        return most
-    running = np.cumsum(values, dtype=np.int64)
-    added = np.empty(len(begin), np.int64)
-    added[:-1] = running[begin[1:] - 1]
-    added[-1] = running[-1]
-    added[1:] -= added[:-1].copy()
+def _added(values: Array, ends: Array, kind: np.dtype[Any]) -> Array:
+    """Sums over runs whose last values are at `ends`. Running sums may wrap around the bits of `kind`; their differences must not."""
+    running = np.cumsum(values, dtype=kind)
+    upto = running.take(ends)
+    added: Array = np.empty_like(upto)
+    added[:1] = upto[:1]
+    np.subtract(upto[1:], upto[:-1], out=added[1:])
     return added
 
 
@@ -239,7 +266,7 @@ def _sorted(packed: Array, reach: int, lines: Lines) -> tuple[Array, dict[str, A
     if (reach - 1).bit_length() + sum(bits.values()) <= BITS:
         for name, values in lines.amounts.items():
             packed <<= bits[name]
-            packed |= values - least[name] if least[name] else values
+            packed |= values.astype(np.int64, copy=False) - least[name] if least[name] else values
         _sort(packed, units)
         amounts = {}
         for name in reversed(lines.amounts):

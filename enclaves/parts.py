@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from enclaves.aggregate import MAX_FOUND, MAX_SUM, Exact, TooManyCells, aggregate, aggregate_in_order, in_order
+from enclaves.aggregate import MAX_FOUND, MAX_SUM, Exact, aggregate, aggregate_in_order, in_order
 from enclaves.kit.columns import StoredColumns
 from enclaves.kit.tables import OutOfMemory, open_database, rows_of_units
 from policies.declaration import Declaration
@@ -75,12 +75,12 @@ def _part(file: StoredColumns, declaration: Declaration, part: int, count: int) 
 
 
 def merged(parts: Sequence[Exact]) -> Exact:
-    """Return the sums over parts; a key that a part does not have counts nothing there. Raises TooManyCells."""
+    """Return the sums over parts; a key that a part does not have counts nothing there. Raises OutOfMemory."""
     keys = parts[0].keys
     if any(part.keys != keys for part in parts):
         keys = tuple(sorted({key for part in parts for key in part.keys}, key=lambda key: [in_order(value) for value in key]))
     if len(keys) > MAX_FOUND:
-        raise TooManyCells
+        raise OutOfMemory
     vectors = {}
     for name in parts[0].vectors:
         width = next((len(part.vectors[name]) // len(part.keys) for part in parts if part.keys), 1)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import pyarrow as pa
-
-from enclaves.aggregate import Exact, TooManyCells
+from enclaves.aggregate import TooManyCells
 from enclaves.evidence import Identity
 from enclaves.gate import pad, pass_gate, scores_release
 from enclaves.kit.appraisal import STATEMENT_PURPOSE, key_release_info, release_info
 from enclaves.kit.columns import FOOTER, StoredColumns
 from enclaves.kit.rotation import keys_in_force
 from enclaves.kit.sealing import seal
-from enclaves.kit.tables import OutOfMemory
 from enclaves.parts import aggregate_files
 from policies.acceptance import Verdict
 from policies.agreement import Agreement
@@ -22,7 +19,7 @@ from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
 from policies.errors import SandboxError, Tampered
 from policies.grant import Grant, grant_digest, isolation_required
-from policies.granted import MAX_RELEASE, WithheldCode
+from policies.granted import MAX_RELEASE, PADDING_FOR_SEAL, WithheldCode
 from policies.isolation import lacking
 from policies.model import passes
 from policies.odrl import agreement_digest
@@ -76,15 +73,9 @@ def run(grant: Grant, agreement: Agreement, identity: Identity, inputs: Inputs, 
         return _sign(grant, identity, None, reason.code, reason.said), None
     except TooManyCells:
         return _sign(grant, identity, None, "output-limit"), None
-    except (MemoryError, pa.ArrowMemoryError, OutOfMemory):
-        return _sign(grant, identity, None, "resource-limit"), None
-    except Exception:  # noqa: BLE001 - an error is an output: only a closed code leaves
+    except Exception:  # noqa: BLE001 - an error is an output: one word for all that may depend on what the data hold
         return _sign(grant, identity, None, "internal"), None
     return _sign(grant, identity, digest_bytes(sealed), None, said), sealed
-
-
-PADDING_FOR_SEAL = 64
-"""HPKE adds a 32-byte encapsulated key and a 16-byte tag."""
 
 
 def most_bytes(grant: Grant, agreement: Agreement) -> int:
@@ -131,11 +122,12 @@ def unseal_keys(grant: Grant, identity: Identity, sealed_keys: Mapping[str, byte
     return keys
 
 
-def _exact(grant: Grant, agreement: Agreement, tables: Mapping[str, StoredColumns], memory_mib: int) -> Exact:
-    try:
-        return aggregate_files(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
-    except Tampered as error:
-        raise Withhold("input-unreadable") from error
+def _counting(grant: Grant) -> Grant:
+    """The grant without the rows of a test: the cells of a release are of the rows that a model is trained on."""
+    tested = grant.plan.tested_tables
+    if not tested:
+        return grant
+    return replace(grant, plan=grant.plan.parts[0], reads=tuple(read for read in grant.reads if read.dataset not in tested))
 
 
 def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]], files: Mapping[str, bytes | memoryview]) -> StoredColumns:
@@ -145,14 +137,20 @@ def _open_columns(grant: Grant, dataset: str, keys: dict[str, dict[str, bytes]],
     held = keys.get(dataset, {})
     if not {FOOTER, *read.columns} <= set(held):
         raise Withhold("keys-missing")
-    return StoredColumns(files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
+    stored = StoredColumns(files[dataset], dataset=dataset, version=read.version, keys=held, columns=read.columns)
+    try:
+        stored.decoded_bytes()
+    except Tampered as error:
+        raise Withhold("input-unreadable") from error
+    return stored
 
 
 def _computed(grant: Grant, agreement: Agreement, tables: Mapping[str, StoredColumns], memory_mib: int) -> tuple[bytes, Said]:
     """The release, padded, and what is said of it."""
     if grant.plan.scoring is not None:
         return _scored(grant, agreement, tables, grant.plan.scoring.model, memory_mib)
-    exact = _exact(grant, agreement, tables, memory_mib)
+    counted = {dataset: stored for dataset, stored in tables.items() if dataset not in grant.plan.tested_tables}
+    exact = aggregate_files(_counting(grant), agreement.by_dataset, counted, memory_mib=memory_mib)
     passed = pass_gate(exact, grant, agreement.by_dataset)
     found = _with_model(passed, grant, agreement, tables, memory_mib=memory_mib)
     return pad(found), Said(accepted=_verdict(found, grant))
@@ -165,8 +163,6 @@ def _scored(grant: Grant, agreement: Agreement, tables: Mapping[str, StoredColum
         found = score(grant, agreement.by_dataset, tables, memory_mib=memory_mib)
     except Unscored as error:
         raise Withhold(error.code) from error
-    except Tampered as error:
-        raise Withhold("input-unreadable") from error
     if found.probing == "suspected" and agreement.terms_of(model).withhold_probing:
         raise Withhold("probing", Said(probing=found.probing))
     return pad(scores_release(grant, found.scores)), Said(probing=found.probing)

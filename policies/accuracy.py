@@ -17,7 +17,7 @@ from policies.declaration import Declaration
 from policies.errors import Malformed
 from policies.expression import Typed, typed
 from policies.privacy import MAX_EPSILON, NANO, SCALE_UNIT, Loss
-from policies.query import AggregateOutput, Plan
+from policies.query import RANKED, AggregateOutput, Plan
 from policies.schedule import Statistic, counted_rows, fitted, needs, schedule
 from policies.shape import Shape, require_sound
 
@@ -133,7 +133,7 @@ def _expected(output: AggregateOutput, plan: Plan, found: Shape, statistics: tup
     parts = _parts(output, plan, found, statistics)
     kinds = [typed(argument, found.scope) for argument in output.arguments]
     unit = 1.0 if output.function.startswith("COUNT") else 10.0 ** kinds[0].decimals
-    if output.function in ("QUANTILE", "MIN", "MAX"):
+    if output.function in RANKED:
         return _of_quantile(output, parts["bins"], kinds[0], unit, rows)
     if output.function.startswith("COUNT"):
         return _said(output, parts["count"], _half(parts["count"]), 1.0, None)

@@ -12,6 +12,7 @@ from policies.codec import omitted
 from policies.conditions import (
     MAX_DELETE_DAYS,
     MAX_EVIDENCE_AGE_S,
+    MAX_QUANTUM_S,
     MAX_REFRESH_DAYS,
     MAX_USES,
     SMALLEST_OUTPUT,
@@ -125,6 +126,7 @@ class Terms:
         enclave_jurisdictions, recipient_jurisdictions: where the enclave must run, and what law the recipient must be under.
         no_debug: whether the enclave must be shown not to be debuggable.
         evidence_age: oldest evidence that keys are released to, seconds.
+        quantum: least time, seconds, at whose multiples after a run began its end may be told.
         pre_approved: digests of the plans, or of the plans without their constants, that may be asked.
         scored_rows, score_decimals, withhold_probing: of a model: most rows that it scores for a consumer, most decimals of a score, and
             whether scores of rows that look made to copy it are withheld.
@@ -174,6 +176,7 @@ class Terms:
     score_decimals: int | None = omitted(None)
     withhold_probing: bool = omitted(False)
     division: Division | None = omitted(None)
+    quantum: int | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_in_order(self.isolation, "isolation")
@@ -224,6 +227,7 @@ class Terms:
             "total_refresh": (1, MAX_REFRESH_DAYS),
             "consumer_refresh": (1, MAX_REFRESH_DAYS),
             "score_decimals": (0, 6),
+            "quantum": (1, MAX_QUANTUM_S),
         }
         for where, (least, most) in bounds.items():
             value = getattr(self, where)

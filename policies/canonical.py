@@ -12,6 +12,8 @@ import re
 from json.encoder import encode_basestring
 from typing import Any, NoReturn
 
+import orjson
+
 from policies.errors import Malformed
 
 MAX_INTEGER = 2**53 - 1
@@ -33,9 +35,25 @@ def canonical(value: Any) -> bytes:
     if not _is_plain(value, 0):
         return _render(value, 0).encode("utf-8")
     try:
-        return _ENCODER.encode(value).encode("utf-8")
-    except UnicodeEncodeError as error:
+        return _written(value)
+    except TypeError as error:
         raise Malformed("a string holds a lone surrogate") from error
+
+
+def canonical_part(value: Any) -> bytes:
+    """Return the canonical bytes of a part of a value that `parse_json` or its like returned: what they refuse is not looked for again."""
+    text = _written(value)
+    return text if text.isascii() else canonical(value)
+
+
+def canonical_with(value: dict[str, Any], name: str, text: bytes) -> bytes:
+    """Return the canonical bytes of an object with the members of `value` and one more, whose canonical bytes are `text`.
+
+    Names are ASCII. Raises Malformed as `canonical` for the members of `value`; that `text` is no deeper than may be is the caller's.
+    """
+    before, after = ({key: item for key, item in value.items() if (key < name) is first} for first in (True, False))
+    parts = (canonical(before)[1:-1], b'"%b":%b' % (name.encode("ascii"), text), canonical(after)[1:-1])
+    return b"{%b}" % b",".join(part for part in parts if part)
 
 
 def digest(value: Any) -> str:
@@ -87,7 +105,7 @@ def _parse_own(data: bytes, limit: int) -> tuple[Any, bool]:
     """The value of `data` and whether `data` is its canonical spelling: only then is the value to be used.
 
     What is written back byte for byte held no duplicate key, no float and nothing else that `canonical` refuses. ASCII keys sort alike by
-    code points and by UTF-16 code units, so there the interpreter's encoder may write. An integer is bounded as it is read, unless
+    code points and by UTF-16 code units, so there `_written` may write. An integer is bounded as it is read, unless
     nowhere in `data` stand as many digits as one out of range has; a value is no deeper than `data` has brackets.
     """
     if len(data) > limit:
@@ -95,9 +113,9 @@ def _parse_own(data: bytes, limit: int) -> tuple[Any, bool]:
     try:
         value = (_DECODER if _LONG in data.translate(_ALIKE) else _SHORT_DECODER).decode(data.decode("utf-8"))
         if data.isascii() and (data.count(b"{") + data.count(b"[") <= MAX_DEPTH or _depth_within(value)):
-            return value, _ENCODER.encode(value).encode() == data
+            return value, _written(value) == data
         return value, canonical(value) == data
-    except (ValueError, RecursionError, Malformed):
+    except (ValueError, TypeError, RecursionError, Malformed):
         return None, False
 
 
@@ -112,7 +130,7 @@ def _depth_within(value: Any) -> bool:
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Whether the interpreter's encoder writes `value` as RFC 8785 does: known types only, ASCII keys, nothing out of range.
+    """Whether `_written` writes `value` as RFC 8785 does: known types only, ASCII keys, nothing out of range.
 
     Keys beyond ASCII are left to `_render`: code points and UTF-16 code units sort them differently.
     """
@@ -132,9 +150,19 @@ def _is_plain(value: Any, depth: int) -> bool:
         return False
     for item in value:
         kind = type(item)
-        if kind is not str and not _is_plain(item, depth + 1):
+        if kind is int:
+            if not -MAX_INTEGER <= item <= MAX_INTEGER:
+                return False
+        elif kind not in _LEAVES and not _is_plain(item, depth + 1):
             return False
     return True
+
+
+def _written(value: Any) -> bytes:
+    """What is plain, by a compiled encoder: sorted by code points, escaped as RFC 8785 section 3.2.2.2 does. Raises TypeError for a lone
+    surrogate.
+    """
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def _render(value: Any, depth: int) -> str:
@@ -210,4 +238,3 @@ _DECODER = json.JSONDecoder(parse_int=_bounded_int, parse_float=_no_float, parse
 _SHORT_DECODER = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float)
 _LONG = b"0" * len(str(MAX_INTEGER))
 _ALIKE = bytes(ord("0") if ord("0") <= byte <= ord("9") else byte for byte in range(256))
-_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":"))

@@ -42,10 +42,15 @@ def decode(cls: type[T], value: Any, where: str = "") -> T:
         Malformed: with `where` naming the field.
     """
     try:
-        return cast(T, _decoder(cls)(value))
+        return cast(T, _reader(cast(Any, cls))(value))
     except Malformed as error:
         _place(error, where)
         raise
+
+
+@functools.cache
+def _reader(cls: Any) -> Decoder:
+    return _decoder(cls)
 
 
 def encode(value: Any) -> Any:
@@ -57,8 +62,14 @@ def encode(value: Any) -> Any:
         return [item if type(item) in _PLAIN else encode(item) for item in value]
     if kind is dict:
         return {key: encode(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(kind):
-        return {name: item if type(item) in _PLAIN else encode(item) for name, item in members(value).items()}
+    fields = _written(cast(Any, kind))
+    if fields is not None:
+        found = {}
+        for name, omitted_at in fields:
+            item = getattr(value, name)
+            if omitted_at is None or item != omitted_at[0]:
+                found[name] = item if type(item) in _PLAIN else encode(item)
+        return found
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (tuple, list)):
@@ -70,17 +81,18 @@ def encode(value: Any) -> Any:
 
 def members(value: Any) -> dict[str, Any]:
     """One level of `encode`: the members that a dataclass's document has, with their values as they are. Raises TypeError for others."""
-    found = {}
-    for name, omitted_at in _members_of(cast(Any, type(value))):
-        item = getattr(value, name)
-        if omitted_at is None or item != omitted_at[0]:
-            found[name] = item
-    return found
+    fields = _written(cast(Any, type(value)))
+    if fields is None:
+        raise TypeError(f"{type(value).__name__} is no dataclass")
+    items = ((name, getattr(value, name), omitted_at) for name, omitted_at in fields)
+    return {name: item for name, item, omitted_at in items if omitted_at is None or item != omitted_at[0]}
 
 
 @functools.cache
-def _members_of(kind: Any) -> tuple[tuple[str, tuple[Any] | None], ...]:
-    """Names of a dataclass's fields, each with the value at which it is left out, if there is one."""
+def _written(kind: Any) -> tuple[tuple[str, tuple[Any] | None], ...] | None:
+    """Names of a dataclass's fields, each with the value at which it is left out, if there is one; None of other types."""
+    if not dataclasses.is_dataclass(kind):
+        return None
     return tuple((field.name, (field.default,) if _OMITTED in field.metadata else None) for field in dataclasses.fields(kind))
 
 

@@ -28,8 +28,9 @@ MAX_REFRESH_DAYS = 3650
 MAX_QUOTA_DAYS = 3_660
 MAX_AMOUNT = 10**15
 MAX_EVIDENCE_AGE_S = 86_400
+MAX_QUANTUM_S = 86_400
 SMALLEST_OUTPUT = 4096
-"""Bytes of the smallest sealed release: a bound below it would allow nothing."""
+"""Least bound on the bytes of a sealed release that terms may state. `policies.sizes.sealed_bytes` says what the smallest needs."""
 
 _COUNTRY = re.compile(r"[A-Z]{2}\Z")
 _CURRENCY = re.compile(r"[A-Z]{3}\Z")

@@ -25,7 +25,7 @@ from policies.tightening import tightened
 LAW_VERSION = "law/2"
 """Version of everything in this package that a decision depends on. Logged with every decision; old versions stay callable."""
 
-OF_ENCLAVES = frozenset({"enclave", "version", "isolation", "enclave_jurisdictions", "no_debug", "evidence_age"})
+OF_ENCLAVES = frozenset({"enclave", "version", "isolation", "enclave_jurisdictions", "no_debug", "evidence_age", "quantum"})
 """Rules about the enclave and what it reads. A joint total has none: contributors read their own tables at home."""
 
 
@@ -61,8 +61,11 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
     pool = agreement.pool_of(plan.sources)
     if pool is not None:
         findings.append(_summable(request, agreement, plan, pool, derived.minimum_group))
+        findings += _untimed(agreement, pool)
     if plan.scoring is not None:
         findings.append(_scorable(request, agreement, plan, plan.scoring))
+    if plan.examined is not None:
+        findings.append(_examinable(request, plan))
     allowed = bool(findings) and False not in [finding.allowed for finding in findings]
     return Decision(allowed=allowed, minimum_group=derived.minimum_group, findings=tuple(findings))
 
@@ -207,6 +210,12 @@ def _summable(request: JobRequest, agreement: Agreement, plan: Plan, pool: Pool,
     return Finding(rule="joint", dataset=pool.dataset, allowed=True, message=message)
 
 
+def _untimed(agreement: Agreement, pool: Pool) -> list[Finding]:
+    """What denies a joint total under a quantum: parties send their parts when they are ready, and nobody can hold that back."""
+    why = "a joint total is added up in its contributors' own time, which no quantum hides"
+    return [_denied("quantum", member, why) for member in pool.members if agreement.terms_of(member).quantum is not None]
+
+
 def _scorable(request: JobRequest, agreement: Agreement, plan: Plan, scoring: Scoring) -> Finding:
     """What scores is a model, and all that is scored is the asker's own."""
     declaration = agreement.by_dataset.get(scoring.model)
@@ -217,6 +226,15 @@ def _scorable(request: JobRequest, agreement: Agreement, plan: Plan, scoring: Sc
         return _denied("scoring", foreign, f"`{foreign}` is not the asker's: scores leave row by row, to whom the rows belong")
     message = f"at most {scoring.rows} rows of `{request.consumer}`, {scoring.decimals} decimals"
     return Finding(rule="scoring", dataset=scoring.model, allowed=True, message=message)
+
+
+def _examinable(request: JobRequest, plan: Plan) -> Finding:
+    """A model is tested on rows of who asks for it: nobody learns by a test what is in another's table."""
+    foreign = next((name for name in plan.tested_tables if name.partition(".")[0] != request.consumer), None)
+    if foreign is not None:
+        return _denied("test_table", foreign, f"`{foreign}` is not the asker's: a model is tested on rows of one's own")
+    shown = ", ".join(plan.tested_tables)
+    return Finding(rule="test_table", dataset=plan.tested_tables[0], allowed=True, message=f"tested on {shown} of `{request.consumer}`")
 
 
 def _denied(rule: str, dataset: str, message: str) -> Finding:

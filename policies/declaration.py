@@ -25,6 +25,14 @@ def parse_date(text: str, where: str) -> int:
         raise Malformed("must be a date like 2026-01-31", where=where) from error
 
 
+def day_text(days: int) -> str | None:
+    """Return days since 1970-01-01 as an ISO 8601 day; None for a day outside of the years 1 to 9999, which that has no form for."""
+    try:
+        return date.fromordinal(days + date(1970, 1, 1).toordinal()).isoformat()
+    except (ValueError, OverflowError):
+        return None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
     """One column.

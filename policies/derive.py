@@ -8,6 +8,7 @@ from typing import Literal
 
 from policies.expression import Call, Expression, Ref, refs
 from policies.query import AggregateOutput, Join, KeyOutput, PerUnit, Plan, Relation, relations, tables
+from policies.recent import Recent
 from policies.service import MODEL_COLUMN
 
 Operation = Literal[
@@ -86,8 +87,11 @@ def derive(plan: Plan) -> tuple[Use, ...]:
 
     A column that a subquery aggregates per unit is used in the way in which the query around it uses the aggregate; what decides which of a
     unit's rows are aggregated is a filter. Conditions inside CASE and FILTER are filters, whatever is computed from them, and so are a
-    comparison that is used as a value and everything that decides whether a counted expression is NULL.
+    comparison that is used as a value and everything that decides whether a counted expression is NULL. Rows on which a model is tested are
+    used as those on which it is trained.
     """
+    if plan.examined is not None:
+        return tuple(use for part in plan.parts for use in derive(part))
     origins = _origins(plan.source)
     uses: dict[tuple[object, ...], Use] = {}
 
@@ -102,6 +106,10 @@ def derive(plan: Plan) -> tuple[Use, ...]:
     for use in _training_uses(plan, origins):
         note(use)
     return tuple(uses.values())
+
+
+USES = Recent(derive)
+"""The uses of a plan's columns, found once for every dataset that it reads."""
 
 
 def _relation_uses(plan: Plan, origins: Origins) -> Iterator[Use]:

@@ -25,6 +25,8 @@ EntryKind = Literal[
     "renounced", "voided",
     "exchange_proposed", "exchange_act", "handed_over", "exchange_ended",
     "score_decided", "score_answered", "score_refused",
+    "audit_scoped",
+    "score_returned",
 ]  # fmt: skip
 """Every kind of entry of version 1. Kinds are only ever added."""
 

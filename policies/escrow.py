@@ -38,7 +38,8 @@ ALLOWED: dict[Stage, frozenset[Stage]] = {
 FINAL: frozenset[Stage] = frozenset(stage for stage, following in ALLOWED.items() if not following)
 
 Reason = Literal["deadline", "terms", "attempts", "undecided"]
-"""Why the host returns everything: too late, an agreement's terms ended, no job of a leg is left, a dispute stood too long."""
+"""Why the host returns everything: too late, an agreement's terms ended, no job of a leg is left, a dispute stood too long. The end of
+the log ends an exchange besides (`at_epoch`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +184,21 @@ def due(exchange: Exchange, course: Course, now: int, standing: str) -> HandedOv
 def is_exhausted(leg: Leg, held: Held) -> bool:
     """Whether no job of a delivery is left that could still give it."""
     return leg.form == "delivery" and not held.given and not held.running and held.charged >= leg.jobs
+
+
+def at_epoch(exchange: Exchange, course: Course, now: int) -> Course | None:
+    """Return how an exchange stands in the log that follows where its own ends at `now`; None if nothing can follow there.
+
+    What is under way returns, to both, and a proposal expires. A right that was handed over goes on with the jobs that are left of it.
+    """
+    if course.stage == "handed_over":
+        return (
+            course if any(not obstacle(exchange, course, n, now) for n, leg in enumerate(exchange.legs, 1) if leg.form == "right") else None
+        )
+    if course.final:
+        return None
+    stopped = replace(course, first=replace(course.first, running=""), second=replace(course.second, running=""))
+    return replace(stopped, stage="expired" if course.stage == "proposed" else "returned")
 
 
 def obstacle(exchange: Exchange, course: Course, leg_number: int, now: int) -> str:

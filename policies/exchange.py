@@ -69,6 +69,11 @@ class Asked:
         if self.loss.amount <= 0:
             raise Malformed("must be above 0", where="loss.amount")
 
+    @property
+    def parts(self) -> tuple[str, Loss, Training | None]:
+        """What a request must hold to ask the same. One for scores, which cost no loss, asks nothing of the kind."""
+        return self.sql, self.loss, self.training
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Leg:

@@ -36,7 +36,7 @@ ACTORS: dict[str, Actor] = {
     "approvals": "approvers", "payment": "provider", "version": "provider", "enclave": "operator", "enclave_jurisdictions": "operator",
     "no_debug": "operator", "delete_after": "consumer", "columns": "consumer", "schedule": "consumer", "output_kinds": "consumer",
     "output_rows": "consumer", "dataset": "consumer", "measure": "consumer", "pre_approved": "consumer",
-    "exchange_only": "consumer",
+    "exchange_only": "consumer", "test_table": "consumer",
 }  # fmt: skip
 """Who can act where no change of the request helps; all parties, by a new agreement, on every other rule."""
 

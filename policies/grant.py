@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from policies.agreement import Agreement, EnclaveKind
-from policies.canonical import digest
-from policies.codec import encode, omitted
+from policies.canonical import canonical_with, digest, digest_bytes
+from policies.codec import encode, members, omitted
 from policies.documents import follow_rotations
 from policies.errors import Malformed
 from policies.finding import Decision
@@ -17,6 +17,7 @@ from policies.joint_grant import JointGrant, make_joint_grant
 from policies.law1 import grant as law1
 from policies.law1.query import Plan as Plan1
 from policies.names import require_digest, require_slug
+from policies.plan_text import plan_text
 from policies.privacy import Loss
 from policies.query import Plan, columns_read
 from policies.request import Facts, JobRequest, VersionFact
@@ -136,12 +137,18 @@ def is_tested(grant: AnyGrant) -> bool:
 def question_digest(request: JobRequest, plan: AnyPlan, versions: tuple[VersionFact, ...]) -> str:
     """Return the digest of what is asked and of what data: requests that differ only in id and spelling have one."""
     asked = {"agreement": request.agreement, "consumer": request.consumer, "purpose": request.purpose, "loss": encode(request.loss)}
-    return digest({**asked, "plan": encode(plan), "versions": encode(versions)})
+    return digest_bytes(canonical_with({**asked, "versions": encode(versions)}, "plan", plan_text(plan)))
 
 
 def grant_digest(grant: AnyGrant) -> str:
     """Return the digest that names a grant."""
     return digest(encode(grant))
+
+
+def grant_text(grant: AnyGrant) -> bytes:
+    """Return the canonical bytes of a grant whose plan's are at hand: `grant_digest` is the digest of the same."""
+    rest = {name: encode(item) for name, item in members(grant).items() if name != "plan"}
+    return canonical_with(rest, "plan", plan_text(grant.plan))
 
 
 def public_providers(agreement: Agreement, plan: AnyPlan) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from policies.canonical import digest
-from policies.codec import encode
+from policies.codec import encode, omitted
 from policies.errors import Malformed
 from policies.joint import MAX_CONTRIBUTORS, Noise
+from policies.model import ModelRelease
 from policies.names import require_digest, require_name, require_slug
 from policies.privacy import Loss
 from policies.schedule import Statistic
@@ -105,6 +106,7 @@ class JointRelease:
     Attributes:
         noise: who drew it; `contributors`: of the attempt that was opened.
         statistics: as granted, with the noise that the loss is charged for; intervals are of all noise that was drawn.
+        model: of a training whose one cell was not suppressed.
     """
 
     kind: Literal["joint-release/1"] = "joint-release/1"
@@ -117,6 +119,7 @@ class JointRelease:
     minimum_group: int
     statistics: tuple[Statistic, ...]
     loss: Loss
+    model: ModelRelease | None = omitted(None)
 
 
 def contributions_digest(contributions: Sequence[JointContribution]) -> str:

@@ -23,8 +23,9 @@ from policies.names import require_digest, require_slug
 from policies.privacy import Loss
 from policies.query import Join, PerUnit, Plan, Relation, Table
 from policies.request import Facts, JobRequest
-from policies.schedule import Statistic, measures, schedule
+from policies.schedule import Statistic, measures, schedule, task_of
 from policies.shape import domain_of, require_sound, shape
+from policies.task import LARGEST_PRODUCT, moment_count
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,14 +63,6 @@ class JointGrant:
         """The encryption's parameters."""
         return PARAMETERS[self.parameters]
 
-    def windows(self, cells: int, contributors: int) -> tuple[int, ...]:
-        """Most that every value of a total may be, over all vectors in the order of `statistics`."""
-        found: list[int] = []
-        for statistic, bound in zip(self.statistics, self.bounds, strict=True):
-            most = window(bound, self.total_noise(statistic, contributors), contributors)
-            found += [most] * (cells * max(1, statistic.measured.bins))
-        return tuple(found)
-
     def total_noise(self, statistic: Statistic, contributors: int) -> int:
         """Sigma of all noise in a released vector, in units of 2^-20."""
         return total_scale(statistic.scale, self.pool.noise, contributors, self.pool.coalition)
@@ -85,9 +78,30 @@ def cells_of(grant: JointGrant, declarations: Mapping[str, Declaration]) -> tupl
     return tuple(itertools.product(*(domain_of(key, scope) or () for key in grant.plan.group_by)))
 
 
+def numbers_of(statistic: Statistic, plan: Plan, declarations: Mapping[str, Declaration]) -> int:
+    """Return how many numbers a statistic has in every cell: second moments are the upper triangle of (z, y)'(z, y), row after row."""
+    if statistic.measured.quantity == "moments":
+        return moment_count(task_of(plan, shape(plan.source, declarations)))
+    return max(1, statistic.measured.bins)
+
+
+def widths_of(grant: JointGrant, declarations: Mapping[str, Declaration]) -> tuple[int, ...]:
+    """Return how many numbers every statistic has over all cells. A total holds them one statistic after another, cell after cell."""
+    cells = len(cells_of(grant, declarations))
+    return tuple(cells * numbers_of(statistic, grant.plan, declarations) for statistic in grant.statistics)
+
+
+def windows_of(grant: JointGrant, declarations: Mapping[str, Declaration], contributors: int) -> tuple[int, ...]:
+    """Return most that every number of a total may be, in absolute value."""
+    found: list[int] = []
+    for statistic, bound, width in zip(grant.statistics, grant.bounds, widths_of(grant, declarations), strict=True):
+        found += [window(bound, grant.total_noise(statistic, contributors), contributors)] * width
+    return tuple(found)
+
+
 def value_count(grant: JointGrant, declarations: Mapping[str, Declaration]) -> int:
     """Return how many numbers a total has: those of every statistic in every cell."""
-    return len(cells_of(grant, declarations)) * sum(max(1, statistic.measured.bins) for statistic in grant.statistics)
+    return sum(widths_of(grant, declarations))
 
 
 def as_read_by(plan: Plan, pool: Pool, member: str) -> Plan:
@@ -112,7 +126,8 @@ def bounds_of(plan: Plan, declarations: Mapping[str, Declaration], statistics: t
     bounds = []
     for statistic in statistics:
         plain = replace(statistic.measured, step=1)
-        most = -(-largest.get(plain, 1) // statistic.measured.step) * pool.rows
+        of_row = LARGEST_PRODUCT if statistic.measured.quantity == "moments" else largest.get(plain, 1)
+        most = -(-of_row // statistic.measured.step) * pool.rows
         if most > MAX_INTEGER:
             raise Malformed("bounds and rows of the pool allow sums beyond 53 bits at one contributor", code="pool-too-large")
         bounds.append(most)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from policies.agreement import LogIdentity
+from policies.codec import omitted
+from policies.counts import Counts
 from policies.documents import SignedRotation
 from policies.entries import LedgerCharge
 from policies.errors import Malformed
-from policies.names import require_key, require_name
+from policies.escrow import Course
+from policies.names import require_digest, require_key, require_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +75,22 @@ class SignedLogRotation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CarriedExchange:
+    """An exchange of the log that ends, as it stands in the one that begins: returned or expired, or handed over with a right left."""
+
+    exchange: str
+    course: Course
+
+    def __post_init__(self) -> None:
+        require_digest(self.exchange, "exchange")
+        if not self.course.final:
+            raise Malformed("no exchange goes on in another log but by a right that was handed over", where="course")
+        legs = (self.course.first, self.course.second)
+        if self.course.stage == "handed_over" and not all(leg.given and leg.acknowledged for leg in legs):
+            raise Malformed("one-sided: handed over without both legs", where="course")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:
     """What every provider signs when a log is lost for good: which log ends, where, which one begins, and with which totals.
 
@@ -82,6 +101,8 @@ class Epoch:
         log: the log that begins.
         providers: who has to sign, by id.
         totals: what every ledger has paid; the new log counts on from there.
+        exchanges: those that this ends, and those whose rights go on, by digest.
+        counts: what consumers used up under agreements; None in the first epochs, whose logs count anew what the service counts on.
     """
 
     kind: Literal["epoch/1"] = "epoch/1"
@@ -92,6 +113,8 @@ class Epoch:
     log: LogIdentity
     providers: tuple[str, ...]
     totals: tuple[LedgerCharge, ...]
+    exchanges: tuple[CarriedExchange, ...] = omitted(())
+    counts: Counts | None = omitted(None)
 
     def __post_init__(self) -> None:
         require_key(self.root, "root")
@@ -104,6 +127,9 @@ class Epoch:
         ledgers = [(total.provider, total.id_space) for total in self.totals]
         if ledgers != sorted(set(ledgers)) or list(self.providers) != sorted(set(self.providers)):
             raise Malformed("ledgers and providers stand once each, in order", where="totals")
+        carried = [item.exchange for item in self.exchanges]
+        if carried != sorted(set(carried)):
+            raise Malformed("exchanges stand once each, in order", where="exchanges")
 
     def total(self, provider: str, id_space: str) -> int:
         """What a ledger opens with, nano-epsilon."""

@@ -15,6 +15,7 @@ from policies.declaration import Declaration
 from policies.derive import OPERATIONS
 from policies.privacy import NANO, units_to_decimal
 from policies.query import MAX_CELLS
+from policies.sizes import sealed_bytes
 
 Kind = Literal["never-allows", "never-decides", "contradiction", "admits-everything"]
 
@@ -64,6 +65,9 @@ def _never_allows(terms: Terms) -> Iterator[_Found]:
         yield "contradiction", "recipients", "nobody may both ask and receive"
     if terms.uses == 0:
         yield "never-allows", "uses", "no use is allowed"
+    smallest = sealed_bytes(0)
+    if terms.output_bytes is not None and terms.output_bytes < smallest:
+        yield "never-allows", "output_bytes", f"the smallest sealed release needs {smallest}"
     if terms.no_debug and set(terms.enclave_kinds) == {"simulated"}:
         yield "contradiction", "no_debug", "a simulated enclave cannot show that it is not debugged"
 

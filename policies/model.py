@@ -87,7 +87,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
-    """A figure of held-out persons with the 95 % interval of its noise, as decimal strings."""
+    """A figure of held-out persons, or of the sums that made the model, with the 95 % interval of its noise, as decimal strings."""
 
     name: Literal["auc", "accuracy", "r2", "rmse", "distance"]
     value: str
@@ -96,16 +96,34 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """The 95 % interval of a weight, of the noise, in 2^-20 like the weight."""
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise Malformed("an interval ends before it begins", where="low")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRelease:
     """What a training run releases besides the number of persons. An ONNX file follows from the model (`enclaves.kit.artefact`).
 
     Attributes:
         contribution: where the training asks that its worth be divided.
+        intervals: of the weights of a model from a pool's sums, in their order.
     """
 
     model: Model
     metrics: tuple[Metric, ...]
     contribution: Contribution | None = omitted(None)
+    intervals: tuple[Interval, ...] = omitted(())
+
+    def __post_init__(self) -> None:
+        if self.intervals and len(self.intervals) != sum(map(len, self.model.weights)):
+            raise Malformed("has one interval for each weight, or none", where="intervals")
 
     @property
     def digest(self) -> str:

@@ -56,6 +56,7 @@ OPERANDS = {
     ("sb:scoreDecimals", "lteq"): "score_decimals",
     ("sb:withholdProbing", "eq"): "withhold_probing",
     ("sb:division", "eq"): "division",
+    ("sb:quantum", "gteq"): "quantum",
 }
 """(left operand, operator) -> field of `Terms`; each appears exactly once in a permission, those of `OPTIONAL` at most once."""
 
@@ -82,6 +83,7 @@ OPTIONAL = frozenset(
         "score_decimals",
         "withhold_probing",
         "division",
+        "quantum",
     }
 )
 _LOSSES = frozenset({"job_loss", "total_loss", "consumer_loss"})

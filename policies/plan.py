@@ -14,17 +14,18 @@ from typing import Literal
 
 import sqlglot.expressions as exp
 
-from policies.canonical import canonical
-from policies.codec import encode
 from policies.declaration import Declaration
 from policies.errors import Malformed
 from policies.expression import Constant, Expression, Ref, refs, typed
 from policies.normal_form import all_of
+from policies.plan_text import fits_into_entry
 from policies.privacy import units_to_decimal
 from policies.query import (
     MAX_CELLS,
     MAX_OUTPUTS,
+    RANKED,
     AggregateOutput,
+    Examined,
     Having,
     Key,
     KeyOutput,
@@ -39,11 +40,13 @@ from policies.request import JobRequest
 from policies.schedule import fitted, measures, needs, task_of
 from policies.service import Scoring
 from policies.shape import public_cells, require_sound
-from policies.sql_aggregates import Aggregate, holds_aggregate, is_aggregate, read_aggregate
-from policies.sql_functions import literal_number
-from policies.sql_sources import Rows, Sources, group_items, unaliased
-from policies.sql_text import at, bare, conjuncts, name_of, only, parse_select, position, refuse, refuse_construct
-from policies.training import Training, needs_of
+from policies.sql.aggregates import Aggregate, holds_aggregate, is_aggregate, read_aggregate
+from policies.sql.functions import day_of, literal_number
+from policies.sql.rows import Rows, group_items, unaliased
+from policies.sql.sources import Sources
+from policies.sql.text import at, bare, conjuncts, name_of, only, parse_select, position, refuse, refuse_construct
+from policies.task import needs_of
+from policies.training import Training
 
 PARSER_VERSION = f"sqlglot/{version('sqlglot')} plan/2"
 """Logged with every decision: replay parses SQL again only under the same parser."""
@@ -55,9 +58,6 @@ _OPERATORS: dict[type[exp.Expr], tuple[str, str, str]] = {
 }  # fmt: skip
 """Operator as written, with its sides exchanged, and negated."""
 
-_EMBEDDED_LEVELS = 4
-"""Levels of JSON around a plan where it is logged."""
-
 
 def plan_of(request: JobRequest, declarations: Mapping[str, Declaration]) -> Plan:
     """Return the canonical plan of what a request asks. Raises Malformed as `parse_plan` does."""
@@ -68,7 +68,8 @@ def parse_plan(sql: str, declarations: Mapping[str, Declaration], training: Trai
     """Return the canonical plan of `sql` over the declared datasets.
 
     Args:
-        training: what is learned from the rows of `sql`, which then names columns of rows (SELECT x AS name) instead of aggregates.
+        training: what is learned from the rows of `sql`, which then names columns of rows (SELECT x AS name) instead of aggregates. The
+            query of its test, if it has one, is read alike.
         scoring: which model scores the rows of `sql`, which then names columns of rows likewise.
 
     Raises:
@@ -87,24 +88,34 @@ def parse_plan(sql: str, declarations: Mapping[str, Declaration], training: Trai
     rows = sources.rows(select, sources.named_queries(select, {}))
     sources.require_used()
     query = _Query(select=select, rows=rows, declarations=declarations)
-    plan = query.plan() if training is None and scoring is None else query.rows_read(training, scoring)
-    found = require_sound(plan, declarations)
-    public_cells(plan, found.scope)
-    measures(plan, found)
+    if training is not None and training.test is not None and training.test.sql is not None:
+        plan = _with_test(query, training, training.test.sql, declarations)
+    else:
+        plan = query.plan() if training is None and scoring is None else query.rows_read(training, scoring)
+    with at(select):
+        found = require_sound(plan, declarations)
+        public_cells(plan, found.scope)
+        measures(plan, found)
     if training is not None:
         needs_of(task_of(plan, found))
     _require_depth(plan)
     return plan
 
 
-def _require_depth(plan: Plan) -> None:
-    document: object = encode(plan)
-    for _ in range(_EMBEDDED_LEVELS):
-        document = [document]
+def _with_test(query: _Query, training: Training, sql: str, declarations: Mapping[str, Declaration]) -> Plan:
+    """The plan of a training with the rows of its test, which a query of their own names."""
+    plain = replace(training, test=None)
     try:
-        canonical(document)
+        tested = parse_plan(sql, declarations, plain)
     except Malformed as error:
-        raise Malformed("the query nests too deep: its plan does not fit into a log entry", code="sql") from error
+        raise Malformed(error.message, where="test.sql", code=error.code) from error
+    examined = Examined(source=tested.source, where=tested.where, inputs=tested.inputs)
+    return replace(query.rows_read(plain, None), training=training, examined=examined)
+
+
+def _require_depth(plan: Plan) -> None:
+    if not fits_into_entry(plan):
+        raise Malformed("the query nests too deep: its plan does not fit into a log entry", code="sql")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +179,9 @@ class _Query:
             if expression in found:
                 raise Malformed("GROUP BY names a key twice", code="sql", where=position(written))
             with at(written):
+                if typed(expression, self.rows.shape.scope).type == "decimal":
+                    why = "is a decimal, and a decimal is no group key; group by CAST(x AS INTEGER), FLOOR(x) or a CASE"
+                    refuse(written, why, code="decimal-key")
                 found[expression] = Key(expression=expression, source=self._source_of(expression))
         return tuple(found.values())
 
@@ -208,16 +222,18 @@ class _Query:
 
     def _require_outputs(self, outputs: tuple[KeyOutput | AggregateOutput, ...], keys: tuple[Key, ...]) -> None:
         names = [output.name for output in outputs]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        twice = next((index for index, name in enumerate(names) if name in names[:index]), None)
         if twice is not None:
-            raise Malformed(f"output names must be distinct; `{twice}` stands twice", code="sql")
+            why = f"output names must be distinct; `{names[twice]}` stands twice"
+            raise Malformed(why, code="sql", where=position(self.select.expressions[twice]))
         shown = {output.key for output in outputs if isinstance(output, KeyOutput)}
         items = self.select.args["group"].expressions if keys else []
         for number, written in enumerate(items):
             if number not in shown:
                 refuse(written, "is a group key and must also be selected: without it nobody could tell the cells apart")
         if all(isinstance(output, KeyOutput) for output in outputs):
-            raise Malformed("the query has no aggregate; add COUNT(*), SUM(x) or AVG(x)", code="sql")
+            why = "the query has no aggregate; add COUNT(*), SUM(x) or AVG(x)"
+            raise Malformed(why, code="sql", where=position(self.select))
 
     def _having(self, outputs: tuple[KeyOutput | AggregateOutput, ...]) -> tuple[Having, ...]:
         having = self.select.args.get("having")
@@ -249,13 +265,23 @@ class _Query:
     def _rule(
         self, node: exp.Expr, left: exp.Expr, operator: str, right: exp.Expr, outputs: tuple[KeyOutput | AggregateOutput, ...]
     ) -> Having:
-        value = _constant(right)
-        if value is None:
-            refuse(node, "is not accepted in HAVING; compare a selected aggregate with a number")
         output = self._output_of(left, outputs, "HAVING")
         if isinstance(output, KeyOutput):
             refuse(node, "is not accepted in HAVING: it is a group key; write the condition in WHERE")
+        dated = output.function in RANKED and typed(output.arguments[0], self.rows.shape.scope).type == "date"
+        value = _constant(right) or (self._day(right) if dated else None)
+        if value is None:
+            compared = "a day, DATE '2026-01-31'" if dated else "a number"
+            refuse(node, f"is not accepted in HAVING; compare a selected aggregate with {compared}")
         return Having(output=output.name, operator=operator, value=value)  # type: ignore[arg-type]
+
+    def _day(self, node: exp.Expr) -> str | None:
+        """A day that is written out, in days since 1970 as plans hold it; None of anything else."""
+        found = self.rows.reader("in HAVING").read(node)
+        if isinstance(found, Constant) and found.type == "text":
+            with at(node):
+                found = day_of(found)
+        return str(found.value) if isinstance(found, Constant) and found.type == "date" and found.value is not None else None
 
     def _output_of(self, node: exp.Expr, outputs: tuple[KeyOutput | AggregateOutput, ...], clause: str) -> KeyOutput | AggregateOutput:
         """The output that a name, or the same aggregate written again, means."""

@@ -140,8 +140,9 @@ def units_to_decimal(units: int, decimals: int) -> str:
     """Return `units` counts of 10^-decimals as a plain decimal string without trailing zeros."""
     if not decimals:
         return str(units)
-    sign, whole = ("-" if units < 0 else ""), abs(units)
-    return sign + f"{whole // 10**decimals}.{whole % 10**decimals:0{decimals}d}".rstrip("0").rstrip(".")
+    digits = str(abs(units)).zfill(decimals + 1)
+    shown = f"{digits[:-decimals]}.{digits[-decimals:]}".rstrip("0").rstrip(".")
+    return "-" + shown if units < 0 else shown
 
 
 def scale_for(sensitivity: int, amount: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from policies.codec import omitted
@@ -37,6 +37,9 @@ AggregateFunction = Literal[
 ]  # fmt: skip
 """`COUNT` without an argument counts rows, `COUNT_UNITS` distinct privacy units. `MIN` and `MAX` are quantiles near 0 and 1.
 `REGR_SLOPE` and `REGR_INTERCEPT` of y and x are those of the line through (x, y) with the least squares."""
+
+RANKED: frozenset[AggregateFunction] = frozenset({"QUANTILE", "MIN", "MAX"})
+"""Functions that tell a place among ordered values, which may be dates; all others but counts add up."""
 
 ARGUMENTS: dict[str, tuple[int, int]] = {
     "COUNT": (0, 1), "COUNT_UNITS": (0, 0), "COVAR_POP": (2, 2), "COVAR_SAMP": (2, 2), "CORR": (2, 2),
@@ -183,6 +186,15 @@ class Order:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Examined:
+    """Rows on which a trained model is tested, none of them of a table that it is trained on. Each input is one of the training's."""
+
+    source: Relation
+    where: Expression | None = None
+    inputs: tuple[NamedExpression, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A query. Cells are the product of the public values of all keys, or the discovered combinations; one cell without keys.
 
@@ -191,6 +203,7 @@ class Plan:
     Attributes:
         training: what is learned from the rows besides; `inputs` are the columns that it names. Such a plan has one cell, whose figure is
             the number of its units.
+        examined: the rows on which the trained model is tested, where they are others than held-out ones.
         scoring: which model scores the rows instead; `inputs` are the features and what tells rows apart. Such a plan has no outputs.
     """
 
@@ -205,6 +218,7 @@ class Plan:
     training: Training | None = omitted(None)
     inputs: tuple[NamedExpression, ...] = omitted(())
     scoring: Scoring | None = omitted(None)
+    examined: Examined | None = omitted(None)
 
     def __post_init__(self) -> None:
         names = [require_name(output.name, "outputs") for output in self.outputs]
@@ -231,6 +245,8 @@ class Plan:
             raise Malformed("scored rows have a name, and a feature besides", where="inputs")
         if reads_rows and (self.group_by or self.having or self.order or self.limit is not None):
             raise Malformed("what reads rows has no groups and nothing to order", where="training")
+        if (self.examined is not None) != (self.training is not None and self.training.examined):
+            raise Malformed("a training whose test has rows of its own and those rows come together", where="examined")
 
     @property
     def aggregates(self) -> tuple[AggregateOutput, ...]:
@@ -239,14 +255,28 @@ class Plan:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The datasets that the plan reads, each once, in the order in which they appear; a model that scores comes last."""
+        """The datasets that the plan reads, each once, in the order in which they appear; those of a test, or a model, come last."""
         model = () if self.scoring is None else (self.scoring.model,)
-        return tuple(dict.fromkeys((*self.tables, *model)))
+        return tuple(dict.fromkeys((*self.tables, *self.tested_tables, *model)))
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The datasets whose rows the plan reads."""
+        """The datasets whose rows the plan reads, without those of a test."""
         return tuple(dict.fromkeys(table.dataset for table in tables(self.source)))
+
+    @property
+    def tested_tables(self) -> tuple[str, ...]:
+        """The datasets on whose rows a trained model is tested; none where persons are held out."""
+        return () if self.examined is None else tuple(dict.fromkeys(table.dataset for table in tables(self.examined.source)))
+
+    @property
+    def parts(self) -> tuple[Plan, ...]:
+        """The plan without its test and, where the test has rows of its own, a plan that trains on those instead."""
+        if self.examined is None or self.training is None or self.training.test is None:
+            return (self,)
+        training = replace(self.training, test=None)
+        rest = replace(self, training=training, examined=None)
+        return (rest, replace(rest, source=self.examined.source, where=self.examined.where, inputs=self.examined.inputs))
 
     @property
     def discovers(self) -> bool:
@@ -276,7 +306,7 @@ def relations(relation: Relation) -> Iterator[Relation]:
 
 
 def expressions(plan: Plan) -> Iterator[Expression]:
-    """Yield every expression of a plan, subqueries and joins included."""
+    """Yield every expression of a plan, subqueries and joins included; of a test on other rows none."""
     for relation in relations(plan.source):
         if isinstance(relation, Join):
             for equality in relation.on:
@@ -304,17 +334,18 @@ def columns_read(plan: Plan, declarations: Mapping[str, Declaration]) -> dict[st
     Raises:
         Malformed: a dataset that is not declared.
     """
-    by_alias = {table.alias: table.dataset for table in tables(plan.source)}
     needed: dict[str, set[str]] = {}
     for dataset in plan.sources:
         declaration = declared(dataset, declarations)
         needed[dataset] = {*declaration.unique_key, *([declaration.unit] if declaration.unit else [])}
     if plan.scoring is not None:
         needed[plan.scoring.model].add(MODEL_COLUMN)
-    for expression in expressions(plan):
-        for ref in refs(expression):
-            if ref.table in by_alias:
-                needed[by_alias[ref.table]].add(ref.column)
+    for part in plan.parts:  # an alias means another table in each
+        by_alias = {table.alias: table.dataset for table in tables(part.source)}
+        for expression in expressions(part):
+            for ref in refs(expression):
+                if ref.table in by_alias:
+                    needed[by_alias[ref.table]].add(ref.column)
     return {dataset: tuple(sorted(names)) for dataset, names in needed.items()}
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 from policies.derive import OPERATION_OF, OPERATIONS, ColumnRef, Operation
 from policies.expression import Constant, Expression, Ref
 from policies.query import AggregateOutput, Join, KeyOutput, PerUnit, Plan, Relation, Table, relations
-from policies.sql_places import Place, Places
+from policies.sql.places import Place, Places
 
 Level = Literal["hidden", "domain", "noised", "shared", "plain"]
 """From nothing but which rows take part, over public values, noised figures and values that enough units share, to what the owner knows."""
@@ -100,11 +100,12 @@ def reveals(plan: Plan, recipients: Iterable[str], sql: str = "") -> tuple[Revea
     Args:
         sql: the text that the plan was read from; without it, steps have no place.
     """
-    env = _Relations()
-    env.take(plan.source)
     found: _Found = {}
-    for column, output, operation, path in (*_of_rows(plan, env), *_of_outputs(plan, env)):
-        found.setdefault((column, output), {}).setdefault(operation, path)
+    for part in plan.parts:
+        env = _Relations()
+        env.take(part.source)
+        for column, output, operation, path in (*_of_rows(part, env), *_of_outputs(part, env)):
+            found.setdefault((column, output), {}).setdefault(operation, path)
     places = Places.of(sql)
     return tuple(
         _reveal(column, output, recipient, found[column, output], places)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from policies.agreement import Agreement, Terms
 from policies.declaration import Declaration
-from policies.derive import Use, derive
+from policies.derive import USES, Use
 from policies.finding import Finding, make_finding
 from policies.odrl import timestamp
 from policies.privacy import LARGEST, PARAMETERS, Loss
@@ -73,7 +73,7 @@ def validity(case: Case) -> Iterator[Finding]:
 
 def columns(case: Case) -> Iterator[Finding]:
     """Every use of every column of this dataset is allowed."""
-    uses = [use for use in derive(case.plan) if use.column.dataset == case.declaration.dataset]
+    uses = [use for use in USES(case.plan) if use.column.dataset == case.declaration.dataset]
     failed = [use for use in uses if use.operation not in case.terms.operations(use.column.column, case.request.consumer)]
     for use in failed:
         yield _column_finding(case, use)

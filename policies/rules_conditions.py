@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from policies.agreement import Terms
 from policies.conditions import Division
 from policies.escrow import obstacle
-from policies.exchange import Asked, Bound, exchange_digest
+from policies.exchange import Bound, exchange_digest
 from policies.finding import Finding
 from policies.isolation import lacking
 from policies.odrl import timestamp
@@ -156,6 +156,11 @@ def output_bytes(case: Case) -> Iterator[Finding]:
     yield case.finding("output_bytes", True, f"a sealed release above {case.terms.output_bytes} bytes is withheld at the gate")
 
 
+def quantum(case: Case) -> Iterator[Finding]:
+    """Whoever runs the enclave tells the end of the run only at its time, and a replay compares the times in the log."""
+    yield case.finding("quantum", True, f"the end of a run is told only at multiples of {case.terms.quantum} s, or of more")
+
+
 def approvals(case: Case) -> Iterator[Finding]:
     """So many of the parties have approved this request; its author alone is not enough."""
     wanted, given, author = case.terms.approvals, case.facts.approved_by, case.request.consumer
@@ -188,15 +193,14 @@ def unbound(bound: Bound, stated: ExchangeFact, case: Case) -> str:
         return "the stated exchange, or the form of its leg, is another"
     if (leg.receiver, leg.agreement, leg.purpose) != (request.consumer, request.agreement, request.purpose):
         return f"leg {bound.leg} is for another receiver, agreement or purpose"
-    asked = Asked(sql=request.sql, loss=request.loss, training=request.training)
-    if leg.ask is not None and (leg.ask != asked or request.scoring is not None):
+    if leg.ask is not None and ((request.sql, request.loss, request.training) != leg.ask.parts or request.scoring is not None):
         return f"leg {bound.leg} asks another query, training or loss"
     if leg.kind == "scenario" and (request.training is not None or request.scoring is not None):
         return "on a scenario only figures are released, no model and no scores"
     if case.agreement.pool_of(case.plan.sources) is not None:
         return "a joint total cannot be held in escrow"
     providers = {case.agreement.by_dataset[name].provider for name in case.plan.sources}
-    if leg.giver not in providers:
+    if leg.giver not in {case.agreement.by_dataset[name].provider for name in case.plan.sources if name not in case.plan.tested_tables}:
         return f"the query reads nothing of `{leg.giver}`, who gives this leg"
     if leg.tested and leg.receiver not in providers:
         return f"the test is on data of `{leg.receiver}`, and the query reads none"
@@ -269,6 +273,7 @@ CONDITIONS: dict[str, Condition] = {
     "output_kinds": Condition(rule=output_kinds, applies=lambda terms: terms.output_kinds is not None),
     "output_rows": Condition(rule=output_rows, applies=lambda terms: terms.output_rows is not None),
     "output_bytes": Condition(rule=output_bytes, applies=lambda terms: terms.output_bytes is not None),
+    "quantum": Condition(rule=quantum, applies=lambda terms: terms.quantum is not None),
     "approvals": Condition(rule=approvals, applies=lambda terms: terms.approvals is not None),
     "exchange_only": Condition(
         rule=exchange_only, applies=lambda terms: terms.exchange_only, also=lambda case: case.request.exchange is not None
@@ -283,6 +288,6 @@ CONDITIONS: dict[str, Condition] = {
 
 OF_DOCUMENTS = frozenset({
     "columns", "minimum_group", "evidence_age", "pre_approved", "output_kinds", "output_rows", "output_bytes", "notify", "attribution",
-    "score_decimals", "withhold_probing",
+    "score_decimals", "withhold_probing", "quantum",
 })  # fmt: skip
 """Rules that read nothing but plan, terms and who the recipient is: they hold for every request on the same documents."""

@@ -16,10 +16,10 @@ from policies.division import organisations_of
 from policies.errors import Malformed
 from policies.expression import Expression, Typed, typed
 from policies.privacy import PICO, SCALE_UNIT, Loss, scale_for, sigma_for
-from policies.query import AggregateOutput, Plan
+from policies.query import RANKED, AggregateOutput, Plan
 from policies.recent import Recent
 from policies.shape import Contribution, Shape, contribution, require_sound
-from policies.training import Need, Task, needs_of, resolve
+from policies.task import Need, Task, needs_of, resolve
 
 Quantity = Literal[
     "units", "rows", "distinct", "sum", "squares", "product", "bins",
@@ -51,7 +51,7 @@ class Measured:
         quantity: `units` counts distinct privacy units, `rows` rows, `distinct` distinct values of the argument, `sum` adds
             (x - centre) / step of the first argument, `squares` its square / step, `product` (x - centre)(y - centre) / step of the two
             arguments, `bins` counts rows per bin of the first argument: `bins` numbers a cell. Quotients are rounded towards zero.
-            The others are what a training draws (`policies.training.Need`).
+            The others are what a training draws (`policies.task.Need`).
         centres: per argument that is added up.
     """
 
@@ -232,7 +232,7 @@ def needs(output: AggregateOutput, scope: Mapping[tuple[str, str], Typed]) -> di
     first = output.arguments[0]
     if function == "COUNT_DISTINCT":
         return {"count": measured("distinct", first)}
-    if function in ("QUANTILE", "MIN", "MAX"):
+    if function in RANKED:
         return {"bins": measured("bins", first)}
     if function == "SUM":
         return {"sum": measured("sum", first)}

@@ -15,9 +15,10 @@ more than log2(modulus / flood), 35 bits. The scores themselves are not hidden f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from policies.codec import omitted
 from policies.errors import Malformed
 from policies.joint import WIDE
 from policies.model import WEIGHT_BITS, Model
@@ -58,6 +59,9 @@ MAX_SCORED = 10**12
 MAX_STEP = 10**6
 """Largest step, in millionths."""
 
+SHORTEST_ANSWER_S, LONGEST_ANSWER_S = 60, 30 * 24 * 3600
+"""Bounds of the time within which an owner answers, where an agreement names one."""
+
 ScoreRefusal = Literal["decision", "ciphertexts", "model"]
 """All that an owner ever says when it does not score: its own decision denies, these are no ciphertexts, or it has no such model."""
 
@@ -75,6 +79,8 @@ class Scorer:
         rows: most rows of all requests under the agreement.
         step: decimal string: the owner adds to every number of an answer one that is uniform in [-step/2, step/2], so that what the
             client gets is as coarse as a rounding to the step, whatever software it uses.
+        answer_s: seconds from the decision on within which the owner answers; after them the client may have the rows of a request back
+            that has no answer in the log. 0: rows are used up whether or not the owner answers.
     """
 
     dataset: str
@@ -84,6 +90,7 @@ class Scorer:
     outputs: int
     rows: int
     step: str = "0"
+    answer_s: int = omitted(0)
 
     def __post_init__(self) -> None:
         require_dataset(self.dataset, "dataset")
@@ -101,6 +108,8 @@ class Scorer:
             raise Malformed(f"must lie between 1 and {MAX_SCORED}", where="rows")
         if not 0 <= self.step_units <= MAX_STEP:
             raise Malformed("must lie between 0 and 1", where="step")
+        if self.answer_s and not SHORTEST_ANSWER_S <= self.answer_s <= LONGEST_ANSWER_S:
+            raise Malformed(f"must be 0, or lie between {SHORTEST_ANSWER_S} and {LONGEST_ANSWER_S}", where="answer_s")
 
     @property
     def owner(self) -> str:
@@ -116,6 +125,10 @@ class Scorer:
     def step_units(self) -> int:
         """The step in millionths."""
         return decimal_to_units(self.step, 6, "step")
+
+    def answered_until(self, decided: int) -> int | None:
+        """Until when a request that was decided then is answered (both milliseconds since 1970); None where the agreement names no time."""
+        return decided + 1000 * self.answer_s if self.answer_s else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +172,30 @@ class ScoreStatement:
             raise Malformed("says either what was scored or why nothing was", where="scores")
         if self.scores is not None:
             require_digest(self.scores, "scores")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreReturn:
+    """What a client signs of a request whose owner has let its time pass: it has no answer, and takes its rows back."""
+
+    kind: Literal["score-return/1"] = "score-return/1"
+    scoring: str
+    request: str
+    reason: Literal["owner-silent"]
+
+    def __post_init__(self) -> None:
+        require_slug(self.scoring, "scoring")
+        require_digest(self.request, "request")
+
+    @property
+    def scores(self) -> None:
+        """There are none."""
+        return
+
+    @property
+    def refused(self) -> str:
+        """Why there are none."""
+        return self.reason
 
 
 def scoring_id(request_digest: str) -> str:
@@ -210,7 +247,7 @@ def fine_weights(model: Model, scorer: Scorer) -> tuple[tuple[int, ...], ...]:
         Malformed: code `scoring-model`, if the model is not the one that the agreement describes, or has weights that are too large.
     """
     described = scorer_of(model, scorer.dataset, scorer.rows, scorer.step)
-    if described != scorer:
+    if replace(described, answer_s=scorer.answer_s) != scorer:
         raise Malformed("the model is not the one that the agreement describes", code="scoring-model")
     half = 1 << (WEIGHT_BITS - FINE - 1)
     rounded = tuple(tuple((weight + half) >> (WEIGHT_BITS - FINE) for weight in row) for row in model.weights)

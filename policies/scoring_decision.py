@@ -1,7 +1,7 @@
 """The decision on encrypted rows that a model is to score: the owner's terms, and how many rows are left. Pure.
 
-No privacy ledger is charged: the rows are the client's own. What is metered is the model: every allowed request uses up its rows for good,
-whether or not its owner answers, as an owner that gave rows back could be asked for ever.
+No privacy ledger is charged: the rows are the client's own. What is metered is the model: every allowed request uses up its rows. Where the
+agreement names a time to answer within, rows of a request that the log shows no answer to may be returned after it; otherwise never.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ OTHERS = (
     "pre_approved",
     "output_kinds",
     "approvals",
+    "quantum",
     "payment",
     "notify",
     "attribution",
     "delete_after",
+    "scored_rows",
+    "score_decimals",
+    "withhold_probing",
 )
 """Fields of `Terms` that nothing holds for encrypted scoring: where one stands, every request is denied."""
 
@@ -36,7 +40,7 @@ class ScoreFacts:
 
     Attributes:
         now: seconds since 1970.
-        rows, requests: of all requests to this model under the agreement that were allowed before.
+        rows, requests: of all requests to this model under the agreement that were allowed before and not returned.
         tightenings: of the agreement, whose signatures the caller has verified.
     """
 

@@ -32,8 +32,9 @@ MAX_SCORED_ROWS = 50_000
 
 MAX_SCORE_DECIMALS = 6
 
-Probing = Literal["none", "suspected"]
-"""All that anybody but the asker learns of the rows of a call: whether they look made to copy the model (`enclaves.learn.probing`)."""
+Probing = Literal["none", "few", "suspected"]
+"""All that anybody but the asker learns of the rows of a call: whether they look made to copy the model (`enclaves.learn.probing`), or are
+too few for saying so. Who spreads probes over small versions is told `few` each time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +124,17 @@ def parse_model(parts: Sequence[str]) -> Model:
     model = decode(Model, parse_json(text.encode(), limit=MAX_MODEL_BYTES))
     require_usable(model)
     return model
+
+
+def copied_by(model: Model) -> int | None:
+    """Return how many rows, well chosen and answered without rounding, are enough to copy a model; None for clusters.
+
+    Once the link is undone, answers are linear in the weights, or of trees whose splits are known in the leaves' values: so many equations
+    solve for them (Tramer et al. 2016). With fewer, models that differ elsewhere give the same answers.
+    """
+    if model.link == "nearest":
+        return None
+    return 1 + sum(len(tree.leaves) - 1 for tree in model.trees) if model.trees else model.width
 
 
 def require_usable(model: Model) -> None:

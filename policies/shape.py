@@ -16,6 +16,7 @@ from policies.expression import DIVISION_DECIMALS, MAX_EXPRESSION_DECIMALS, MAX_
 from policies.names import require_name
 from policies.query import MAX_CELLS, MAX_SOURCES, Join, Key, PerUnit, Plan, Relation, Table, UnitColumn, declared, relations, tables
 from policies.recent import Recent
+from policies.task import require_one_sum
 
 POOLS = "pool."
 """Names of datasets begin so that are added up under encryption only (`policies.joint.Pool`)."""
@@ -139,15 +140,17 @@ def _require_pairs(pairs: list[tuple[Name, Name]], left: Shape, right: Shape) ->
         if a not in left.scope or b not in right.scope:
             raise Malformed(f"`{'.'.join(a)}` and `{'.'.join(b)}` are not columns of the two sides", code="unknown-column")
         if left.scope[a].type not in ("integer", "text", "date") or left.scope[a].type != right.scope[b].type:
-            raise Malformed(f"`{'.'.join(a)}` and `{'.'.join(b)}` cannot be joined: keys have one type, not decimal", code="join-key")
+            raise Malformed(f"`{a[1]}` and `{b[1]}` cannot be joined: keys have one type, not decimal", code="join-key")
 
 
 def _require_same_units(pairs: list[tuple[Name, Name]], left: Shape, right: Shape) -> None:
     if left.id_space != right.id_space:
-        raise Malformed(f"`{left.id_space}` and `{right.id_space}` do not identify the same privacy units", code="join-unit")
+        why = f"the id spaces `{left.id_space}` and `{right.id_space}` do not identify the same privacy units; one id space is joined"
+        raise Malformed(why, code="join-unit")
     if not any(a in left.unit and b in right.unit for a, b in pairs):
-        units = sorted(".".join(name) for name in left.unit | right.unit)
-        raise Malformed(f"protected tables are joined on their privacy unit ({', '.join(units)}), alone or with others", code="join-unit")
+        # Aliases of a plan are not those of the text.
+        units = ", ".join(sorted({column for _, column in left.unit | right.unit}))
+        raise Malformed(f"protected tables are joined on their privacy unit ({units}), alone or with other columns", code="join-unit")
 
 
 def _per_unit(relation: PerUnit, declarations: Mapping[str, Declaration]) -> Shape:
@@ -245,11 +248,33 @@ def _sound(plan: Plan, declarations: Mapping[str, Declaration]) -> Shape:
             typed(argument, found.scope)
     for item in plan.inputs:
         typed(item.expression, found.scope)
-    if plan.inputs and any(dataset.startswith(POOLS) for dataset in plan.sources):
-        raise Malformed("a model reads rows inside an enclave; the rows of a pool are in none", code="sql")
+    if any(dataset.startswith(POOLS) for dataset in plan.sources):
+        if plan.scoring is not None:
+            raise Malformed("a model scores rows inside an enclave; the rows of a pool are in none", code="sql")
+        if plan.training is not None:
+            require_one_sum(plan.training)
     if plan.training is not None and [(o.function, o.filter) for o in plan.aggregates] != [("COUNT_UNITS", None)]:
         raise Malformed("a plan that trains counts its units, and nothing else", where="outputs")
+    if plan.examined is not None:
+        _require_like(plan, found, _sound(plan.parts[1], declarations))
     return found
+
+
+def _require_like(plan: Plan, found: Shape, tested: Shape) -> None:
+    """The rows of a test have the training's columns, of the same types, and come from other tables."""
+    assert plan.examined is not None
+    both = sorted({*plan.tables} & {*plan.tested_tables})
+    if both:
+        raise Malformed(f"`{both[0]}` takes part in the training; a test has other tables", where="test", code="test-table")
+    here, there = ({item.name: item.expression for item in inputs} for inputs in (plan.inputs, plan.examined.inputs))
+    if here.keys() != there.keys():
+        name = min(here.keys() ^ there.keys())
+        raise Malformed(f"training and test must have the same columns; `{name}` stands in one only", where="test", code="test-columns")
+    for name, expression in here.items():
+        trained, other = typed(expression, found.scope), typed(there[name], tested.scope)
+        if (trained.type, trained.decimals) != (other.type, other.decimals):
+            message = f"`{name}` is a {trained.type} of {trained.decimals} decimals in the training, and in the test a {other.type} of "
+            raise Malformed(f"{message}{other.decimals}", where="test", code="test-columns")
 
 
 _SOUND = Recent(lambda plan, *read: _sound(plan, {declaration.dataset: declaration for declaration in read}))
@@ -318,7 +343,7 @@ def contribution(plan: Plan, declarations: Mapping[str, Declaration]) -> Contrib
     """Return the most that one unit contributes to the cells of a plan. Raises Malformed."""
     found = require_sound(plan, declarations)
     reachable = public_cells(plan, found.scope)
-    bounds = [declared(dataset, declarations) for dataset in plan.sources]
+    bounds = [declared(dataset, declarations) for dataset in plan.tables]
     groups = [b.groups_per_unit for b in bounds if b.groups_per_unit is not None]
     per_group = [b.rows_per_group for b in bounds if b.rows_per_group is not None]
     per_cell = min([found.rows, *per_group])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from policies.canonical import canonical
 from policies.declaration import Declaration
 from policies.errors import Malformed
-from policies.granted import MAX_RELEASE
+from policies.granted import MAX_RELEASE, PADDING, PADDING_FOR_SEAL
 from policies.query import Plan
 from policies.shape import domain_of, public_cells, require_sound
 
@@ -31,11 +31,16 @@ def least_bytes(plan: Plan, declarations: Mapping[str, Declaration], minimum_gro
     return shown * (CELL + figures + shortest)
 
 
+def sealed_bytes(release: int) -> int:
+    """Return how many bytes a release of so many has to be allowed: framed, padded and sealed."""
+    return -(-(release + 4) // PADDING) * PADDING + PADDING_FOR_SEAL
+
+
 def require_releasable(plan: Plan, declarations: Mapping[str, Declaration], minimum_group: int, most: int = MAX_RELEASE) -> None:
-    """Raise Malformed (code `release-too-large`) for a plan of which every release would be withheld for its size."""
-    least = least_bytes(plan, declarations, minimum_group)
+    """Raise Malformed (code `release-too-large`) for a plan of which every release would be withheld for its size, padded and sealed."""
+    least = sealed_bytes(least_bytes(plan, declarations, minimum_group))
     if least > most:
         raise Malformed(
-            f"the release would have at least {least} bytes, and {most} may leave; ask for fewer cells or columns, or add LIMIT",
+            f"the sealed release would have at least {least} bytes, and {most} may leave; ask for fewer cells or columns, or add LIMIT",
             code="release-too-large",
         )

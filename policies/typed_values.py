@@ -102,7 +102,8 @@ class Typed:
     def bounds(self, what: str) -> tuple[int, int]:
         """(lower, upper). Raises Malformed (code `bounds-missing`)."""
         if self.lower is None or self.upper is None:
-            raise Malformed(f"{what} needs declared bounds, and there are none", code="bounds-missing")
+            why = f"{what} needs declared bounds, and there are none; LEAST(GREATEST(x, 0), 100) gives bounds to a number"
+            raise Malformed(why, code="bounds-missing")
         return self.lower, self.upper
 
 

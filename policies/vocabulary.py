@@ -136,7 +136,8 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "scored_rows": (
         "`rows`, and `days` where only the last days count",
         "Rows that the model scored for the consumer under the agreement, with those of this call, are at most so many: as many as calls "
-        "stated, in all or in any so many times 24 hours. A repeated call is not counted.",
+        "stated, in all or in any so many times 24 hours. A repeated call is not counted. It is of models in enclaves. Of encrypted rows "
+        "the agreement's `sb:scorer` counts `rows` of all clients, beside `uses` and `output_rows`; where it stands they are denied.",
         (f"{_MORE}.scored_rows", "enclaves.learn.service.score"),
     ),
     "score_decimals": ("0 to 6", "Scores have at most so many decimals.", (f"{_MORE}.score_decimals", "enclaves.learn.service.score")),
@@ -149,6 +150,12 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "`method` (`shapley` or `leave-one-out`) and `amount`, an integer",
         "A training that asks for a report on contributions divides this amount by this method. Without the term, none may ask.",
         (f"{_MORE}.division", "policies.division.contribution_of"),
+    ),
+    "quantum": (
+        "1 to 86400 seconds",
+        "The end of a run, whatever it is, is recorded and handed out only at multiples of so many seconds, or of more, after it began. "
+        "A joint total, which parties add up in their own time, is denied.",
+        (f"{_MORE}.quantum", "sandbox.jobs.run.quantum_of", "sandbox.audit.judge_policy.require_due"),
     ),
     "approvals": (
         "`need` and `of`, a list of party ids",
@@ -170,7 +177,11 @@ _MEANINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "The transaction that stores a release gives notice of it to them.",
         (f"{_MORE}.notify", "sandbox.jobs.record.informed"),
     ),
-    "attribution": ("`sb:text`", "The client shows the words with each release.", (f"{_MORE}.attribution", "sandbox.cli.jobs.show_duties")),
+    "attribution": (
+        "`sb:text`",
+        "The client shows the words with each release.",
+        (f"{_MORE}.attribution", "sandbox.cli.releases.show_duties"),
+    ),
     "delete_after": (
         "`sb:afterDays`",
         "After so many days the release is handed out no more, and the consumer has signed that it deleted its copy; until it has, its "

@@ -6,6 +6,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+from tests.support.chance import near
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -13,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_the_demo_passes_all_its_checks_and_writes_them_down(tmp_path: Path) -> None:
     report = tmp_path / "outcome.json"
     done = subprocess.run(
-        [sys.executable, "-m", "sandbox", "demo", "--json", str(report)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", "sandbox", "demo", "--json", str(report)], cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     outcome = json.loads(report.read_text())
@@ -24,8 +27,7 @@ def test_the_demo_passes_all_its_checks_and_writes_them_down(tmp_path: Path) -> 
     assert {(row["coinsurance"], row["cell"]) for row in outcome["release"]} == {
         (rate, cell) for rate in (0, 25, 50, 95, 100) for cell in ("person_years", "mean_visits", "mean_spending")
     }
-    inside = sum(row["low"] <= row["truth"] <= row["high"] for row in outcome["release"])
-    assert inside >= 11
+    assert all(near(SimpleNamespace(**row), row["truth"]) for row in outcome["release"])
 
 
 def test_the_examples_carry_the_public_data_set_unchanged() -> None:

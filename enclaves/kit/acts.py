@@ -7,6 +7,7 @@ from typing import TypeVar
 from enclaves.kit.envelope import Purpose, Signed, sign_document, verify_document
 from enclaves.kit.signatures import SigningKey
 from policies.acts import DutyDone, JobApproval, JobCancellation, SignedApproval, SignedCancellation, SignedDuty
+from policies.audit_scope import AuditScope, SignedAuditScope
 from policies.codec import encode
 from policies.documents import GrantRenunciation, SignedRenunciation
 from policies.exchange import ExchangeAct, SignedExchangeAct
@@ -43,6 +44,17 @@ def sign_duty(done: DutyDone, by: str, key: SigningKey) -> SignedDuty:
 def verify_duty(signed: SignedDuty, public: str) -> DutyDone:
     """Return the duty if `by` signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
     return _verified(signed.done, "duty-done", signed.by, signed.signature, public)
+
+
+def verify_audit_scope(signed: SignedAuditScope, public: str) -> AuditScope:
+    """Return the scope if its owner signed it with the key `public` (hex). Raises Tampered (code `bad-signature`)."""
+    verify_document(signed_audit_scope(signed), "audit-scope", signed.scope.owner, public)
+    return signed.scope
+
+
+def signed_audit_scope(signed: SignedAuditScope) -> Signed:
+    """The signed document whose parts a header holds."""
+    return Signed(purpose="audit-scope", by=signed.scope.owner, body=encode(signed.scope), signature=signed.signature)
 
 
 def verify_renunciation(signed: SignedRenunciation, public: str) -> GrantRenunciation:

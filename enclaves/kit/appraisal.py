@@ -83,6 +83,7 @@ def appraise(
     platforms: Collection[PlatformFloor] = (),
     at: float | None = None,
     named: str | None = None,
+    digest_of: str | None = None,
 ) -> Attested:
     """Judge evidence for one grant against reference values.
 
@@ -92,7 +93,7 @@ def appraise(
         nonce: the caller's own fresh challenge, or several of which one must be answered; None where freshness was judged by the brokers
             and only the binding matters.
         at: seconds since 1970 at which certificates and collateral have to be valid; evidence of a TEE needs it.
-        named: the digest of `grant`, where the caller has computed it already.
+        named: the digest of `grant`, where the caller has computed it already; `digest_of`: that of `signed`, likewise.
 
     Raises:
         EvidenceRejected: code `kind`, `measurement`, `grant`, `isolation`, `nonce`, `signature`, `endorsement` or `key-binding`, or one of
@@ -117,7 +118,7 @@ def appraise(
     except (Tampered, ValueError) as error:
         raise EvidenceRejected("the enclave's signature is wrong", code="signature") from error
     result = _appraise_platform(signed, message, frozenset(measurements) & {evidence.measurement}, platforms, at)
-    return Attested(evidence=evidence, digest=evidence_digest(signed), result=result)
+    return Attested(evidence=evidence, digest=digest_of or evidence_digest(signed), result=result)
 
 
 def _answers(evidence: Evidence, nonce: Nonce | Collection[Nonce] | None) -> bool:
@@ -151,18 +152,20 @@ def _appraise_platform(
     return result
 
 
-def verify_statement(signed: SignedStatement, attested: Attested, grant: EnclaveGrant, named: str | None = None) -> AnyStatement:
+def verify_statement(
+    signed: SignedStatement, attested: Attested, grant: EnclaveGrant, named: str | None = None, text: bytes | None = None
+) -> AnyStatement:
     """Return the statement if the attested enclave signed it and it keeps to the grant in mechanism, scale and loss.
 
     Args:
-        named: the digest of `grant`, where the caller has computed it already.
+        named: the digest of `grant`, where the caller has computed it already; `text`: the canonical bytes of the statement, likewise.
 
     Raises:
         Tampered: code `statement-signature` or `statement-mismatch`.
     """
     statement = signed.statement
     try:
-        message = canonical(encode(statement))
+        message = text or canonical(encode(statement))
         key = bytes.fromhex(attested.evidence.signing_key)
         signatures.verify(key, STATEMENT_PURPOSE, message, bytes.fromhex(signed.signature))
     except (Tampered, ValueError) as error:

@@ -80,6 +80,29 @@ def _key_column(table: pa.Table, declaration: Declaration, name: str) -> Array |
     return None if found is None or found[1] is not None or table.column(name).null_count else found[0]
 
 
+def whole_units(table: pa.Table, declaration: Declaration) -> Array | None:
+    """The privacy units of all rows as 64-bit integers; None if the database has to read them, or some row has none."""
+    column = declaration.column(declaration.unit)
+    if column.type != "integer" or (column.lower is not None and column.name not in declaration.unique_key):
+        return None
+    return _key_column(table, declaration, declaration.unit)
+
+
+def places_of_part(units: Array, part: int, parts: int) -> Array:
+    """Where the units stand that fall into this one of `parts` parts of about one size."""
+    with np.errstate(over="ignore"):
+        mixed = units.view(np.uint64) * _ODD
+        mixed ^= mixed >> np.uint64(32)
+        mixed *= _ODD
+    # The upper half of a product depends on all bits; dividing by a number of parts would cost more than all the rest.
+    upper = (mixed >> np.uint64(32)).astype(np.uint32)
+    least, above = -(-(part << 32) // parts), -(-((part + 1) << 32) // parts)
+    return np.flatnonzero(upper - np.uint32(least) < above - least)
+
+
+_ODD = np.uint64(0xD6E8FEB86659FD93)
+
+
 def is_ascending(values: Array) -> bool:
     """Whether no value is below the one before it."""
     # Counting is quicker than `any`.
@@ -94,9 +117,17 @@ def starts(values: Array) -> Array:
     return np.flatnonzero(new)
 
 
+def lengths(begin: Array, count: int) -> Array:
+    """How long the runs are that begin at `begin` and of which the last one ends at `count`."""
+    found: Array = np.empty(len(begin), np.int64)
+    np.subtract(begin[1:], begin[:-1], out=found[:-1])
+    found[-1:] = count - begin[-1:]
+    return found
+
+
 def longest(values: Array) -> int:
     """Length of the longest run of equal values, of which there is at least one."""
-    return int(np.diff(starts(values), append=len(values)).max())
+    return int(lengths(starts(values), len(values)).max())
 
 
 def as_array(column: pa.ChunkedArray | pa.Array) -> Array:
@@ -154,11 +185,26 @@ def _rounded(cells: pa.Array, missing: Array | None, column: Column) -> tuple[Ar
     return np.clip(near.astype(np.int64), lower, upper), missing
 
 
-def _clamped(values: Array, lower: int, upper: int) -> Array:
+def places(count: int) -> pa.Array:
+    """The numbers from 0 to below `count`."""
+    return pa.array(np.arange(count, dtype=np.int64))
+
+
+def is_within(values: Array, lower: int, upper: int) -> bool:
+    """Whether no value is below `lower` or above `upper`."""
     if not len(values):
-        return values
-    least, most = int(values.min()), int(values.max())
-    if lower <= least and most <= upper:
+        return True
+    if lower == 0 <= upper and values.dtype in _UNSIGNED:
+        # Negative numbers are the largest unsigned ones: one pass instead of two.
+        return int(values.view(_UNSIGNED[values.dtype]).max()) <= upper
+    return lower <= int(values.min()) and int(values.max()) <= upper
+
+
+_UNSIGNED: dict[np.dtype[Any], np.dtype[Any]] = {np.dtype(np.int32): np.dtype(np.uint32), np.dtype(np.int64): np.dtype(np.uint64)}
+
+
+def _clamped(values: Array, lower: int, upper: int) -> Array:
+    if is_within(values, lower, upper):
         return values
     limits = np.iinfo(values.dtype)
     if lower < limits.min or upper > limits.max:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from enclaves.kit.frames import read_frame, send_frame
 from enclaves.kit.jail import FIRST_UID, Jail, Uid, command, strongest
@@ -32,10 +32,13 @@ REST_S = 5.0
 """After an answer, before the next process is made ready."""
 
 CHUNK = 1 << 20
-PUBLIC, TOTAL, SECRET, REQUEST = ".public", ".total", ".secret", ".request"
+PUBLIC, TOTAL, SECRET, REQUEST, TABLE = ".public", ".total", ".secret", ".request", ".table"
 """Names of files in questions; contributions go by their contributors' names, which have no point."""
 
-_START = "import sys; sys.path.insert(0, {root!r}); from enclaves.joint_main import main; main(walled={walled})"
+Work = Literal["contribute", "add_up", "open", "score"]
+"""What a child is started for: it loads what that needs and answers nothing else."""
+
+_START = "import sys; sys.path.insert(0, {root!r}); from enclaves.joint_main import main; main({work!r})"
 
 
 class Child:
@@ -43,18 +46,20 @@ class Child:
 
     It has no environment, no descriptors but its pipe and its socket, and a session of its own; it dies with the thread that started it.
 
+    It stands in the strongest jail that this machine has and confines its system calls.
+
     Args:
-        walled: whether it stands in the strongest jail that this machine has and confines its system calls. Without, it has its rlimits
-            only, may read the asker's files and may start processes: for one who works on files of its own.
+        work: the verb of every question that is asked of it.
         first_uid: where the uids begin of which each child takes one, if the asker is root; 0 for none.
 
     Attributes:
         layers: those which the child that was asked last found around itself.
     """
 
-    def __init__(self, *, walled: bool = True, first_uid: int = FIRST_UID) -> None:
+    def __init__(self, work: Work, *, first_uid: int = FIRST_UID) -> None:
+        self._work = work
         self.layers: tuple[Layer, ...] = ()
-        self._walled, self._first_uid = walled, first_uid
+        self._first_uid = first_uid
         self._ready: _Process | None = None
         self._rests_until = 0.0
 
@@ -125,9 +130,9 @@ class Child:
         self._rests_until = time.monotonic() + REST_S
 
     def _started(self) -> _Process:
-        jail: Jail = strongest(self._first_uid) if self._walled else "none"
+        jail: Jail = strongest(self._first_uid)
         uid = Uid(self._first_uid) if jail == "uid" else None
-        code = _START.format(root=str(checkout_root()), walled=self._walled)
+        code = _START.format(root=str(checkout_root()), work=self._work)
         ours, theirs = socket.socketpair()
         try:
             with theirs:

@@ -343,8 +343,16 @@ def _read(file: pa.Buffer, dataset: str, version: int, keys: Mapping[str, bytes]
 
 def _parts(file: pa.Buffer, dataset: str, version: int, keys: Mapping[str, bytes], columns: list[str], rows: int) -> Iterator[pa.Table]:
     with _opened(file, dataset, version, keys, columns) as (parquet, custodian):
+        known: pa.Schema | None = None
+        own: pa.Schema | None = None
         for batch in parquet.iter_batches(rows, columns=columns, use_threads=False):
-            yield _require_own_keys(pa.Table.from_batches([batch]), custodian, columns)
+            if known is None or not columns or not batch.schema.equals(known, check_metadata=True):
+                part = _require_own_keys(pa.Table.from_batches([batch]), custodian, columns)
+                known, own = batch.schema, part.schema
+                yield part
+            else:
+                # As before: keys that were used stay used, and what the schema says has been looked at.
+                yield pa.Table.from_arrays([batch.column(name) for name in columns], schema=own)
 
 
 def _check_envelope(file: memoryview) -> None:

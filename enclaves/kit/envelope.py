@@ -19,6 +19,8 @@ Purpose = Literal[
     "joint-manifest", "joint-contribution", "joint-statement", "grant-renunciation",
     "exchange", "exchange-act",
     "score-request", "score-statement",
+    "audit-scope",
+    "score-return",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ Cells stay text here; `typed_csv` turns them into what a declaration says. Numbe
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,10 +40,28 @@ _REFUSED = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HeldFile:
+    """A file whose bytes are in memory, for a process that may open no path. Only its name is told in messages."""
+
+    name: str
+    content: bytes
+
+    def __repr__(self) -> str:
+        return f"HeldFile({self.name})"
+
+    def open(self, _mode: Literal["rb"]) -> io.BytesIO:
+        """Its bytes from the beginning."""
+        return io.BytesIO(self.content)
+
+
+AnyFile: TypeAlias = Path | HeldFile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LocalTable:
     """A file's columns under their own names, in the file's order. In a CSV file all are text."""
 
-    path: Path
+    path: AnyFile
     format: Format
     table: pa.Table
 
@@ -54,7 +73,7 @@ class LocalTable:
         return f"{self.path.name}, line {line}" if line else f"{self.path.name}, row {row + 1}"
 
 
-def open_local(path: Path, *, memory: int | None = None) -> LocalTable:
+def open_local(path: AnyFile, *, memory: int | None = None) -> LocalTable:
     """Read a whole local file.
 
     Args:
@@ -138,7 +157,7 @@ def _misfit(local: LocalTable, source: str, column: Column, row: int) -> Malform
     return Malformed(f"{local.place(row)}: `{source}` holds `{shown}`, and is declared {declared}", where=column.name, code="column-type")
 
 
-def _format_of(head: bytes, path: Path) -> Format:
+def _format_of(head: bytes, path: AnyFile) -> Format:
     for magic, why in _REFUSED.items():
         if head.startswith(magic):
             raise Malformed(f"{path.name} {why}", code="unreadable")
@@ -151,21 +170,26 @@ def _format_of(head: bytes, path: Path) -> Format:
     return "csv"
 
 
-def _read_binary(path: Path, kind: Format, head: bytes) -> pa.Table:
+def _read_binary(path: AnyFile, kind: Format, head: bytes) -> pa.Table:
     if kind == "parquet":
-        schema = pq.read_schema(path)
+        schema = pq.read_schema(_native(path))
         texts = [name for name, held in zip(schema.names, schema.types, strict=True) if _is_text(held)]
         # As dictionaries: one long text that stands in every row takes room once until it is known that all of it fits.
-        return pq.read_table(path, partitioning=None, read_dictionary=texts)
-    with pa.OSFile(os.fspath(path), "rb") as file:
+        return pq.read_table(_native(path), partitioning=None, read_dictionary=texts)
+    with pa.OSFile(os.fspath(path), "rb") if isinstance(path, Path) else pa.BufferReader(path.content) as file:
         return (ipc.open_file(file) if head.startswith(b"ARROW1") else ipc.open_stream(file)).read_all()
+
+
+def _native(path: AnyFile) -> Path | pa.BufferReader:
+    """What Arrow's readers take."""
+    return path if isinstance(path, Path) else pa.BufferReader(path.content)
 
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _plain(table: pa.Table, path: Path, room: int) -> pa.Table:
+def _plain(table: pa.Table, path: AnyFile, room: int) -> pa.Table:
     """`table` with dictionaries (pandas categories) and string views as their plain values. Raises Malformed without room for them."""
     _require(table.nbytes + sum(map(_spelled_out, table.columns)), room, path)
     for index, field in enumerate(table.schema):
@@ -184,7 +208,7 @@ def _spelled_out(column: pa.ChunkedArray) -> int:
     return int(sum(sizes))
 
 
-def _read_csv(path: Path) -> pa.Table:
+def _read_csv(path: AnyFile) -> pa.Table:
     header = next(_csv_rows(path), (1, []))[1]
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
         raise Malformed(f"{path.name}, line 1: the columns are not separated by commas; export the file with commas", code="unreadable")
@@ -193,7 +217,7 @@ def _read_csv(path: Path) -> pa.Table:
             pass
     try:
         return pacsv.read_csv(
-            path,
+            _native(path),
             read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES),
             parse_options=pacsv.ParseOptions(newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(
@@ -211,12 +235,12 @@ def _read_csv(path: Path) -> pa.Table:
         raise
 
 
-def _quotes(path: Path) -> int:
+def _quotes(path: AnyFile) -> int:
     with path.open("rb") as file:
         return sum(block.count(b'"') for block in iter(lambda: file.read(_BLOCK_BYTES), b""))
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: AnyFile) -> Iterator[tuple[int, list[str]]]:
     """(first line counted from 1, cells) of the header and every row; empty lines are none. Raises Malformed with the line."""
     line = 0
     try:
@@ -230,7 +254,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise Malformed(f"{path.name}, line {line + 1}: {error}", code="unreadable") from error
 
 
-def _lines(file: Iterator[bytes], path: Path) -> Iterator[str]:
+def _lines(file: Iterator[bytes], path: AnyFile) -> Iterator[str]:
     for number, data in enumerate(file, 1):
         try:
             text = data.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -241,10 +265,11 @@ def _lines(file: Iterator[bytes], path: Path) -> Iterator[str]:
         yield text
 
 
-def _require_room(path: Path, kind: Format, memory: int) -> None:
-    needed = path.stat().st_size * (_CSV_GROWTH if kind == "csv" else 1)
+def _require_room(path: AnyFile, kind: Format, memory: int) -> None:
+    size = path.stat().st_size if isinstance(path, Path) else len(path.content)
+    needed = size * (_CSV_GROWTH if kind == "csv" else 1)
     if kind == "parquet":
-        needed = _decoded_size(pq.read_metadata(path))
+        needed = _decoded_size(pq.read_metadata(_native(path)))
     _require(needed, memory, path)
 
 
@@ -264,7 +289,7 @@ _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE
 """Bytes of a value by physical type; of a text, those of its place among the others."""
 
 
-def _require(needed: int, memory: int, path: Path) -> None:
+def _require(needed: int, memory: int, path: AnyFile) -> None:
     if needed > memory:
         sizes = f"{needed / (1 << 20):.1f} MiB in memory, and {memory / (1 << 20):.1f} MiB are available"
         raise Malformed(f"{path.name} takes about {sizes}; split it or use a larger machine", code="too-large")
@@ -277,3 +302,19 @@ def _available() -> int:
             return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def use_once() -> None:
+    """Read a table of each format and count its keys, so that what pyarrow loads for it is loaded."""
+    table = pa.table({"c": pa.array(["1", "2"])})
+    for write in (pq.write_table, pacsv.write_csv, _write_arrow):
+        file = io.BytesIO()
+        write(table, file)
+        read = open_local(HeldFile(name="preload", content=file.getvalue()))
+        read.table.group_by("c").aggregate([])
+        typed_csv(read, "c", Column(name="c", type="integer"))
+
+
+def _write_arrow(table: pa.Table, file: io.BytesIO) -> None:
+    with ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)

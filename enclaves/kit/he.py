@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -128,7 +129,7 @@ def _encrypt(name: str, public: bytes, slots: Words) -> Words:
     found = np.empty((len(slots), *parameters.shape), dtype=np.uint64)
     with _Memory() as memory:
         for index, row in enumerate(slots):
-            scheme.encoder.encode(row.tolist(), plain)
+            scheme.encoder.encode(array("Q", row.tobytes()), plain)  # its numbers become Python's only as SEAL's bindings take them
             encryptor.encrypt(plain, encrypted)
             memory.store_into(encrypted, len(scheme.stored.ciphertext_head), found[index])
     return found
@@ -206,7 +207,9 @@ def pack(name: str, values: Integers, bound: int) -> Words:
         raise Malformed("a value lies beyond its bound", code="he-values")
     width = parameters.slots
     slots: Words = np.zeros((parameters.ciphertexts(len(values)), parameters.degree), dtype=np.uint64)
-    residues = np.where(values < 0, values + np.int64(parameters.plain_modulus), values).astype(np.uint64)
+    residues = values >> 63  # all ones where negative, which adds the modulus
+    residues &= np.int64(parameters.plain_modulus)
+    residues += values
     full = len(values) // width
     slots[:full, :width] = residues[: full * width].reshape(full, width)
     if full < len(slots):

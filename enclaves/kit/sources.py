@@ -12,14 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from enclaves.kit.formats import LocalTable, open_local, typed_csv
+from enclaves.kit.formats import AnyFile, LocalTable, open_local, typed_csv
 from policies.declaration import Column, Declaration
 from policies.errors import Malformed
 
 Table: TypeAlias = pa.Table
 
 
-def read_table(path: Path, declaration: Declaration, sources: Mapping[str, str] | None = None, *, memory: int | None = None) -> pa.Table:
+def read_table(path: AnyFile, declaration: Declaration, sources: Mapping[str, str] | None = None, *, memory: int | None = None) -> pa.Table:
     """Return the declared columns of a local Parquet, Arrow or CSV file, checked against the declaration.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import duckdb
 import pyarrow as pa
 
-from enclaves.kit.arrays import is_whole, repeats_beyond, whole_numbers
+from enclaves.kit.arrays import is_whole, places, places_of_part, repeats_beyond, whole_numbers, whole_units
 from enclaves.kit.expressions import Fragment, days_of, empty
 from policies.declaration import Column, Declaration
 from policies.shape import column_type
@@ -63,10 +63,19 @@ def open_database(*, memory_mib: int, threads: int) -> Connection:
 
 def rows_of_units(connection: Connection, table: pa.Table, declaration: Declaration, part: int, parts: int) -> pa.Table:
     """Return the rows whose privacy unit, as `load_table` normalises it, falls into this part. Rows without one fall into none."""
+    units = whole_units(table, declaration)
+    if units is not None:
+        return table.take(pa.array(places_of_part(units, part, parts), pa.int64()))
     cells, value = _normal_cells(readable(table.select([declaration.unit])), declaration, declaration.unit)
-    connection.register("_batch", pa.table({declaration.unit: cells, "_place": pa.array(range(table.num_rows), pa.int64())}))
-    query = f"SELECT _place FROM _batch WHERE {value} IS NOT NULL AND hash({value}) % {int(parts)} = {int(part)}"  # noqa: S608 - quoted names
-    kept = connection.execute(query).fetchnumpy()["_place"]
+    connection.register("_batch", pa.table({declaration.unit: cells, "_place": places(table.num_rows)}))
+    if declaration.column(declaration.unit).type == "text":
+        query = f"SELECT _place FROM _batch WHERE {value} IS NOT NULL AND hash({value}) % {int(parts)} = {int(part)}"  # noqa: S608 - quoted names
+        kept = connection.execute(query).fetchnumpy()["_place"]
+    else:
+        # A unit falls into the same part in a table that the database does not have to read.
+        query = f"SELECT _place, ({value})::BIGINT AS _unit FROM _batch WHERE {value} IS NOT NULL"  # noqa: S608 - quoted names
+        found = connection.execute(query).fetchnumpy()
+        kept = found["_place"][places_of_part(found["_unit"], part, parts)]
     connection.unregister("_batch")
     return table.take(pa.array(kept, pa.int64()))
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from enclaves.learn.fit import fit, measure, model_of_weights
-from enclaves.learn.linear import Coefficients, fit_linear
+from enclaves.learn.linear import fit_linear
+from enclaves.learn.moments import Coefficients
 from enclaves.learn.noise import Purse
 from enclaves.learn.rows import Array, Rows
 from policies.conditions import Division
@@ -16,7 +17,7 @@ from policies.contribution import WORTH
 from policies.division import coalitions, contribution_of
 from policies.model import Metric, ModelRelease
 from policies.schedule import Statistic
-from policies.training import Task
+from policies.task import Task
 
 
 def learn_divided(

@@ -14,20 +14,26 @@ from enclaves.learn.rows import Array, Rows
 from enclaves.learn.trees import fit_trees, tree_outputs
 from policies.model import MAX_WEIGHT, WEIGHT_BITS, Link, Metric, Model, Tree
 from policies.schedule import Statistic
-from policies.training import UNIT, Linear, Logistic, Means, Task
+from policies.task import Task
+from policies.training import UNIT, Linear, Logistic, Means
 
 
-def train(rows: Rows, held: Array, task: Task, statistics: Sequence[Statistic]) -> tuple[Model, tuple[Metric, ...]]:
-    """Return the model of the rows of persons who are not held out, and its metrics on those who are.
+def train(
+    rows: Rows, held: Array, task: Task, statistics: Sequence[Statistic], tested: Rows | None = None, fewest: int = 1
+) -> tuple[Model, tuple[Metric, ...]]:
+    """Return the model of the rows of persons who are not held out, and its metrics on those who are, or on other rows.
 
     Args:
         held: (rows,): whether the row's person is held out; the same for all rows of one person.
+        tested: encoded rows of other tables, of whose persons there are metrics where their noised number is not below `fewest`.
 
     Raises:
         LossExceeded: a learner draws more than the statistics pay for.
     """
     purse = Purse.of(statistics)
     model = fit(rows.only(~held), task, purse)
+    if tested is not None:
+        return model, measure(model, tested, task, purse, fewest)
     return model, measure(model, rows.only(held), task, purse) if task.held_out else ()
 
 
@@ -87,18 +93,18 @@ def predict(model: Model, z: Array) -> Array:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(outputs[:, 0], -60, 60))))
 
 
-def measure(model: Model, rows: Rows, task: Task, purse: Purse) -> tuple[Metric, ...]:
-    """Return a model's metrics on rows that it was not trained on."""
+def measure(model: Model, rows: Rows, task: Task, purse: Purse, fewest: int = 0) -> tuple[Metric, ...]:
+    """Return a model's metrics on rows that it was not trained on: none where the noised counts are of fewer than `fewest` persons."""
     if model.link == "nearest":
         centres = _weights(model).T
         x = rows.z[:, 1:] / UNIT
         return distance_metrics(((x - centres[nearest(rows.z, centres)]) ** 2).sum(axis=1), rows, task, purse)
     if model.link == "identity":
-        return number_metrics(outputs_of(model, rows.z)[:, 0], rows, task, purse)
+        return number_metrics(outputs_of(model, rows.z)[:, 0], rows, task, purse, fewest)
     if model.link == "softmax":
-        return class_metrics(predict(model, rows.z), rows, task, purse, 0.0)
+        return class_metrics(predict(model, rows.z), rows, task, purse, 0.0, fewest)
     middle = float(outputs_of(model, _constant(model))[0, 0])
-    return class_metrics(outputs_of(model, rows.z)[:, 0], rows, task, purse, middle)
+    return class_metrics(outputs_of(model, rows.z)[:, 0], rows, task, purse, middle, fewest)
 
 
 def _weights(model: Model) -> Array:

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from enclaves.learn.moments import Coefficients, bounded_moments, noise_size, regress, solve, symmetric, upper
 from enclaves.learn.noise import Purse
 from enclaves.learn.rows import Array, Rows, factors, norms, shrunk, sum_of_products
-from policies.training import UNIT, Task
+from policies.task import Task
+from policies.training import UNIT
 
 LARGEST_STEP = 4.0
 """Longest step of a coefficient, so that noise alone cannot carry a model away."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Coefficients:
-    """A linear model: outputs = z @ weights, with z = (1, x) in real numbers.
-
-    Attributes:
-        weights: (width, outputs).
-        moments: noised, of (z, y) with the `ridge` added to them, or of z alone where there was more to draw.
-    """
-
-    weights: Array
-    moments: Array
-    ridge: float = 0.0
-
-
 def fit_linear(rows: Rows, task: Task, purse: Purse) -> Coefficients:
-    """Return ridge regression of the scaled label on noised moments of (z, y).
-
-    The ridge is the size that the noise matrix has in the operator norm, 2 sigma sqrt(d) (Wigner), at which the noised matrix is safely
-    positive; no further look at the data decides it.
-    """
-    wide = np.column_stack([rows.z, rows.y]).astype(np.int64)
-    sizes = np.einsum("ij,ij->i", wide, wide)
-    # A row scaled by sqrt(f) has its squared norm scaled by f.
-    total = np.add.reduceat(sizes, rows.starts) if len(rows) else sizes
-    root = np.floor(np.sqrt(np.minimum(1.0, task.clip / np.maximum(total, 1))) * UNIT * (1 - 1e-9)).astype(np.int64)
-    root = np.where(total <= task.clip, UNIT, root)
-    bounded = shrunk(wide, root[rows.persons][:, None])
-    noised = _symmetric(purse.draw("moments", _upper(sum_of_products(bounded, bounded))), wide.shape[1])
-    gram, target = noised[:-1, :-1], noised[:-1, -1]
-    ridge = 2.0 * purse.sigma("moments") * np.sqrt(len(gram))
-    return Coefficients(weights=_solve(gram, target, ridge)[:, None], moments=noised, ridge=float(ridge))
+    """Return ridge regression of the scaled label on noised moments of (z, y)."""
+    moments = symmetric(purse.draw("moments", bounded_moments(rows, task)), task.width + 1)
+    return regress(moments, purse.sigma("moments"), task)
 
 
 def fit_logistic(rows: Rows, task: Task, purse: Purse) -> Coefficients:
@@ -54,9 +27,9 @@ def fit_logistic(rows: Rows, task: Task, purse: Purse) -> Coefficients:
     further look at the data. Steps shrink when they are no longer larger than their own noise.
     """
     lengths = norms(rows.z)
-    moments = _symmetric(purse.draw("moments", _upper(sum_of_products(rows.z, rows.z))), task.width)
+    moments = symmetric(purse.draw("moments", upper(sum_of_products(rows.z, rows.z))), task.width)
     count = max(moments[0, 0], float(UNIT * UNIT))
-    ridge = 2.0 * purse.sigma("moments") * np.sqrt(task.width)
+    ridge = noise_size(purse.sigma("moments"), task.width)
     weights, steps = np.zeros((task.width, task.outputs)), getattr(task.learner, "steps", 1)
     kept = []
     spread = np.full(task.outputs, 0.25 if task.outputs == 1 else 0.5)
@@ -68,7 +41,7 @@ def fit_logistic(rows: Rows, task: Task, purse: Purse) -> Coefficients:
             spread = np.maximum(rate * (1 - rate), 0.02)
             weights[0] = np.log(rate / (1 - rate)) if task.outputs == 1 else np.log(rate)
             continue
-        change = _solve(moments, gradient, ridge / spread.min()) / spread
+        change = solve(moments, gradient, ridge / spread.min()) / spread
         weights = weights - np.clip(change, -LARGEST_STEP, LARGEST_STEP)
         kept.append(weights)
     return Coefficients(weights=np.mean(kept[len(kept) // 2 :], axis=0) if kept else weights, moments=moments)
@@ -99,23 +72,3 @@ def _gradient(rows: Rows, lengths: Array, weights: Array, task: Task) -> Array:
         # At most 2^20 in absolute value for each of few rows: exact.
         total += (wide.T @ held.astype(np.float64)).astype(np.int64)
     return total
-
-
-def _upper(matrix: Array) -> Array:
-    return np.asarray(matrix[np.triu_indices(len(matrix))])
-
-
-def _symmetric(upper: Array, width: int) -> Array:
-    found = np.zeros((width, width))
-    found[np.triu_indices(width)] = upper
-    return np.asarray(found + np.triu(found, 1).T)
-
-
-def _solve(gram: Array, target: Array, ridge: float) -> Array:
-    """Solve (gram + ridge I) w = target with the eigenvalues of the sum kept positive. The constant is not shrunk."""
-    penalty = np.full(len(gram), ridge)
-    penalty[0] = 0.0
-    values, vectors = np.linalg.eigh(gram + np.diag(penalty))
-    values = np.maximum(values, max(ridge, 1.0) / 2)
-    along = vectors.T @ target
-    return np.asarray(vectors @ (along / (values[:, None] if target.ndim == 2 else values)))

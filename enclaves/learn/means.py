@@ -6,7 +6,8 @@ import numpy as np
 
 from enclaves.learn.noise import Purse
 from enclaves.learn.rows import Array, Rows, factors, norms, shrunk, sum_of_products
-from policies.training import UNIT, Means, Task
+from policies.task import Task
+from policies.training import UNIT, Means
 
 CANDIDATES = 2000
 

@@ -10,22 +10,23 @@ from collections.abc import Callable
 
 import numpy as np
 
+from enclaves.learn.moments import Z_95
 from enclaves.learn.noise import Purse
 from enclaves.learn.rows import Array, Rows, factors
 from policies.model import Metric
-from policies.training import SCORE_BINS, UNIT, Task
+from policies.task import Task
+from policies.training import SCORE_BINS, UNIT
 
 REACH = 4.0
 """Scores are binned over so many units of log-odds to each side of the model's constant."""
 
 RANGES = {"auc": (0.0, 1.0), "accuracy": (0.0, 1.0), "r2": (-1.0, 1.0), "rmse": (0.0, 2.0), "distance": (0.0, 4.0)}
 
-Z_95 = 1.959964
 DIGITS = 4
 
 
-def class_metrics(scores: Array, rows: Rows, task: Task, purse: Purse, middle: float) -> tuple[Metric, ...]:
-    """Return metrics of a classifier.
+def class_metrics(scores: Array, rows: Rows, task: Task, purse: Purse, middle: float, fewest: int = 0) -> tuple[Metric, ...]:
+    """Return metrics of a classifier: none of fewer than `fewest` persons, nor, of a test's rows, of classes that noise may have made.
 
     Args:
         scores: of two classes the log-odds of the second, (rows,); else probabilities, (rows, classes).
@@ -34,20 +35,28 @@ def class_metrics(scores: Array, rows: Rows, task: Task, purse: Purse, middle: f
     if task.classes > 2:
         counts = np.zeros((task.classes, task.classes), np.int64)
         np.add.at(counts, (rows.y, scores.argmax(axis=1)), _weights(rows))
-        return (_figure("accuracy", accuracy, purse.draw("scores", counts), purse.sigma("scores"), task),)
+        noised = purse.draw("scores", counts)
+        return (_figure("accuracy", accuracy, noised, purse.sigma("scores"), task),) if not fewest or noised.sum() >= fewest * UNIT else ()
     bins = np.clip((scores - middle + REACH) * SCORE_BINS / (2 * REACH), 0, SCORE_BINS - 1).astype(np.int64)
     counts = np.zeros((2, SCORE_BINS), np.int64)
     np.add.at(counts, (rows.y, bins), _weights(rows))
-    return (_figure("auc", auc, purse.draw("scores", counts), purse.sigma("scores"), task),)
+    noised, sigma = purse.draw("scores", counts), purse.sigma("scores")
+    # A class that is not there has a count of noise alone, and any area: of a test, that is no answer.
+    apart = noised.sum(axis=1).min() > Z_95 * sigma * math.sqrt(SCORE_BINS)
+    told = not fewest or (noised.sum() >= fewest * UNIT and apart)
+    return (_figure("auc", auc, noised, sigma, task),) if told else ()
 
 
-def number_metrics(predicted: Array, rows: Rows, task: Task, purse: Purse) -> tuple[Metric, ...]:
-    """Return metrics of predictions of the scaled label, both in real numbers."""
+def number_metrics(predicted: Array, rows: Rows, task: Task, purse: Purse, fewest: int = 0) -> tuple[Metric, ...]:
+    """Return metrics of predictions of the scaled label, both in real numbers: none of fewer than `fewest` persons."""
     actual = rows.y / UNIT
     error = np.clip(predicted - actual, -2.0, 2.0)
     terms = np.column_stack([np.ones_like(actual), actual, actual**2, error**2 / 4])
     exact = _added(terms, rows)
     noised, sigma = purse.draw("errors", exact), purse.sigma("errors")
+    spread = noised[2] - noised[1] ** 2 / max(noised[0], UNIT)
+    if fewest and (noised[0] < fewest * UNIT or spread <= Z_95 * sigma * math.sqrt(6)):
+        return ()  # too few persons, or labels that noise alone may tell apart: the coefficient would have any value
     return (_figure("r2", r2, noised, sigma, task), _figure("rmse", mean_square, noised, sigma, task, root))
 
 
@@ -120,7 +129,15 @@ def _figure(
         moved = flat.copy()
         moved[index] += sigma
         slopes.append(formula(moved.reshape(noised.shape)) - value)
-    half = Z_95 * float(np.sqrt(np.sum(np.square(slopes))))
+    return shown(name, value, Z_95 * float(np.sqrt(np.sum(np.square(slopes)))), scale)
+
+
+def shown(name: str, value: float, half: float, scale: Callable[[float], float] = float) -> Metric:
+    """Return a metric with its interval, both cut to the metric's range.
+
+    Args:
+        scale: ascending; value and interval are shown by it.
+    """
     least, most = RANGES[name]
-    shown = (f"{min(most, max(least, number)):.{DIGITS}f}" for number in map(scale, (value, value - half, value + half)))
-    return Metric(name=name, value=next(shown), low=next(shown), high=next(shown))  # type: ignore[arg-type]
+    texts = (f"{min(most, max(least, number)):.{DIGITS}f}" for number in map(scale, (value, value - half, value + half)))
+    return Metric(name=name, value=next(texts), low=next(texts), high=next(texts))  # type: ignore[arg-type]

@@ -4,7 +4,9 @@ The patterns are those of extraction by queries on chosen inputs (Tramer et al. 
 and lines along single features. They look at the rows alone, never at the model: its owner, who learns the word, would otherwise choose
 what the word says of the asker's rows. Values beyond the bounds that the parties agreed on cannot be asked: they are clamped before.
 
-The detector has no memory: who spreads probes over calls of few rows each is held by the quota alone.
+A call is looked at with all rows of the versions that it reads (`enclaves.learn.service`): calls on parts of one version are seen as one.
+Of other versions there is no memory: one too small to be judged is called `few`, so that a grid spread over such ones shows in the number
+of calls. Who spreads it over larger ones, among other rows, or writes probes as constants of queries, is held by the quota alone.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from enclaves.learn.rows import Array
 from policies.service import Probing
 
 FEWEST_ROWS = 8
-"""Distinct rows below which nothing is said."""
+"""Distinct rows below which only that is said."""
 
 AROUND = 0.8
 """Part of the distinct rows that differ from the most frequent values in one feature at most."""
@@ -38,7 +40,9 @@ def probing_of(rows: Array) -> Probing:
         rows: (rows, features), integers; equal numbers mean equal values. The order of rows means nothing.
     """
     distinct = _distinct(rows)
-    if len(distinct) < FEWEST_ROWS or distinct.shape[1] < 2:
+    if len(distinct) < FEWEST_ROWS:
+        return "few"
+    if distinct.shape[1] < 2:
         return "none"
     found = _around_one(rows, distinct) or _grid(rows, distinct) or _lines(distinct)
     return "suspected" if found else "none"

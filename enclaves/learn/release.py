@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,16 +15,20 @@ from enclaves.kit.expressions import Fragment, expression_sql, joined, listed
 from enclaves.kit.relations import rows_of
 from enclaves.kit.tables import Connection, columns_of, load_table, open_database, readable
 from enclaves.learn.contribution import learn_divided
-from enclaves.learn.fit import train
+from enclaves.learn.fit import model_of_weights, train
+from enclaves.learn.metrics import root, shown
+from enclaves.learn.moments import bounded_moments, explained, intervals, regress, symmetric
 from enclaves.learn.rows import MISSING, Array, Rows, encode_rows
+from policies.canonical import MAX_INTEGER
 from policies.declaration import Declaration
 from policies.division import feature_owners
 from policies.grant import Grant
-from policies.model import ModelRelease
+from policies.model import WEIGHT_BITS, Interval, ModelRelease
 from policies.query import Plan
 from policies.schedule import task_of
 from policies.shape import shape
-from policies.training import Encoded, Task
+from policies.task import Task
+from policies.training import Encoded
 
 
 def learn(grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[str, Stored], *, memory_mib: int) -> ModelRelease:
@@ -35,19 +41,74 @@ def learn(grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[
     """
     plan = grant.plan
     task = task_of(plan, shape(plan.source, declarations))
-    loaded = {dataset: f"d{index}" for index, dataset in enumerate(plan.sources)}
-    with open_database(memory_mib=memory_mib, threads=2) as connection:
-        for read in grant.reads:
-            stored, declaration = files[read.dataset], declarations[read.dataset]
-            table = opened(stored)
-            unique = joined_by_key(plan, read.dataset, declaration)
-            load_table(connection, loaded[read.dataset], table, declaration, read.columns, bounded=True, unique=unique)
-        rows, held = read_rows(plan, task, declarations, connection, loaded)
+    columns = {read.dataset: read.columns for read in grant.reads}
+    tested = None
+    for part in plan.parts[1:]:
+        own = replace(task, rows=shape(part.source, declarations).rows)
+        tested, _ = rows_of_files(part, own, _of(part, columns), declarations, files, memory_mib=memory_mib)
+    rows, held = rows_of_files(plan.parts[0], task, _of(plan.parts[0], columns), declarations, files, memory_mib=memory_mib)
     division = plan.training.division if plan.training is not None else None
     if division is not None:
         return learn_divided(rows, held, task, grant.statistics, division, feature_owners(plan))
-    model, metrics = train(rows, held, task, grant.statistics)
+    model, metrics = train(rows, held, task, grant.statistics, tested, grant.minimum_group)
     return ModelRelease(model=model, metrics=metrics)
+
+
+def _of(part: Plan, columns: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Those of the columns that a part of a plan reads, by dataset."""
+    return {dataset: columns[dataset] for dataset in part.sources}
+
+
+def moments_at_home(
+    plan: Plan,
+    declarations: Mapping[str, Declaration],
+    columns: Mapping[str, tuple[str, ...]],
+    files: Mapping[str, Stored],
+    *,
+    memory_mib: int,
+) -> Array:
+    """Return the exact second moments of one contributor's rows, persons bounded as an enclave would, in 2^-20.
+
+    Raises:
+        OutOfMemory, MemoryError: the table needs more than `memory_mib`.
+    """
+    task = task_of(plan, shape(plan.source, declarations))
+    rows, _ = rows_of_files(plan, task, columns, declarations, files, memory_mib=memory_mib)
+    return bounded_moments(rows, task)
+
+
+def from_moments(task: Task, noised: Sequence[int], sigma: float) -> ModelRelease:
+    """Return what a pool's noised second moments make: model, intervals of its weights, and what it explains of these very sums.
+
+    Args:
+        sigma: of all noise in one of them, in 2^-20.
+    """
+    found = regress(symmetric(np.array(noised, np.float64), task.width + 1), sigma, task)
+    low, high = (np.clip(ends * 2.0**WEIGHT_BITS, -MAX_INTEGER, MAX_INTEGER) for ends in intervals(found, sigma))
+    well = explained(found, sigma)
+    return ModelRelease(
+        model=model_of_weights(task, found.weights),
+        metrics=(shown("r2", *well.r2), shown("rmse", *well.mean_square, root)),
+        intervals=tuple(Interval(low=math.floor(a), high=math.ceil(b)) for a, b in zip(low, high, strict=True)),
+    )
+
+
+def rows_of_files(
+    plan: Plan,
+    task: Task,
+    columns: Mapping[str, tuple[str, ...]],
+    declarations: Mapping[str, Declaration],
+    files: Mapping[str, Stored],
+    *,
+    memory_mib: int,
+) -> tuple[Rows, Array]:
+    """Return the encoded rows of a plan over files of the datasets that it reads, and which belong to persons who are held out."""
+    loaded = {dataset: f"d{index}" for index, dataset in enumerate(plan.sources)}
+    with open_database(memory_mib=memory_mib, threads=2) as connection:
+        for dataset, names in columns.items():
+            unique = joined_by_key(plan, dataset, declarations[dataset])
+            load_table(connection, loaded[dataset], opened(files[dataset]), declarations[dataset], names, bounded=True, unique=unique)
+        return read_rows(plan, task, declarations, connection, loaded)
 
 
 def read_rows(

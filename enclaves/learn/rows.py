@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from policies.training import UNIT, Encoded, Task
+from policies.task import Task
+from policies.training import UNIT, Encoded
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

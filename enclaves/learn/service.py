@@ -24,7 +24,7 @@ from policies.expression import typed
 from policies.grant import Grant
 from policies.model import Model
 from policies.query import NamedExpression, Plan
-from policies.service import MAX_MODEL_BYTES, MODEL_COLUMN, PART_COLUMN, Probing, Score, Scores, parse_model
+from policies.service import MAX_MODEL_BYTES, MAX_SCORED_ROWS, MODEL_COLUMN, PART_COLUMN, Probing, Score, Scores, parse_model
 from policies.shape import shape
 from policies.training import UNIT, Encoded
 from policies.typed_values import Typed
@@ -66,15 +66,16 @@ def score(grant: Grant, declarations: Mapping[str, Declaration], files: Mapping[
     known = {item.name: typed(item.expression, scope) for item in plan.inputs}
     model = read_model(files[plan.scoring.model])
     _require_same_columns(model, plan, known)
-    found = _read(grant, model, known, declarations, files, memory_mib)
+    found, published = _read(grant, model, known, declarations, files, memory_mib)
     names, columns = found[plan.scoring.by], {feature.column: found[feature.column] for feature in model.features}
     if len(names) > plan.scoring.rows:
         raise Unscored("rows-exceeded")
     z = encoded_rows(columns, {name: kind.decimals for name, kind in known.items()}, model.features)
     values = rounded(scores_of(model, z), 0 if model.link == "nearest" else plan.scoring.decimals)
     scores = tuple(Score(row=_name(name), values=row) for name, row in zip(names.tolist(), values, strict=True))
-    rows = np.column_stack([columns[feature.column] for feature in model.features])
-    return Scored(scores=Scores(output=OUTPUTS[model.link], scores=scores), probing=probing_of(rows))
+    asked, all_rows = (probing_of(np.column_stack([read[f.column] for f in model.features])) for read in (columns, published))
+    # `few` is said of versions: of parts of a larger one it would tell how many rows WHERE left.
+    return Scored(scores=Scores(output=OUTPUTS[model.link], scores=scores), probing="suspected" if asked == "suspected" else all_rows)
 
 
 def read_model(stored: Stored) -> Model:
@@ -155,8 +156,11 @@ def _read(
     declarations: Mapping[str, Declaration],
     files: Mapping[str, Stored],
     memory_mib: int,
-) -> dict[str, Array]:
-    """The named rows of the query in the order of their names, one more than stated at most. All of a unit's rows count: they are own."""
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The named rows of the query in the order of their names, one more than stated at most; and the features of whatever was published.
+
+    All of a unit's rows count: they are own. What WHERE leaves out is looked at, so that many calls on parts of a version are seen as one.
+    """
     plan, encodings = grant.plan, {feature.column: feature for feature in model.features}
     assert plan.scoring is not None
     loaded = {dataset: f"d{index}" for index, dataset in enumerate(plan.tables)}
@@ -176,12 +180,17 @@ def _read(
 
         shown = [joined(f"{{}} AS i{index}", column(item)) for index, item in enumerate(plan.inputs)]
         where = Fragment(sql="") if plan.where is None else joined(" WHERE {}", expression_sql(plan.where, source.columns))
-        rows = joined("SELECT {} FROM {}{}", listed(", ", shown), source.source, where)
+        every = joined("SELECT {} FROM {}", listed(", ", shown), source.source)
+        rows = joined("{}{}", every, where)
         by = next(index for index, item in enumerate(plan.inputs) if item.name == plan.scoring.by)
         order = ", ".join(f"i{index}" for index in sorted(range(len(plan.inputs)), key=lambda index: index != by))
         ordered = joined(f"SELECT * FROM ({{}}) WHERE i{by} IS NOT NULL ORDER BY {order} LIMIT {plan.scoring.rows + 1}", rows)  # noqa: S608
         found = columns_of(connection, ordered)
-    return {item.name: found[f"i{index}"] for index, item in enumerate(plan.inputs)}
+        features = ", ".join(f"i{index}" for index, item in enumerate(plan.inputs) if item.name in encodings)
+        looked = joined(f"SELECT {features} FROM ({{}}) ORDER BY {features} LIMIT {MAX_SCORED_ROWS}", every)  # noqa: S608
+        published = columns_of(connection, looked)
+    places = [(f"i{index}", item.name) for index, item in enumerate(plan.inputs)]
+    return {name: found[at] for at, name in places}, {name: published[at] for at, name in places if name in encodings}
 
 
 def _name(value: int | str) -> int | str:

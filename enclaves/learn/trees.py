@@ -11,7 +11,8 @@ from enclaves.learn.noise import Purse
 from enclaves.learn.rows import Array, Rows, factors, shrunk
 from policies.model import WEIGHT_BITS, Tree
 from policies.privacy import decimal_to_units
-from policies.training import UNIT, Encoded, Task, Trees
+from policies.task import Task
+from policies.training import UNIT, Encoded, Trees
 
 LARGEST_LEAF = 2.0
 SIGMAS = 2.0

@@ -17,11 +17,15 @@ import pyarrow.parquet as pq
 from policies.joint_documents import JointRelease
 from policies.privacy import parse_loss
 from policies.request import JobRequest
+from policies.training import Training
+from sandbox.audit.joint_receipt import AnyReceipt
 from sandbox.party.agreeing import compose
+from sandbox.party.contributing import Contributor
 from sandbox.party.forms import declaration_of, pool_of, read_form
 from sandbox.party.home import Home
-from sandbox.party.joint import Contributor, KeyHolder
 from sandbox.party.joint_client import JointClient
+from sandbox.party.key_holding import KeyHolder
+from sandbox.party.modelling import card_of, read_training
 from sandbox.party.term_forms import offer_of
 
 HERE = Path(__file__).parent
@@ -33,22 +37,13 @@ SQL = (
 )
 
 
-def main(url: str, codes: Mapping[str, str], work: Path, people: int = 2000) -> JointRelease:
-    """Do everything that the six parties do, one after the other, and return the release as the analyst opens it."""
+def main(url: str, codes: Mapping[str, str], work: Path, people: int = 2000) -> tuple[JointRelease, dict[str, Any]]:
+    """Do everything that the six parties do, one after the other, and return totals and model card as the analyst gets them."""
     clients = {name: JointClient(home=Home.create(work / name, name, name.replace("_", " ").title(), url)) for name in NAMES}
     for name, client in clients.items():
         client.join(codes[name])
     files = {name: _claims(work / name / "claims.parquet", people, seed) for seed, name in enumerate(INSURERS)}
     agreement = _agree(clients)
-    request = JobRequest(
-        request_id="claims-" + secrets.token_hex(6),
-        agreement=agreement,
-        consumer="analyst",
-        purpose="claims-statistics",
-        sql=SQL,
-        loss=parse_loss("zcdp", "0.5"),
-    )
-    job = clients["analyst"].submit(request)["id"]
     ended = threading.Event()
     parts = [KeyHolder(client=clients["notary"])]
     parts += [Contributor(client=clients[name], tables={f"{name}.claims": (files[name], {})}) for name in INSURERS]
@@ -56,14 +51,31 @@ def main(url: str, codes: Mapping[str, str], work: Path, people: int = 2000) -> 
     for thread in threads:
         thread.start()
     try:
-        clients["analyst"].wait(job, timeout=300)
+        totals, _ = _asked(clients["analyst"], agreement, SQL)
+        learned, receipt = _asked(clients["analyst"], agreement, *read_training(HERE / "claims.model.yaml", "pool.claims"))
     finally:
         ended.set()
         for thread in threads:
             thread.join()
-    release, _ = clients["analyst"].release(job)
+    return totals, card_of(learned, receipt, clients["analyst"].signed_agreement(agreement))
+
+
+def _asked(analyst: JointClient, agreement: str, sql: str, training: Training | None = None) -> tuple[JointRelease, AnyReceipt]:
+    """Submit a request, wait, and return the verified release."""
+    request = JobRequest(
+        request_id="claims-" + secrets.token_hex(6),
+        agreement=agreement,
+        consumer="analyst",
+        purpose="claims-statistics",
+        sql=sql,
+        loss=parse_loss("zcdp", "0.5"),
+        training=training,
+    )
+    job = analyst.submit(request)["id"]
+    analyst.wait(job, timeout=300)
+    release, receipt = analyst.release(job)
     assert isinstance(release, JointRelease)
-    return release
+    return release, receipt
 
 
 def _agree(clients: Mapping[str, JointClient]) -> str:
@@ -86,11 +98,12 @@ def _agree(clients: Mapping[str, JointClient]) -> str:
 
 def _claims(path: Path, people: int, seed: int) -> Path:
     """Made-up claims of one insurer."""
-    draw, rows = random.Random(seed), []
+    draw, rows, bands = random.Random(seed), [], ("0-39", "40-64", "65+")
     for person in range(people):
+        band = draw.randrange(len(bands))
         for claim in range(draw.randint(1, 3)):
-            paid = round(min(5000.0, draw.lognormvariate(5, 1)), 2)
-            rows.append((person, claim, draw.choice(("north", "south")), draw.choice(("0-39", "40-64", "65+")), paid))
+            paid = round(min(5000.0, draw.lognormvariate(4.5 + band / 2, 1)), 2)
+            rows.append((person, claim, draw.choice(("north", "south")), bands[band], paid))
     columns: dict[str, list[Any]] = {
         name: [row[index] for row in rows] for index, name in enumerate(("person", "claim", "region", "age_band", "amount"))
     }
@@ -104,5 +117,8 @@ if __name__ == "__main__":
     parser.add_argument("--codes", type=Path, required=True, help="JSON file: one-time code by participant")
     parser.add_argument("--work", type=Path, required=True, help="new folder for the six homes")
     asked = parser.parse_args()
-    for cell in main(asked.url, json.loads(asked.codes.read_text(encoding="utf-8")), asked.work).cells:
+    release, card = main(asked.url, json.loads(asked.codes.read_text(encoding="utf-8")), asked.work)
+    for cell in release.cells:
         print(*cell.keys, *(f"{figure.name} {figure.value} [{figure.low}, {figure.high}]" for figure in cell.figures))
+    for found in card["coefficients"]:
+        print(found["column"] or "constant", found["category"] or "", f"{found['value']} [{found['low']}, {found['high']}]")

@@ -2,14 +2,15 @@
 
 Layout: `checkpoint` (signed note), `tile/...` (exactly the files of `tiles.layout`), `openings/NNNNNN.jsonl` (one JSON opening per line,
 ascending; file N holds the entries of bundle N; missing openings and missing files mean "not opened") and `log.vkey` (C2SP verifier key
-of the log as the exporting participant knows it, one line); `lineage.json` only where the log has changed its key or is not the first.
+of the log as the exporting participant knows it, one line); `lineage.json` only where the log has changed its key or is not the first;
+`reader.json` says whose credential made the export (sandbox/audit/reading.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from enclaves.kit.lineage import verify_log_rotation
@@ -25,6 +26,7 @@ from sandbox.audit.tiles import TILE_WIDTH, LogFile, read_bundle
 CHECKPOINT_PATH = "checkpoint"
 KEY_PATH = "log.vkey"
 LINEAGE_PATH = "lineage.json"
+READER_PATH = "reader.json"
 MAX_OPENING = 16 << 20
 """Largest line of an openings file, bytes."""
 
@@ -158,14 +160,22 @@ class Export:
         for number in range(bundle_count(size)):
             yield self.bundle(number, size)
 
-    def bundle(self, number: int, size: int, *, wanted: Callable[[Sequence[bytes]], bool] = lambda entries: True) -> Bundle:
-        """One bundle of a log of `size` entries; its openings are read where its entries are `wanted` opened. Raises as `bundles`."""
-        file = LogFile(kind="entries", level=0, index=number, width=min(TILE_WIDTH, size - number * TILE_WIDTH))
-        entries = tuple(read_bundle(self.read, number, file.width))
-        opened, problem = self._openings(file) if wanted(entries) else ([], "")
-        openings = {opening.index: opening for opening, _ in opened}
-        commitments = {opening.index: commitment for opening, commitment in opened}
-        return Bundle(first=number * TILE_WIDTH, entries=entries, openings=openings, commitments=commitments, problem=problem)
+    def bundle(self, number: int, size: int) -> Bundle:
+        """One bundle of a log of `size` entries. Raises as `bundles`."""
+        return self.opened(self.closed(number, size))
+
+    def closed(self, number: int, size: int) -> Bundle:
+        """The entries of one bundle of a log of `size` entries, without openings. Raises as `bundles`."""
+        entries = tuple(read_bundle(self.read, number, min(TILE_WIDTH, size - number * TILE_WIDTH)))
+        return Bundle(first=number * TILE_WIDTH, entries=entries, openings={}, commitments={}, problem="")
+
+    def opened(self, bundle: Bundle) -> Bundle:
+        """The same entries with their openings."""
+        file = LogFile(kind="entries", level=0, index=bundle.first // TILE_WIDTH, width=len(bundle.entries))
+        found, problem = self._openings(file)
+        openings = {opening.index: opening for opening, _ in found}
+        commitments = {opening.index: commitment for opening, commitment in found}
+        return replace(bundle, openings=openings, commitments=commitments, problem=problem)
 
     def entries(self, size: int) -> Iterator[tuple[int, bytes, Opening | None]]:
         """Yield (index, entry, its opening) in order. Raises as `bundles`, and Malformed for an openings file that cannot be read."""

@@ -6,7 +6,7 @@ order of the entries.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,6 +16,9 @@ from sandbox.audit.digest_table import DigestTable
 from sandbox.audit.verdict import Mismatch, Promise
 
 What = Literal["asked", "answered", "repeats", "kept", "deleted", "overdue"]
+
+Place = tuple[str, str, str]
+"""Agreement (digest, empty where the log does not tell), kind of entry, and the provider that alone signed it, if one did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Findings:
     Attributes:
         missing: promises for which some body was not opened.
         unopened: entries whose body was not opened; `not_reparsed`: decisions replayed from the logged plan only.
+        opened, closed: how many entries were opened and how many were not, where the export names its reader.
         differences: decisions that a candidate would have made otherwise.
         simulated: whether a release rests on `simulated` evidence.
     """
@@ -52,6 +56,8 @@ class Findings:
     unopened: int = 0
     not_reparsed: int = 0
     released: int = 0
+    opened: Counter[Place] = field(default_factory=Counter)
+    closed: Counter[Place] = field(default_factory=Counter)
     simulated: bool = False
     differences: list[Difference] = field(default_factory=list)
 
@@ -62,6 +68,8 @@ class Findings:
         self.unopened += other.unopened
         self.not_reparsed += other.not_reparsed
         self.released += other.released
+        self.opened += other.opened
+        self.closed += other.closed
         self.simulated |= other.simulated
         self.differences += other.differences
 

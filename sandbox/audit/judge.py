@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from policies.entries import EntryKind, parse_header
+from policies.entries import EntryKind, Header, parse_header
 from policies.errors import Malformed, SandboxError
 from sandbox.audit import (
     judge_decision,
@@ -16,11 +16,14 @@ from sandbox.audit import (
     judge_lineage,
     judge_policy,
     judge_run,
+    judge_scopes,
     judge_scorings,
     judge_void,
 )
 from sandbox.audit.export import Opened
-from sandbox.audit.state import Entry, State
+from sandbox.audit.folds import Entry
+from sandbox.audit.judge_reading import note_place
+from sandbox.audit.state import State
 from sandbox.audit.verdict import Promise
 
 
@@ -73,6 +76,7 @@ RULES: dict[EntryKind, Rule] = {
     "withheld": _rule("job agreement grant evidence statement code", judge_run.ended, "releases", "releases"),
     "repeated": _rule("job agreement of", judge_decision.repeated, "releases", "releases"),
     "tightened": _rule("agreement participant tightening signature", judge_policy.tightened, "signatures"),
+    "audit_scoped": _rule("agreement participant auditor scope signature", judge_scopes.scoped, "signatures"),
     "awaiting": _rule("job agreement request", judge_policy.awaiting, "signatures", "signatures"),
     "approved": _rule("agreement job request participant signature", judge_policy.approved, "signatures"),
     "cancelled": _rule("agreement job request participant signature", judge_policy.cancelled, "signatures"),
@@ -93,6 +97,7 @@ RULES: dict[EntryKind, Rule] = {
     ),
     "score_answered": _rule("scoring agreement statement scores", judge_scorings.ended, "releases", "releases"),
     "score_refused": _rule("scoring agreement statement code", judge_scorings.ended, "releases", "releases"),
+    "score_returned": _rule("scoring agreement statement code", judge_scorings.returned, "budgets", "budgets", "releases"),
     "failed": _rule("job agreement code", judge_run.failed, "releases"),
     "renounced": _rule("job grant provider signature", judge_void.renounced, "signatures"),
     "voided": _rule("job agreement grant", judge_void.voided, "budgets", optional="consumer"),
@@ -102,12 +107,18 @@ RULES: dict[EntryKind, Rule] = {
 }
 
 
-def judge_entry(state: State, index: int, data: bytes, opened: Opened | None) -> None:
-    """Fold one entry into the state. Never raises: whatever an entry holds, the rest can still be judged."""
+def read_header(data: bytes) -> Header | Malformed:
+    """The header that an entry's bytes spell, or what is wrong with them."""
     try:
-        header = parse_header(data)
+        return parse_header(data)
     except Malformed as error:
-        state.report_at(index, "unreadable", "log", f"the entry is malformed: {error.message}")
+        return error
+
+
+def judge_entry(state: State, index: int, header: Header | Malformed, opened: Opened | None) -> None:
+    """Fold one entry into the state. Never raises: whatever an entry holds, the rest can still be judged."""
+    if isinstance(header, Malformed):
+        state.report_at(index, "unreadable", "log", f"the entry is malformed: {header.message}")
         return
     entry = Entry(index=index, header=header, body=None)
     rule = RULES.get(header.kind)
@@ -123,6 +134,8 @@ def judge_entry(state: State, index: int, data: bytes, opened: Opened | None) ->
         entry, opened.commitment == header.commitment, "log", "the opening does not match its commitment"
     ):
         entry = Entry(index=index, header=header, body=opened.body)
+    if state.counting:
+        note_place(state, entry, opened is not None)
     if entry.body is None:
         state.found.unopened += opened is None
         state.cannot(*rule.rests)

@@ -8,28 +8,30 @@ from typing import Any
 from enclaves.kit.envelope import Signed
 from policies.agreement import Agreement
 from policies.budgets import Budget, budgets, periods
-from policies.canonical import canonical, digest_bytes
-from policies.codec import decode, encode
+from policies.canonical import canonical_part, digest_bytes
+from policies.codec import decode
 from policies.decide import LAW_VERSION
 from policies.entries import LedgerCharge
 from policies.errors import Malformed
-from policies.finding import Decision
-from policies.grant import AnyGrant, AnyPlan, grant_digest, ledgers_charged, metered, public_providers, question_digest
+from policies.finding import Decision, is_spelled_by
+from policies.grant import AnyGrant, AnyPlan, grant_digest, grant_text, ledgers_charged, metered, public_providers, question_digest
 from policies.granted import job_id
 from policies.plan import PARSER_VERSION, plan_of
+from policies.plan_text import plan_text
 from policies.query import Plan
+from policies.recent import Recent
 from policies.request import Facts, JobRequest
 from policies.tightening import tightened
 from sandbox.audit import judge_escrow, judge_policy
 from sandbox.audit.backtest import difference, recent_fact
-from sandbox.audit.bodies import DecidedBody
+from sandbox.audit.folds import Derived, Entry, JobFold, Ledger
 from sandbox.audit.laws import law_of
 from sandbox.audit.order import follow
-from sandbox.audit.state import Derived, Entry, JobFold, Ledger, State
+from sandbox.audit.state import State
 from sandbox.audit.totals import Total, shown
 
-MAX_PLANS = 2_000
-"""Plans that a replay keeps by their text."""
+_BUDGETS = Recent(lambda agreement, plan: budgets(agreement, plan.sources))
+_PERIODS = Recent(lambda agreement, plan: periods(agreement, plan.sources))
 
 MAX_FACT_AGE_S = 60
 """Most seconds between the time that a decision states and the time of its entry."""
@@ -57,6 +59,23 @@ class RepeatedBody:
     of: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Opened:
+    """The body of `decided`, as `DecidedBody`; plan and decision are read only where they are spelled otherwise than what is derived."""
+
+    signed: Signed
+    plan: dict[str, Any]
+    facts: Facts
+    decision: dict[str, Any]
+    law: str
+    parser: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Logged:
+    plan: AnyPlan
+
+
 def decided(state: State, entry: Entry) -> None:
     """A decision that follows from its inputs, under an agreement that all parties signed before, once per request."""
     request = entry.ids["request"]
@@ -78,7 +97,7 @@ def decided(state: State, entry: Entry) -> None:
     if entry.body is None or agreement is None:
         state.cannot("signatures", "decisions", "budgets", "grants")
     else:
-        job.derived = _derive(state, entry, job, agreement, decode(DecidedBody, entry.body))
+        job.derived = _derive(state, entry, job, agreement, decode(_Opened, entry.body))
     job.exchange, job.leg = entry.ids.get("exchange", ""), judge_escrow.leg_of(entry)
     allowed = {"yes": True, "no": False}.get(entry.ids["allowed"])
     state.require(entry, allowed is not None, "decisions", "the header says neither yes nor no")
@@ -112,8 +131,8 @@ def charged(state: State, entry: Entry) -> None:
         LedgerCharge(provider=provider, id_space=id_space, amount=asked.amount, delta0=asked.delta0, measure=asked.measure)
         for provider, id_space in own.ledgers
     ]
-    same = sorted(losses, key=lambda loss: (loss.provider, loss.id_space)) == wanted
-    state.require(entry, same, "budgets", f"charged {shown(losses)}; the grant spends {shown(wanted)}")
+    if sorted(losses, key=lambda loss: (loss.provider, loss.id_space)) != wanted:
+        state.report(entry, "budgets", f"charged {shown(losses)}; the grant spends {shown(wanted)}")
     state.require(entry, public == ",".join(own.public), "budgets", "the header names other providers of public tables than the plan reads")
     stated = {name: entry.ids[name] for name in ("model", "rows") if name in entry.ids}
     state.require(entry, stated == own.metered, "budgets", "the header meters other rows than the call asks to be scored")
@@ -167,9 +186,9 @@ def granted(state: State, entry: Entry) -> None:
 def _logged_grant(body: dict[str, Any], own: Derived | None) -> tuple[AnyGrant, str]:
     """The grant of a body and its digest. One that is spelled as the derived one is the derived one."""
     if own is not None and own.grant is not None:
-        derived = canonical(encode(own.grant))
+        derived = grant_text(own.grant)
         # Bytes and not values: to Python, true is 1.
-        if canonical(body) == b'{"grant":%b}' % derived:
+        if canonical_part(body) == b'{"grant":%b}' % derived:
             return own.grant, digest_bytes(derived)
     logged = decode(GrantedBody, body).grant
     return logged, grant_digest(logged)
@@ -177,18 +196,19 @@ def _logged_grant(body: dict[str, Any], own: Derived | None) -> tuple[AnyGrant, 
 
 def _require_within(state: State, entry: Entry, budget: Budget, consumer: str, now: int) -> None:
     total, most = state.counted(budget, consumer, now), budget.most
+    if total.measure == most.measure and total.amount <= most.amount and total.delta0 <= most.delta0:
+        return
     whose = f"{budget.provider}/{budget.id_space}" + (f" for `{consumer}`" if budget.own else "")
     whose += f" in {budget.days} days" if budget.days is not None else ""
-    within = total.measure == most.measure and total.amount <= most.amount and total.delta0 <= most.delta0
-    state.require(entry, within, "budgets", f"ledger {whose}: {total.text} are charged; the budget is {most.text}")
+    state.report(entry, "budgets", f"ledger {whose}: {total.text} are charged; the budget is {most.text}")
 
 
-def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body: DecidedBody) -> Derived:
+def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body: _Opened) -> Derived:
     request = _request(state, entry, agreement, body.signed)
     facts = body.facts
-    if not set(body.plan.sources) <= set(agreement.by_dataset):
-        raise Malformed("the plan reads a dataset that the agreement does not declare")
     plan = _check_plan(state, entry, agreement, request, body)
+    if not set(plan.sources) <= set(agreement.by_dataset):
+        raise Malformed("the plan reads a dataset that the agreement does not declare")
     ledgers = ledgers_charged(agreement, plan)
     _check_keys(state, entry, agreement, request, plan, facts)
     law, current = law_of(body.law), body.law == LAW_VERSION
@@ -199,13 +219,14 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     job.question = "" if unasked else question_digest(request, plan, facts.versions)
     _check_facts(state, entry, plan, facts, ledgers)
     _check_consumer_facts(state, entry, request.consumer if current else None, facts, ledgers)
-    _check_recent_facts(state, entry, request.consumer, facts, periods(agreement, plan.sources) if current else ())
+    _check_recent_facts(state, entry, request.consumer, facts, _PERIODS(agreement, plan) if current else ())
     own = law.decide(request, agreement, plan, facts)
     if facts.repeats is not None:
         state.relate(entry, "repeats", job.question, facts.repeats)
-    if own != body.decision:
-        state.report(entry, "decisions", _decision_difference(own, body.decision))
-    _backtest(state, entry, request, agreement, body)
+    logged = own if is_spelled_by(own, body.decision) else decode(Decision, body.decision, "decision")
+    if own != logged:
+        state.report(entry, "decisions", _decision_difference(own, logged))
+    _backtest(state, entry, request, agreement, plan, logged, body)
     answer = "yes" if own.allowed else "no"
     state.require(
         entry, entry.ids["allowed"] == answer, "decisions", f"the header says allowed: {entry.ids['allowed'][:8]}; derived: {answer}"
@@ -219,7 +240,7 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
         ledgers=ledgers if grant is not None else (),
         public=public_providers(agreement, plan),
         now=facts.now,
-        budgets=tuple(budget for budget in budgets(bounds, plan.sources) if current or not budget.own),
+        budgets=tuple(budget for budget in _BUDGETS(bounds, plan) if current or not budget.own),
         metered=metered(plan) if grant is not None else {},
         names_consumer=current,
         repeats=facts.repeats,
@@ -227,23 +248,25 @@ def _derive(state: State, entry: Entry, job: JobFold, agreement: Agreement, body
     )
 
 
-def _backtest(state: State, entry: Entry, request: JobRequest, agreement: Agreement, body: DecidedBody) -> None:
-    if state.candidate is not None and state.candidate.concerns(agreement, body.plan):
-        read = state.candidate.periods(agreement, body.plan)
+def _backtest(
+    state: State, entry: Entry, request: JobRequest, agreement: Agreement, plan: AnyPlan, logged: Decision, body: _Opened
+) -> None:
+    if state.candidate is not None and state.candidate.concerns(agreement, plan):
+        read = state.candidate.periods(agreement, plan)
         consumer, now = request.consumer, body.facts.now
         recent = tuple(
             recent_fact(name, state.recent(name[:2], name[2], now, None), state.recent(name[:2], name[2], now, consumer)) for name in read
         )
         facts = replace(body.facts, recent=recent)
-        other = state.candidate.decide(request, agreement, body.plan, facts, body.law)
-        found = difference(entry.index, entry.ids["job"], body.decision, other)
+        other = state.candidate.decide(request, agreement, plan, facts, body.law)
+        found = difference(entry.index, entry.ids["job"], logged, other)
         if found is not None:
             state.found.differences.append(found)
 
 
 def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -> JobRequest:
     """The request as its consumer signed it, under the key of the agreement."""
-    request, text = decode(JobRequest, signed.body), canonical(signed.body)
+    request, text = decode(JobRequest, signed.body), canonical_part(signed.body)
     state.verify(entry, signed, "job-request", request.consumer, agreement.party(request.consumer).signing_key, text)
     named = (entry.ids["request"], entry.ids["agreement"]) == (digest_bytes(text), request.agreement)
     state.require(entry, named, "signatures", "the header names another request or agreement than was signed")
@@ -251,17 +274,23 @@ def _request(state: State, entry: Entry, agreement: Agreement, signed: Signed) -
     return request
 
 
-def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRequest, body: DecidedBody) -> AnyPlan:
+def _check_plan(state: State, entry: Entry, agreement: Agreement, request: JobRequest, body: _Opened) -> AnyPlan:
     """The logged plan; where it is what the SQL means, the very object that stands for this SQL, of which much is known already."""
+    own: Plan | None = None
     if body.parser != PARSER_VERSION or body.law != LAW_VERSION:
         state.found.not_reparsed += 1
-        return body.plan
-    try:
-        own = _plan_of(state, entry.ids["agreement"], agreement, request)
-    except Malformed as error:
-        state.report(entry, "decisions", f"the SQL has no plan: {error.message}")
-        return body.plan
-    return own if state.require(entry, own == body.plan, "decisions", "the logged plan is not what the SQL means") else body.plan
+    else:
+        try:
+            own = _plan_of(state, entry.ids["agreement"], agreement, request)
+        except Malformed as error:
+            state.report(entry, "decisions", f"the SQL has no plan: {error.message}")
+    # Bytes and not values: to Python, true is 1.
+    if own is not None and canonical_part(body.plan) == plan_text(own):
+        return own
+    logged = decode(_Logged, {"plan": body.plan}).plan
+    if own is None:
+        return logged
+    return own if state.require(entry, own == logged, "decisions", "the logged plan is not what the SQL means") else logged
 
 
 def _plan_of(state: State, name: str, agreement: Agreement, request: JobRequest) -> Plan:
@@ -269,9 +298,8 @@ def _plan_of(state: State, name: str, agreement: Agreement, request: JobRequest)
     asked = (name, request.sql, request.training, request.scoring)
     found = state.plans.get(asked)
     if found is None:
-        if len(state.plans) >= MAX_PLANS:
-            state.plans.clear()
-        found = state.plans[asked] = plan_of(request, agreement.by_dataset)
+        found = plan_of(request, agreement.by_dataset)
+        state.plans.put(asked, found)
     return found
 
 
@@ -286,8 +314,9 @@ def _check_facts(state: State, entry: Entry, plan: AnyPlan, facts: Facts, ledger
     stated |= {(fact.provider, fact.id_space): fact.spent for fact in facts.spent}
     for ledger, spent in stated.items():
         total = state.ledgers.get(ledger, Total())
-        what = f"ledger {'/'.join(ledger)}: {spent.text} stated as spent; charged were {total.text}"
-        state.require(entry, total.is_stated_by(spent), "budgets", what)
+        if not total.is_stated_by(spent):
+            what = f"ledger {'/'.join(ledger)}: {spent.text} stated as spent; charged were {total.text}"
+            state.report(entry, "budgets", what)
 
 
 def _check_keys(state: State, entry: Entry, agreement: Agreement, request: JobRequest, plan: AnyPlan, facts: Facts) -> None:
@@ -307,8 +336,9 @@ def _check_consumer_facts(state: State, entry: Entry, consumer: str | None, fact
         return
     for ledger, spent in ({ledger: facts.consumer_spent_on(*ledger) for ledger in ledgers} | stated).items():
         total = state.consumer_total(ledger, consumer)
-        what = f"ledger {'/'.join(ledger)}: {spent.text} stated as spent for `{consumer}`; charged were {total.text}"
-        state.require(entry, total.is_stated_by(spent), "budgets", what)
+        if not total.is_stated_by(spent):
+            what = f"ledger {'/'.join(ledger)}: {spent.text} stated as spent for `{consumer}`; charged were {total.text}"
+            state.report(entry, "budgets", what)
 
 
 def _check_recent_facts(state: State, entry: Entry, consumer: str, facts: Facts, read: tuple[tuple[str, str, int], ...]) -> None:

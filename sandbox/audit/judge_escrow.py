@@ -17,13 +17,14 @@ from policies.escrow import Acted, Course, Ended, Event, HandedOver, JobCharged,
 from policies.exchange import Exchange, LegNumber, SignedExchangeAct
 from policies.request import ExchangeFact, Facts, JobRequest
 from policies.tightening import worst_standing
+from sandbox.audit.folds import Entry, ExchangeFold, JobFold
 from sandbox.audit.judge_exchange import signed_body
-from sandbox.audit.state import Entry, ExchangeFold, JobFold, State
+from sandbox.audit.state import State
 from sandbox.audit.verdict import Promise
 
 
 def proposed(state: State, entry: Entry) -> None:
-    """A document that a participant signed, once, under agreements that all signed before."""
+    """A document that a participant signed, once, under agreements that all signed before; of the log before, one that its end ended."""
     name, by = entry.ids["exchange"], entry.ids["participant"]
     if not state.require(entry, name not in state.exchanges, "order", "the exchange is proposed twice"):
         return
@@ -37,7 +38,7 @@ def proposed(state: State, entry: Entry) -> None:
     exchange = decode(Exchange, signed.body)
     named = (document_digest(signed), exchange.agreements) == (name, fold.agreements)
     state.require(entry, named, "signatures", "the header names another exchange or other agreements than were signed")
-    fold.exchange, fold.course = exchange, begin(exchange, by)
+    fold.exchange, fold.course = exchange, _begun(state, name, begin(exchange, by))
     state.require(entry, entry.header.at // 1000 < exchange.accept_by, "order", "proposed when the time to accept was over")
     for agreement in exchange.agreements:
         parties = state.agreement(agreement)
@@ -49,6 +50,11 @@ def proposed(state: State, entry: Entry) -> None:
         state.cannot("signatures")
     else:
         state.verify(entry, signed, "exchange", by, key)
+
+
+def _begun(state: State, name: str, course: Course) -> Course | None:
+    """How an exchange stands that is proposed: where the epoch that opens the log says, if it does; None where nobody opened that epoch."""
+    return None if state.carried is None else state.carried.get(name, course)
 
 
 def acted(state: State, entry: Entry) -> None:

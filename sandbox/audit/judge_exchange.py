@@ -12,7 +12,8 @@ from policies.documents import Admission, AgreementSignature, SignedRotation, Ve
 from policies.odrl import parse_agreement, parse_offer
 from policies.request import VersionFact
 from sandbox.audit.bodies import SignedBody
-from sandbox.audit.state import AgreementFold, Entry, Keys, State
+from sandbox.audit.folds import AgreementFold, Entry, Keys
+from sandbox.audit.state import State
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,10 +10,11 @@ from enclaves.kit.envelope import Signed, document_digest
 from policies.codec import decode
 from policies.joint_documents import JointContribution, JointManifest, JointStatement, contributions_digest, manifest_digest
 from policies.joint_grant import JointGrant
+from sandbox.audit.folds import Entry, JobFold, JointFold
 from sandbox.audit.judge_exchange import signed_body
 from sandbox.audit.judge_policy import note_release, require_standing
 from sandbox.audit.order import follow
-from sandbox.audit.state import Entry, JobFold, JointFold, State
+from sandbox.audit.state import State
 
 
 def keyed(state: State, entry: Entry) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from policies.attestation import code_measurement
 from policies.codec import decode
 from policies.documents import KeyDestruction
+from sandbox.audit.folds import Entry
 from sandbox.audit.judge_exchange import signed_body
-from sandbox.audit.state import Entry, State
+from sandbox.audit.state import State
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,9 +9,10 @@ from policies.agreement import LogIdentity
 from policies.canonical import digest
 from policies.codec import decode, encode
 from policies.lineage import Epoch, SignedLogRotation
+from sandbox.audit.folds import Entry
 from sandbox.audit.judge_exchange import signed_body
 from sandbox.audit.noted import Noted, require_following
-from sandbox.audit.state import Entry, State
+from sandbox.audit.state import State
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,13 +45,14 @@ def log_noted(state: State, entry: Entry) -> None:
 
 
 def epoch_opened(state: State, entry: Entry) -> None:
-    """The first entry of a log that follows another: its totals are charged before anything else."""
+    """The first entry of a log that follows another: its totals are charged, and its counts counted, before anything else."""
     for loss in entry.header.losses:
         state.charge(loss, "", entry.header.at)
     state.require(entry, entry.index == 0, "log", "an epoch opens within a log")
     state.epoch_id = entry.ids["epoch"]
     if entry.body is None:
-        state.waiting = None
+        state.waiting = state.carried = None
+        state.open_with(None)
         return
     epoch = decode(EpochBody, entry.body).epoch
     log = LogIdentity(origin=entry.ids["origin"], key=entry.ids["key"])
@@ -61,6 +63,8 @@ def epoch_opened(state: State, entry: Entry) -> None:
     state.log_names |= set(epoch.before)
     state.log_names.add(log)
     state.waiting = set(epoch.providers)
+    state.carried = {item.exchange: item.course for item in epoch.exchanges}
+    state.open_with(epoch.counts)
 
 
 def epoch_signed(state: State, entry: Entry) -> None:

@@ -15,12 +15,14 @@ from policies.errors import Malformed, Tampered
 from policies.grant import AnyPlan
 from policies.granted import job_id
 from policies.joint_grant import JointGrant
+from policies.quantum import longest_quantum
 from policies.query import Plan
 from policies.request import Facts, JobRequest
 from policies.rules_conditions import CONDITIONS
 from policies.tightening import SignedTightening, require_applicable, standing
 from sandbox.audit import judge_escrow
-from sandbox.audit.state import Entry, JobFold, State
+from sandbox.audit.folds import Entry, JobFold
+from sandbox.audit.state import State
 
 SENDING_S = 60
 """Most seconds between a broker's own clock and the entry of what it sent."""
@@ -114,8 +116,8 @@ def duty_done(state: State, entry: Entry) -> None:
         return
     if done.duty == "payment":
         paid = (done.agreement, signed.by, done.about)
-        state.require(entry, done.number == acts.paid[paid] + 1, "order", "the payment is not the next one")
-        acts.paid[paid] += 1
+        state.require(entry, state.states((done.number,), (acts.paid[paid] + 1,)), "order", "the payment is not the next one")
+        acts.paid[paid] = max(done.number, acts.paid[paid] + 1)
         return
     state.require(entry, state.stage_of(done.about) == "released", "order", f"{done.about} was not released, and is deleted")
     judge_escrow.check_had(state, entry, done.about)
@@ -151,7 +153,7 @@ def check_facts(state: State, entry: Entry, agreement: Agreement, request: JobRe
         used = acts.uses[name, fact.provider]
         counted = (sum(used.values()), used[request.consumer], acts.paid[name, fact.provider, request.consumer])
         what = f"{(fact.jobs, fact.own, fact.paid)} stated as uses, own uses and payments of `{fact.provider}`; the log has {counted}"
-        state.require(entry, (fact.jobs, fact.own, fact.paid) == counted, "decisions", what)
+        state.require(entry, state.states((fact.jobs, fact.own, fact.paid), counted), "decisions", what)
     stated = {fact.provider for fact in facts.uses}
     for dataset in agreement.members(plan.sources):
         terms, provider = agreement.terms_of(dataset), agreement.by_dataset[dataset].provider
@@ -173,7 +175,7 @@ def _check_scored(state: State, entry: Entry, agreement: Agreement, request: Job
     calls = state.acts.scored[request.agreement, scoring.model, request.consumer]
     rows = sum(rows for rows, at in calls if at // 1000 >= since)
     stated = facts.scored_by(scoring.model)
-    same = stated == rows and len(facts.scored) == 1
+    same = stated is not None and state.states((stated,), (rows,)) and len(facts.scored) == 1
     state.require(entry, same, "decisions", f"{stated} stated as rows that {scoring.model} scored; the log has {rows}")
 
 
@@ -225,6 +227,25 @@ def require_fresh(state: State, entry: Entry, job: JobFold) -> None:
     state.require(
         entry, not late, "evidence", f"keys were released to evidence {age_ms // 1000} s old; the terms say {min(ages, default=0)} s"
     )
+
+
+def require_due(state: State, entry: Entry, job: JobFold) -> None:
+    """Report an end that was told before the quantum of the terms was over.
+
+    What nobody computed says nothing by its time: runs without evidence, and those whose worker was lost, which a restore ends at once.
+    """
+    agreement = state.agreement(job.agreement)
+    if agreement is None or all(terms.quantum is None for terms in agreement.terms):
+        return
+    if not job.attested_at or entry.ids.get("code") == "worker-died":
+        return
+    if job.grant is None:
+        state.cannot("releases")
+        return
+    quantum = longest_quantum(agreement, agreement.members(job.grant.plan.sources))
+    took_ms = entry.header.at - job.running_at
+    told = f"`{entry.header.kind}` was told {took_ms / 1000} s after the run began; the terms say {quantum} s at the least"
+    state.require(entry, took_ms >= quantum * 1000, "releases", told)
 
 
 def require_known_terms(agreement: Agreement, current: bool) -> None:

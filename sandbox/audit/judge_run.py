@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enclaves.kit.appraisal import appraise, evidence_digest, reference_values, verify_statement
-from enclaves.kit.envelope import Signed
-from policies.canonical import digest
+from enclaves.kit.envelope import Purpose, Signed
+from policies.canonical import canonical, canonical_part, canonical_with, digest_bytes
 from policies.codec import decode, encode
 from policies.documents import KeyRefusalStatement, KeyReleaseStatement
 from policies.errors import Refused
@@ -14,9 +14,10 @@ from policies.granted import FailureCode
 from policies.joint_grant import JointGrant
 from policies.statement import SignedEvidence, SignedStatement, verdict_of
 from sandbox.audit import judge_escrow, judge_policy
+from sandbox.audit.folds import Entry, JobFold
 from sandbox.audit.judge_exchange import signed_body
 from sandbox.audit.order import follow
-from sandbox.audit.state import Entry, JobFold, State
+from sandbox.audit.state import State
 from sandbox.audit.verdict import Promise
 
 
@@ -50,7 +51,9 @@ class FailedBody:
 
 def running(state: State, entry: Entry) -> None:
     """A worker takes the job."""
-    follow(state, entry)
+    job = follow(state, entry)
+    if job is not None:
+        job.running_at = entry.header.at
     if entry.body is not None:
         decode(RunningBody, entry.body)
 
@@ -70,7 +73,8 @@ def attested(state: State, entry: Entry) -> None:
         state.report(entry, "evidence", "an enclave was attested for a joint total, which no enclave computes")
         return
     signed = decode(AttestedBody, entry.body).evidence
-    named = (entry.ids["evidence"], entry.ids["measurement"]) == (evidence_digest(signed), signed.evidence.measurement)
+    name = evidence_digest(signed)
+    named = (entry.ids["evidence"], entry.ids["measurement"]) == (name, signed.evidence.measurement)
     state.require(entry, named, "evidence", "the header names other evidence or another measurement than the body")
     wanted = reference_values(agreement.terms_of(read.dataset) for read in job.grant.reads)
     answered = sorted(nonce.provider for nonce in signed.evidence.nonces) == sorted({read.provider for read in job.grant.reads})
@@ -85,6 +89,7 @@ def attested(state: State, entry: Entry) -> None:
             platforms=wanted.platforms,
             at=entry.header.at / 1000,
             named=job.grant_named,
+            digest_of=name,
         )
     except Refused as error:
         state.report(entry, "evidence", error.message)
@@ -130,6 +135,7 @@ def ended(state: State, entry: Entry) -> None:
     _require_bound(state, entry, job, "releases")
     same = entry.ids["evidence"] == job.evidence_id
     state.require(entry, same, "releases", "the outcome is of another enclave than was attested")
+    judge_policy.require_due(state, entry, job)
     if entry.header.kind == "released":
         judge_policy.require_standing(state, entry, job)
         judge_policy.note_release(state, entry, job)
@@ -149,6 +155,7 @@ def failed(state: State, entry: Entry) -> None:
     if job is None:
         return
     judge_escrow.note_ended(state, entry, job)
+    judge_policy.require_due(state, entry, job)
     if job.released or job.attempts:
         state.end(entry.ids["job"], "failed")
     else:
@@ -164,13 +171,15 @@ def _judge_statement(state: State, entry: Entry, job: JobFold, signed: SignedSta
     outcome = statement.withheld if withheld else statement.sealed
     stated = entry.ids["code"] if withheld else entry.ids["sealed"]
     accepted = entry.ids.get("accepted") == verdict_of(statement)
-    named = accepted and outcome == stated and digest(encode(signed)) == entry.ids["statement"]
+    text = canonical(encode(statement))
+    digested = digest_bytes(canonical_with({"signature": signed.signature}, "statement", text))
+    named = accepted and outcome == stated and digested == entry.ids["statement"]
     state.require(entry, named, "releases", "the header names another outcome or statement than the body")
     if job.attested is None or job.grant is None or isinstance(job.grant, JointGrant):
         state.cannot("releases")
         return
     state.found.simulated |= job.attested.evidence.kind == "simulated"
-    verify_statement(signed, job.attested, job.grant, job.grant_named)
+    verify_statement(signed, job.attested, job.grant, job.grant_named, text)
 
 
 def _require_bound(state: State, entry: Entry, job: JobFold, promise: Promise) -> None:
@@ -181,4 +190,5 @@ def _require_bound(state: State, entry: Entry, job: JobFold, promise: Promise) -
 def _verify_broker(state: State, entry: Entry, job: JobFold, signed: Signed, *, released: bool) -> None:
     provider, agreement = entry.ids["provider"], state.agreement(job.agreement)
     key = agreement.party(provider).signing_key if agreement is not None else None
-    state.verify(entry, signed, "key-release" if released else "key-refusal", provider, key)
+    purpose: Purpose = "key-release" if released else "key-refusal"
+    state.verify(entry, signed, purpose, provider, key, canonical_part(signed.body))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from enclaves.kit.acts import signed_renunciation
 from policies.documents import SignedRenunciation
+from sandbox.audit.folds import Entry, JobFold
 from sandbox.audit.order import follow
-from sandbox.audit.state import Entry, JobFold, State
+from sandbox.audit.state import State
 from sandbox.audit.totals import shown
 
 

@@ -2,28 +2,29 @@
 
 A body rests on little of what stands before it in the log: agreements, keys, versions and datasets, of which there are few, and what
 headers alone tell. So one process follows all headers and the few entries of the exchange, and begins a part of the log with a copy of
-itself (a fork) that judges everything in that part. What a part says about jobs of other parts comes back as relations, which are judged
-in the order of the entries.
+itself (a fork) that judges everything in that part, once the part's headers are read. What a part says about jobs of other parts comes
+back as relations, which are judged in the order of the entries.
 """
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+from policies.entries import Header
 from policies.errors import Malformed, SandboxError, Tampered
 from sandbox.audit.export import Bundle, Export, bundle_count
 from sandbox.audit.findings import Findings, Relations
-from sandbox.audit.judge import judge_entry
+from sandbox.audit.judge import judge_entry, read_header
 from sandbox.audit.order import FOLLOWS
 from sandbox.audit.state import State
 from sandbox.audit.tiles import TILE_WIDTH
 
-PART_BUNDLES = 64
+PART_BUNDLES = 16
 """Bundles of a part, where the log is long enough."""
 
 FROM_HEADERS = (
@@ -34,8 +35,6 @@ FROM_HEADERS = (
 
 REJUDGED = 4
 """A part has at least as many entries as this times those of the jobs under way at its beginning, which it judges again."""
-
-_OF_JOBS = tuple(f'"kind":"{kind}"'.encode() for kind in FOLLOWS)
 
 Broken = Callable[[int, SandboxError], None]
 """Told (entries read before, why) where the entries end too early."""
@@ -75,7 +74,7 @@ class Judging:
         self.state.found = self.found
         for bundle in self.export.bundles(self.size):
             self.take(bundle)
-            _judge(self.state, bundle)
+            _judge(self.state, bundle, map(read_header, bundle.entries))
             relations.judge(self.found.relations, self.found)
             self.found.relations.clear()
             done += len(bundle.entries)
@@ -99,14 +98,20 @@ class Judging:
 
         numbers = iter(range(bundle_count(self.size)))
         while problem is None:
-            part = [number for _, number in zip(range(self._bundles()), numbers, strict=False)]
+            part: list[_Read] = []
+            try:
+                for _, number in zip(range(self._bundles()), numbers, strict=False):
+                    part.append(self._read(number))
+            except (Malformed, Tampered) as error:
+                problem = error
             if not part:
                 break
             collect(self.processes - 1)
             children.append(_Child(self.export, self.state, part, self.size))
             try:
-                for number in part:
-                    done += self._follow(number)
+                for read in part:
+                    self._follow(read)
+                    done += len(read.headers)
             except (Malformed, Tampered) as error:
                 problem = error
         collect(0)
@@ -117,26 +122,38 @@ class Judging:
 
     def _bundles(self) -> int:
         """How many bundles the next part has: fewer where the log is short, more where many jobs are under way."""
-        fair = max(1, bundle_count(self.size) // (2 * self.processes))
+        fair = max(1, bundle_count(self.size) // (4 * self.processes))
         again = REJUDGED * sum(len(job.at) for job in self.state.jobs.values() if job.stage != "failed")
         return max(min(self.part, fair), -(-again // TILE_WIDTH))
 
-    def _follow(self, number: int) -> int:
+    def _read(self, number: int) -> _Read:
+        """Read the headers of a bundle, and its openings where there is an entry of the exchange."""
+        bundle = self.export.closed(number, self.size)
+        headers = tuple(map(read_header, bundle.entries))
+        return _Read(bundle=bundle if all(map(_is_of_a_job, headers)) else self.export.opened(bundle), headers=headers)
+
+    def _follow(self, read: _Read) -> None:
         """Fold the headers of a bundle, and the bodies of the exchange's entries; what is wrong with them is found by another process."""
-        bundle = self.export.bundle(number, self.size, wanted=_has_exchange)
-        self.take(bundle)
+        self.take(read.bundle)
         self.state.found = Findings()
-        for index, data in enumerate(bundle.entries, start=bundle.first):
-            judge_entry(self.state, index, data, None if _is_of_a_job(data) else bundle.opened(index))
-        return len(bundle.entries)
+        for index, header in enumerate(read.headers, start=read.bundle.first):
+            judge_entry(self.state, index, header, None if _is_of_a_job(header) else read.bundle.opened(index))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Read:
+    """A bundle and what its entries' bytes spell."""
+
+    bundle: Bundle
+    headers: tuple[Header | Malformed, ...]
 
 
 class _Child:
     """A process that judges the bundles of one part, from a copy of the state at its beginning."""
 
-    def __init__(self, export: Export, state: State, part: Sequence[int], size: int) -> None:
+    def __init__(self, export: Export, state: State, part: Sequence[_Read], size: int) -> None:
         context = multiprocessing.get_context("fork")
-        self.entries = min(size, (part[-1] + 1) * TILE_WIDTH) - part[0] * TILE_WIDTH
+        self.entries = sum(len(read.headers) for read in part)
         self._receiver, sender = context.Pipe(duplex=False)
         self._process = context.Process(target=_judge_part, args=(export, state, part, size, sender), daemon=True)
         self._process.start()
@@ -155,22 +172,23 @@ class _Child:
         return found
 
 
-def _judge_part(export: Export, state: State, part: Sequence[int], size: int, sender: Connection[Any, Any]) -> None:
-    """Judge the bundles of a part and send what was found. Where entries cannot be read, whoever follows the headers says so."""
+def _judge_part(export: Export, state: State, part: Sequence[_Read], size: int, sender: Connection[Any, Any]) -> None:
+    """Judge the bundles of a part, whose headers are read already, and send what was found."""
+    # What came with the fork is shared as long as nobody writes to it; a collection would write to every object.
+    gc.freeze()
     state.found = Findings()
     _rejudge(export, state, size)
-    with suppress(Malformed, Tampered):
-        for number in part:
-            _judge(state, export.bundle(number, size))
+    for read in part:
+        _judge(state, export.opened(read.bundle), read.headers)
     sender.send(state.found)
     sender.close()
 
 
-def _judge(state: State, bundle: Bundle) -> None:
+def _judge(state: State, bundle: Bundle, headers: Iterable[Header | Malformed]) -> None:
     if bundle.problem:
         state.report_at(bundle.first, "openings", "log", bundle.problem)
-    for index, data in enumerate(bundle.entries, start=bundle.first):
-        judge_entry(state, index, data, bundle.opened(index))
+    for index, header in enumerate(headers, start=bundle.first):
+        judge_entry(state, index, header, bundle.opened(index))
 
 
 def _rejudge(export: Export, state: State, size: int) -> None:
@@ -187,7 +205,7 @@ def _rejudge(export: Export, state: State, size: int) -> None:
         waiting=None,
     )
     for index, data, bundle in _entries_at(export, wanted, size):
-        judge_entry(scratch, index, data, bundle.opened(index))
+        judge_entry(scratch, index, read_header(data), bundle.opened(index))
     for name, job in state.jobs.items():
         known = scratch.jobs.get(name)
         if known is not None and not job.blind:
@@ -202,10 +220,6 @@ def _entries_at(export: Export, wanted: Sequence[int], size: int) -> Iterator[tu
         yield index, bundle.entries[index - bundle.first], bundle
 
 
-def _is_of_a_job(data: bytes) -> bool:
-    """Whether an entry is of a kind that tells of one job; decided on its bytes, where an entry that is none gets no opening."""
-    return any(kind in data for kind in _OF_JOBS)
-
-
-def _has_exchange(entries: Sequence[bytes]) -> bool:
-    return not all(map(_is_of_a_job, entries))
+def _is_of_a_job(header: Header | Malformed) -> bool:
+    """Whether an entry is of a kind that tells of one job. An entry that is none has no opening that anybody reads."""
+    return isinstance(header, Malformed) or header.kind in FOLLOWS

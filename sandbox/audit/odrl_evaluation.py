@@ -155,7 +155,8 @@ def _constraint(policy: Graph, name: str, now: Node) -> Report:
     if left == Node(ODRL + "dateTime") and how is not None and right is not None:
         stated["constraintLeftOperand"] = now
         compare = COMPARISONS.get(how.value.removeprefix(ODRL))
-        met = compare is not None and right.datatype == XSD + "dateTime" and compare(instant(now), instant(right))
+        moments = _moments(right)
+        met = compare is not None and bool(moments) and all(compare(instant(now), moment) for moment in moments)
     stated["satisfactionState"] = _state(met)
     if met and how is not None and right is not None:
         stated |= {"constraintOperator": how, "constraintRightOperand": right}
@@ -181,6 +182,16 @@ def instant(literal: Node) -> datetime:
     if found.tzinfo is None:
         raise ValueError("a time without a time zone names no moment")
     return found
+
+
+def _moments(literal: Node) -> list[datetime]:
+    """What a time has to be compared with: a moment, or the first and last in which a day begins that names no time zone. None of others.
+
+    XML Schema part 2, section 3.2.7.4: time zones are at most 14 hours from UTC. Raises ValueError.
+    """
+    if literal.datatype == XSD + "date":
+        return [datetime.fromisoformat(f"{literal.value}T00:00:00{zone}") for zone in ("+14:00", "-14:00")]
+    return [instant(literal)] if literal.datatype == XSD + "dateTime" else []
 
 
 def _premise(kind: str, met: bool) -> Report:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from policies.entries import EntryKind
-from sandbox.audit.state import ENDS, Entry, JobFold, State
+from sandbox.audit.folds import Entry, JobFold
+from sandbox.audit.state import ENDS, State
 
 STEPS: tuple[str, ...] = ("nothing", "decided", "denied", "charged", "granted", "running", "attested", "joint_keyed", "joint_summed")
 """Stages before the end, in their order."""

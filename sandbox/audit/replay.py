@@ -11,9 +11,11 @@ from policies.errors import Malformed, Tampered
 from sandbox.audit.backtest import Candidate
 from sandbox.audit.checkpoint import Checkpoint, LogKey, open_checkpoint
 from sandbox.audit.comparing import signed_both
-from sandbox.audit.export import Export, Read
+from sandbox.audit.export import READER_PATH, Export, Read
+from sandbox.audit.judge_reading import judge_reading
 from sandbox.audit.judging import Judging
 from sandbox.audit.merkle import leaf_hash
+from sandbox.audit.reading import Reader, Reading, reader_of
 from sandbox.audit.state import State
 from sandbox.audit.tree import TreeCheck
 from sandbox.audit.verdict import PROMISES, Mismatch, Verdict
@@ -61,6 +63,7 @@ def replay(
     """
     known = known or Known(since=since)
     export, state = Export(read=read), State(log=key, candidate=known.candidate)
+    reader = _reader(state, export)
     try:
         checkpoint, signer = _opened(export, key)
     except (Malformed, Tampered) as error:
@@ -71,7 +74,8 @@ def replay(
     cosigned = _cosigned(state, export, known.witnesses)
     done = _replay_entries(export, state, checkpoint, known, progress, processes)
     _judge_log(state, signer)
-    return _verdict(state, checkpoint.size, done, known, cosigned)
+    reading = None if reader is None else judge_reading(state, reader, state.found)
+    return _verdict(state, checkpoint.size, done, known, cosigned, reading)
 
 
 def _opened(export: Export, key: LogKey) -> tuple[Checkpoint, LogKey]:
@@ -81,6 +85,17 @@ def _opened(export: Export, key: LogKey) -> tuple[Checkpoint, LogKey]:
         with suppress(Tampered):
             return open_checkpoint(export.checkpoint(), found), found
     return open_checkpoint(export.checkpoint(), first), first
+
+
+def _reader(state: State, export: Export) -> Reader | None:
+    """Whose credential made the export; what it opens is counted then."""
+    try:
+        reader = reader_of(export.read)
+    except Malformed as error:
+        state.report_at(None, "openings", "log", f"{READER_PATH}: {error}")
+        return None
+    state.counting = reader is not None
+    return reader
 
 
 def _cosigned(state: State, export: Export, policy: WitnessPolicy | None) -> dict[str, int]:
@@ -148,7 +163,7 @@ def _require_not_rewound(state: State, checkpoint: Checkpoint, since: Checkpoint
         state.report_at(None, "checkpoint", "log", what)
 
 
-def _verdict(state: State, size: int, done: int, known: Known, cosigned: dict[str, int]) -> Verdict:
+def _verdict(state: State, size: int, done: int, known: Known, cosigned: dict[str, int], reading: Reading | None = None) -> Verdict:
     promises = state.promises()
     return Verdict(
         ok=all(found == "ok" for found in promises.values()) and not state.found.unopened,
@@ -163,6 +178,7 @@ def _verdict(state: State, size: int, done: int, known: Known, cosigned: dict[st
         notes=_notes(state, known),
         witnesses=cosigned,
         differences=None if known.candidate is None else tuple(state.found.differences),
+        reading=reading,
     )
 
 

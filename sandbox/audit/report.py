@@ -61,6 +61,7 @@ def render_report(verdict: Verdict, *, origin: str, vkey: str, root: str, at: in
         "<h2>Privacy loss, from public headers</h2>",
         _table(("ledger", "charged"), [(name, total.text) for name, total in verdict.totals.items()]),
         *_differences(verdict),
+        *_reading(verdict),
         "<h2>What this replay cannot show</h2>",
         "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in verdict.notes) + "</ul>",
         "<footer>Made by <code>sandbox audit replay</code> from the exported files alone.</footer>",
@@ -84,6 +85,20 @@ def _mismatches(verdict: Verdict) -> str:
         return "<p>None.</p>"
     rows = [("log" if m.index is None else str(m.index), m.kind, m.promise, m.what) for m in verdict.mismatches[:MAX_ROWS]]
     return _table(("entry", "kind", "promise", "what does not follow"), rows) + _more(len(verdict.mismatches))
+
+
+def _reading(verdict: Verdict) -> list[str]:
+    """Under which scopes the export was made, and what was closed to its reader."""
+    found = verdict.reading
+    if found is None:
+        return []
+    scopes = [(str(s.index), s.owner, s.agreement, ", ".join(s.openings), _time(s.not_before), _time(s.not_after)) for s in found.scopes]
+    closed = [(str(c.entries), c.kind, c.agreement, "; ".join(c.why)) for c in found.closed[:MAX_ROWS]]
+    return [
+        f"<h2>Openings, as {escape(found.reader)} read them at {_time(found.at)}</h2>",
+        _table(("entry", "owner", "agreement", "opens", "from", "until"), scopes) if scopes else "<p>Under no scope.</p>",
+        _table(("entries", "kind", "agreement", "closed because"), closed) if closed else "<p>Everything was opened.</p>",
+    ]
 
 
 def _differences(verdict: Verdict) -> list[str]:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
-from enclaves.kit.appraisal import Attested
 from enclaves.kit.envelope import Purpose, Signed, verify_document
 from policies.agreement import Agreement, LogIdentity
 from policies.budgets import Budget, period_begins
+from policies.counts import Counts
 from policies.declaration import Declaration
-from policies.entries import Header, LedgerCharge
+from policies.entries import LedgerCharge
 from policies.errors import Tampered
 from policies.escrow import Course
-from policies.exchange import Exchange
-from policies.grant import AnyGrant
-from policies.joint_documents import JointContribution, JointManifest
 from policies.query import Plan
-from policies.request import JobRequest, VersionFact
+from policies.recent import Generations
+from policies.request import VersionFact
 from policies.service import Scoring
-from policies.tightening import SignedTightening
 from policies.training import Training
 from sandbox.audit.backtest import Candidate
 from sandbox.audit.charge_times import ChargeTimes
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.digest_table import DigestTable
 from sandbox.audit.findings import Findings, Relation, What
+from sandbox.audit.folds import Acts, AgreementFold, Entry, ExchangeFold, JobFold, Keys, Ledger, Scored, ScoringFold
 from sandbox.audit.keyring import Keyring
 from sandbox.audit.noted import Noted
 from sandbox.audit.totals import Total
@@ -35,189 +32,8 @@ from sandbox.audit.verdict import PROMISES, Mismatch, Promise, PromiseState
 ENDS: tuple[str, ...] = ("", "denied", "released", "withheld", "failed", "repeated", "joint_released", "joint_withheld", "voided")
 """Last stages of a job; the place of each is its number."""
 
-Ledger = tuple[str, str]
-"""(provider, id space)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """One authentic entry and its body; None where it was not opened."""
-
-    index: int
-    header: Header
-    body: dict[str, Any] | None
-
-    @property
-    def ids(self) -> dict[str, str]:
-        """Names and digests of the header."""
-        return self.header.ids
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Keys:
-    """Public keys (hex) of a participant that are in force."""
-
-    signing: str
-    sealing: str
-
-
-@dataclass(kw_only=True, slots=True)
-class AgreementFold:
-    """An agreement as far as the log has told.
-
-    Attributes:
-        agreement: None where the proposal was not opened.
-        signed: by participant, whether its signature holds.
-        agreed: whether the log says that all have signed.
-    """
-
-    agreement: Agreement | None = None
-    signed: dict[str, PromiseState] = field(default_factory=dict)
-    agreed: bool = False
-
-    @property
-    def standing(self) -> PromiseState:
-        """Whether every party has validly signed."""
-        if self.agreement is None:
-            return "unopened"
-        states = [self.signed.get(party.id, "broken") for party in self.agreement.parties]
-        return "broken" if "broken" in states else "unopened" if "unopened" in states else "ok"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Derived:
-    """What this replay derived itself from one opened decision.
-
-    Attributes:
-        ledgers: that are to be charged; none where nothing is.
-        public: providers of public tables that the plan reads.
-        now: stated time of the decision, seconds since 1970.
-        budgets: strictest bounds on the ledgers.
-        names_consumer: whether a charge under this law names the consumer.
-        repeats: the job whose release is to be handed out again.
-        grant: None where the own decision denies or repeats.
-        metered: what the charge says of rows that are scored.
-    """
-
-    request: JobRequest
-    ledgers: tuple[Ledger, ...]
-    public: tuple[str, ...]
-    now: int
-    budgets: tuple[Budget, ...]
-    names_consumer: bool
-    repeats: str | None
-    grant: AnyGrant | None
-    metered: dict[str, str]
-
-
-@dataclass(kw_only=True, slots=True)
-class JointFold:
-    """The present attempt at a joint total as far as the log has told.
-
-    Attributes:
-        name: digest of the manifest; `manifest` itself where it was opened.
-        ciphertexts: by contributor, from the headers; `signed`: what was opened of what contributors signed.
-        total: digest of the sum; empty before there is one.
-    """
-
-    name: str
-    manifest: JointManifest | None = None
-    ciphertexts: dict[str, str] = field(default_factory=dict)
-    signed: dict[str, JointContribution] = field(default_factory=dict)
-    total: str = ""
-
-
-@dataclass(kw_only=True, slots=True)
-class ScoringFold:
-    """An encrypted scoring as far as the log has told; `open` from an allowed decision to the end."""
-
-    model: str
-    agreement: str
-    request: str
-    open: bool
-
-
-@dataclass(kw_only=True, slots=True)
-class Scored:
-    """Rows and number of all allowed requests to one model under one agreement."""
-
-    rows: int = 0
-    requests: int = 0
-
-
-@dataclass(kw_only=True, slots=True)
-class JobFold:
-    """A job as far as the log has told.
-
-    Attributes:
-        stage: kind of the last step, `denied`, or `nothing` before the first.
-        providers: of the ledgers charged and of public tables: those whose keys a run needs.
-        question: digest of what was asked of which data; empty where not opened.
-        answered: providers that released or refused keys; `released`: those that released; `renounced`: those that renounced the grant.
-        losses, consumer, charged_at: of its charge; the time of its entry in milliseconds since 1970.
-        grant_id, evidence_id: digests from the headers of `granted` and `attested`.
-        attested_at: time of the entry of its evidence, milliseconds since 1970.
-        at: indices of its entries so far; `blind`: whether it was decided before its agreement was known.
-        exchange, leg: that the job is part of; empty and 0 for one that is part of none.
-        attempts: at a joint total so far; `gone`: contributors that dropped out of it; `joint`: the present attempt.
-        grant: the logged one, or where it was not opened the derived one; None if neither is known. `grant_named`: its digest.
-    """
-
-    agreement: str
-    stage: str = "nothing"
-    providers: frozenset[str] = frozenset()
-    answered: set[str] = field(default_factory=set)
-    released: set[str] = field(default_factory=set)
-    renounced: set[str] = field(default_factory=set)
-    losses: tuple[LedgerCharge, ...] = ()
-    consumer: str = ""
-    charged_at: int = 0
-    question: str = ""
-    grant_id: str = ""
-    evidence_id: str = ""
-    attested_at: int = 0
-    at: list[int] = field(default_factory=list)
-    blind: bool = False
-    derived: Derived | None = None
-    grant: AnyGrant | None = None
-    grant_named: str = ""
-    attested: Attested | None = None
-    exchange: str = ""
-    leg: int = 0
-    joint: JointFold | None = None
-    attempts: int = 0
-    gone: set[str] = field(default_factory=set)
-
-
-@dataclass(kw_only=True, slots=True)
-class ExchangeFold:
-    """An exchange as far as the log has told; document and course are None where the proposal was not opened."""
-
-    exchange: Exchange | None = None
-    course: Course | None = None
-    agreements: tuple[str, ...] = ()
-
-
-@dataclass(kw_only=True, slots=True)
-class Acts:
-    """What parties signed under agreements in force, and what counts by it.
-
-    Attributes:
-        tightenings: by agreement, in their order.
-        awaiting: digest of the request by job that waits, or waited, for approvals.
-        asked: whose request it is, where that was opened; `approvals`: who approved it.
-        uses: by agreement and provider, number of charges by consumer.
-        paid: payments confirmed, by agreement, provider and consumer.
-        scored: (rows, milliseconds since 1970) of charged calls by agreement, model and consumer.
-    """
-
-    tightenings: defaultdict[str, list[SignedTightening]] = field(default_factory=lambda: defaultdict(list))
-    awaiting: dict[str, str] = field(default_factory=dict)
-    asked: dict[str, str] = field(default_factory=dict)
-    approvals: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    uses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    paid: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    scored: defaultdict[tuple[str, str, str], list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+MAX_PLANS = 2_000
+"""Plans of queries that are remembered at most."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -240,10 +56,13 @@ class State:
         named: agreements' logs, to be judged once all keys of the log are known.
         epoch_id: digest of the epoch that opens this log; `waiting`: providers that have not signed it, None where it is not opened.
         acts: tightenings, approvals and payments so far.
+        carried: how exchanges of the log before stand in this one, from the epoch that opens it; None where that is not opened.
+        all_counted: whether the log tells of all that consumers used up; an epoch that does not say it leaves some to the log before.
         exchanges: of two legs; `escrowed`: by job whose release is a leg's delivery, its exchange.
         scorings: encrypted scorings by id; `scored`: what they used up, by agreement and model.
         candidate: terms under which every decision is made once more.
         plans: of queries read so far, by agreement, text, training and scoring.
+        counting: whether to count what is opened of which agreement.
         found: what judging the entries so far has found.
     """
 
@@ -269,12 +88,15 @@ class State:
     epoch_id: str = ""
     waiting: set[str] | None = field(default_factory=set)
     acts: Acts = field(default_factory=Acts)
+    carried: dict[str, Course] | None = field(default_factory=dict)
+    all_counted: bool = True
     exchanges: dict[str, ExchangeFold] = field(default_factory=dict)
     escrowed: dict[str, str] = field(default_factory=dict)
     scorings: dict[str, ScoringFold] = field(default_factory=dict)
     scored: defaultdict[tuple[str, str], Scored] = field(default_factory=lambda: defaultdict(Scored))
     candidate: Candidate | None = None
-    plans: dict[tuple[str, str, Training | None, Scoring | None], Plan] = field(default_factory=dict)
+    plans: Generations[tuple[str, str, Training | None, Scoring | None], Plan] = field(default_factory=lambda: Generations(MAX_PLANS))
+    counting: bool = False
     found: Findings = field(default_factory=Findings)
 
     def job(self, name: str, agreement: str) -> JobFold:
@@ -330,9 +152,23 @@ class State:
 
     def recent(self, ledger: Ledger, days: int, now: int, consumer: str | None) -> Total:
         """What a ledger was charged in the last `days` days before `now`, in all or counting to a consumer."""
-        times = self.times.get(ledger, ChargeTimes())
-        amount, delta0 = times.after(period_begins(now, days), consumer)
+        amount, delta0 = self.times.get(ledger, ChargeTimes()).after(period_begins(now, days), consumer)
         return Total(measure=self.ledgers.get(ledger, Total()).measure, amount=amount, delta0=delta0)
+
+    def open_with(self, counts: Counts | None) -> None:
+        """Count on from what the epoch that opens the log says consumers have used up; None where it does not say."""
+        self.all_counted = counts is not None
+        for used in counts.uses if counts else ():
+            self.acts.uses[used.agreement, used.provider][used.consumer] += used.jobs
+        for called in counts.scored if counts else ():
+            before = self.acts.scored[called.agreement, called.model, called.consumer]
+            before += [(rows, at * 1000) for at, rows in called.calls]
+        for asked in counts.encrypted if counts else ():
+            self.scored[asked.agreement, asked.model] = Scored(rows=asked.rows, requests=asked.requests)
+
+    def states(self, stated: tuple[int, ...], counted: tuple[int, ...]) -> bool:
+        """Whether a decision states what this log counted; or more, where a log before it may have counted the rest."""
+        return stated == counted or (not self.all_counted and all(said >= own for said, own in zip(stated, counted, strict=True)))
 
     def report(self, entry: Entry, promise: Promise, what: str) -> None:
         """Note something about an entry that does not follow."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sandbox.audit.backtest import Difference
+from sandbox.audit.reading import Reading
 from sandbox.audit.totals import Total
 
 Promise = Literal["log", "signatures", "decisions", "budgets", "grants", "order", "evidence", "releases"]
@@ -15,7 +16,8 @@ PromiseState = Literal["ok", "broken", "unopened"]
 """`unopened`: nothing contradicts the promise, but a body that it rests on was not opened, so it is not shown."""
 
 PROMISES: dict[Promise, str] = {
-    "log": "the entries are those of the signed checkpoint, nothing seen before was rewritten, and openings fit their commitments",
+    "log": "the entries are those of the signed checkpoint, nothing seen before was rewritten, and openings fit their commitments"
+    " and were given to the reader whom the export names",
     "signatures": "every document is signed by its admitted participant, and every agreement by all parties over the same digest",
     "decisions": "every decision follows from the logged request, agreement, plan and facts",
     "budgets": "every charge is what the grant spends, stated totals are the sums of earlier charges, and no total exceeds its budget",
@@ -58,6 +60,7 @@ class Verdict:
         notes: what this replay cannot show.
         witnesses: that cosigned the checkpoint, of those the auditor trusts, with the time of each in seconds since 1970.
         differences: decisions that the candidate terms would have made otherwise; None where none were given.
+        reading: whose credential made the export, under which scopes, and what was closed to it; None where the export does not say.
     """
 
     ok: bool
@@ -72,3 +75,4 @@ class Verdict:
     notes: tuple[str, ...]
     witnesses: Mapping[str, int]
     differences: tuple[Difference, ...] | None
+    reading: Reading | None = None

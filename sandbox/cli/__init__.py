@@ -25,11 +25,12 @@ COMMANDS = {
     "policy": Lazy("sandbox.cli.policy", "policy", "Terms of agreements: what they mean, what is wrong with them, what would change."),
     "sql": Lazy("sandbox.cli.sql", "sql", "Queries, before any data are asked."),
     "log": Lazy("sandbox.cli.audit", "log", "The log that participants and auditors keep copies of."),
+    "scope": Lazy("sandbox.cli.scopes", "scope", "What an auditor's credential opens of a provider's entries."),
     "audit": Lazy("sandbox.cli.audit", "audit", "What an auditor does, offline."),
     "witness": Lazy(
         "sandbox.cli.witness", "witness", "Cosign checkpoints that extend what was seen, so that nobody can be shown another log."
     ),
-    "receipt": Lazy("sandbox.cli.audit", "receipt", "Receipts of releases."),
+    "receipt": Lazy("sandbox.cli.receipts", "receipt", "Receipts: of releases, joint totals and encrypted scorings."),
     "completion": Lazy("sandbox.cli.completion", "completion", "Print the script that makes SHELL complete `sandbox`."),
 }
 

@@ -88,7 +88,7 @@ def agreement_paid(home_folder: Path, name: str, consumer: str, as_json: bool) -
 @click.option("--revoke", "revoked", is_flag=True, help="Allow nothing any more.")
 @click.option("--suspend-until", "suspended_until", type=_TIME, help="Allow nothing before this time (UTC).")
 @click.option("--until", "not_after", type=_TIME, help="Allow nothing from this time on (UTC).")
-@click.option("--minimum-group", type=click.IntRange(1, 1_000_000))
+@click.option("--minimum-group", type=click.IntRange(1, 1_000_000), help="Leave out cells of fewer privacy units than this.")
 @click.option("--uses", type=click.IntRange(0), help="Most jobs under the agreement.")
 @click.option("--output-rows", type=click.IntRange(1), help="Most rows of a release.")
 @click.option("--loss-per-job", help="Most that one job may cost, in the measure of the terms.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from enclaves.kit.measure import checkout_root, file_digests
 from policies.attestation import code_measurement
 from policies.errors import EvidenceRejected, Malformed
+from sandbox.cli.composing import composed
 from sandbox.cli.show import json_option, print_json, table
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ def measure(root: Path | None, with_files: bool, publish: bool, as_json: bool) -
 
 
 def _publish(files: dict[str, str]) -> int:
-    from sandbox.cli.service import composed
     from sandbox.exchange.measuring import publish_measurement
 
     return publish_measurement(composed(), files)
@@ -75,7 +76,9 @@ class _Several(click.Command):
 @click.command(cls=_Several)
 @click.option("--kind", required=True, help="amd-sev-snp, intel-tdx or aws-nitro.")
 @click.option("--evidence", type=_FILE, required=True, help="Report, quote or attestation document, as the TEE gives it.")
-@click.option("--chain", type=_FILE, multiple=True, help="Certificates, PEM or DER: signer, intermediate, root. May be repeated.")
+@click.option(
+    "--chain", type=_FILE, multiple=True, help="AMD's certificates, PEM or DER: signer, intermediate, root; others carry theirs. Repeat."
+)
 @click.option("--collateral", type=_FILE, help="Intel's collateral, JSON; AMD's revocation lists, PEM or DER.")
 @click.option("--at", required=True, help="Time at which everything has to be valid: 2026-01-31T00:00:00Z, or seconds since 1970.")
 @click.option("--measurement", multiple=True, help="Accepted reference value (sha256:...). May be repeated; without, any is accepted.")
@@ -96,7 +99,7 @@ def appraise(
     """Judge evidence of a TEE: whether it is genuine, and whether the default policy accepts it.
 
     The default policy refuses debug mode, migration, empty measurements, bytes that nothing signs, and Intel platforms that are not up to
-    date. `claims` are an EAR claims set.
+    date. `claims` are an EAR claims set. The command ends with 0 whatever it found, with 2 if what it was given is no file, time or value.
 
     \b
     Example: sandbox enclave appraise --kind aws-nitro --evidence document.cbor --at 2026-01-31T00:00:00Z --json
@@ -111,6 +114,10 @@ def appraise(
         chain=tuple(map(_read, chain)),
         collateral=None if collateral is None else _read(collateral),
     )
+    if bound is not None and not re.fullmatch("(?:[0-9a-fA-F]{2})+", bound):
+        raise Malformed("must be bytes in hex", where="--bound")
+    if any(not re.fullmatch("sha256:[0-9a-f]{64}", value) for value in measurement):
+        raise Malformed("must be a reference value, sha256: and 64 hex digits", where="--measurement")
     answer = _appraised(given, _seconds(at), measurement, bound)
     if as_json:
         print_json(answer)
@@ -146,11 +153,15 @@ def _read(path: Path) -> bytes:
 
 def _seconds(text: str) -> float:
     try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
+        found = datetime.fromisoformat(text) if not _is_number(text) else datetime.fromtimestamp(float(text), UTC)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, OSError) as error:
         raise Malformed("must be a UTC time like 2026-01-31T00:00:00Z, or seconds since 1970", where="--at") from error
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""`sandbox log`, `sandbox audit`, `sandbox receipt`: exporting, replaying and verifying."""
+"""`sandbox log` and `sandbox audit`: exporting, replaying and verifying."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
 
 import click
 
-from policies.agreement import Agreement, LogIdentity
+from policies.agreement import LogIdentity
 from policies.canonical import parse_json
-from policies.codec import decode
 from policies.errors import Malformed, Tampered
-from policies.odrl import parse_agreement
-from policies.privacy import PARAMETERS
 from sandbox.audit.backtest import parse_candidate
 from sandbox.audit.checkpoint import Checkpoint, LogKey
 from sandbox.audit.comparing import compare, open_with
 from sandbox.audit.export import Export
-from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt, verify_joint_receipt
-from sandbox.audit.receipt import Receipt, verify_receipt
+from sandbox.audit.reading import Reading
 from sandbox.audit.replay import Known, Verdict, replay
 from sandbox.audit.report import render_report
-from sandbox.audit.tlog_proof import TlogProof, parse_proof, verify_proof
 from sandbox.audit.vectors import verify_vectors
 from sandbox.audit.witness_policy import WitnessPolicy, parse_policy
 from sandbox.cli.show import client_of, home_option, json_option, print_json, progress_bar, table
@@ -149,7 +143,7 @@ def audit_replay(
     known = Known(
         since=_earlier(note, export, key) if note else None,
         since_note=note,
-        witnesses=_policy(witnesses),
+        witnesses=witness_policy(witnesses),
         candidate=None if policy is None else parse_candidate(parse_json(policy.read_bytes(), limit=16 << 20)),
     )
     gc.set_threshold(YOUNG_OBJECTS)
@@ -182,7 +176,7 @@ def audit_compare(left: Path, right: Path, vkey: str | None, witnesses: Path | N
     \b
     Example: sandbox audit compare ./log ./log-of-the-other-auditor --witnesses trusted.policy
     """
-    found = compare(_export(left), _export(right), _key_of(left, vkey), _policy(witnesses))
+    found = compare(_export(left), _export(right), _key_of(left, vkey), witness_policy(witnesses))
     if as_json:
         print_json({"ok": not found, "mismatches": [asdict(mismatch) for mismatch in found]})
     elif found:
@@ -200,7 +194,8 @@ def _key_of(folder: Path, vkey: str | None) -> LogKey:
     return LogKey.parse((vkey or read_text(folder / "log.vkey")).strip())
 
 
-def _policy(file: Path | None) -> WitnessPolicy | None:
+def witness_policy(file: Path | None) -> WitnessPolicy | None:
+    """The witnesses' policy in a file; None where no file is given. Raises Malformed."""
     return None if file is None else parse_policy(read_text(file))
 
 
@@ -227,6 +222,8 @@ def show_verdict(verdict: Verdict) -> None:
             for d in verdict.differences
         ]
         table(("entry", "job", "logged", "candidate", "because"), rows, title=f"{len(rows)} decisions would differ")
+    if verdict.reading is not None:
+        _show_reading(verdict.reading)
     for name, at in sorted(verdict.witnesses.items()):
         click.echo(f"cosigned by {name} at {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC")
     for note in verdict.notes:
@@ -237,61 +234,13 @@ def show_verdict(verdict: Verdict) -> None:
         click.echo("the log replays" if verdict.ok else "nothing contradicts the log, but not everything is open to this reader")
 
 
-@click.group()
-def receipt() -> None:
-    """Receipts of releases."""
-
-
-@receipt.command("verify")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--agreement", "agreement_file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The agreement document.")
-@click.option("--home", "home_folder", type=click.Path(path_type=Path), envvar="SANDBOX_HOME", help="Or a home that signed it.")
-@click.option("--sealed", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The sealed release, to be checked too.")
-@json_option
-def receipt_verify(file: Path, agreement_file: Path | None, home_folder: Path | None, sealed: Path | None, as_json: bool) -> None:
-    """Verify a receipt offline against the agreement that it is under.
-
-    \b
-    Example: sandbox receipt verify receipt.json --home ~/institute
-    """
-    from sandbox.party.kept import kept_agreement
-
-    parsed: AnyReceipt = decode(cast(Any, AnyReceipt), parse_json(file.read_bytes(), limit=16 << 20))
-    if agreement_file is not None:
-        agreement = parse_agreement(parse_json(agreement_file.read_bytes(), limit=16 << 20))
-    elif home_folder is not None:
-        agreement = kept_agreement(client_of(home_folder).home, parsed.grant.agreement)
-    else:
-        raise Malformed("give the agreement by --agreement or --home")
-    contents = None if sealed is None else sealed.read_bytes()
-    facts = _joint_facts(parsed, agreement, contents) if isinstance(parsed, JointReceipt) else _facts(parsed, agreement, contents)
-    print_json(facts | {"ok": True}) if as_json else table(("", ""), facts.items(), title="The receipt holds")
-
-
-def _facts(parsed: Receipt, agreement: Agreement, sealed: bytes | None) -> dict[str, object]:
-    verified = verify_receipt(parsed, agreement, sealed)
-    return {
-        "job": verified.job,
-        **({} if parsed.repeated is None else {"repeats": parsed.grant.job}),
-        "outcome": "released" if parsed.statement.statement.sealed else f"withheld: {parsed.statement.statement.withheld}",
-        "entry": parsed.index,
-        "log": f"{verified.checkpoint.origin}, {verified.checkpoint.size} entries",
-        PARAMETERS[parsed.grant.loss.measure]: parsed.grant.loss.epsilon,
-        "enclave": f"{verified.attested.evidence.kind}, {verified.attested.evidence.measurement}",
-    }
-
-
-def _joint_facts(parsed: JointReceipt, agreement: Agreement, sealed: bytes | None) -> dict[str, object]:
-    verified = verify_joint_receipt(parsed, agreement, sealed)
-    pool = parsed.grant.pool
-    return {
-        "job": parsed.grant.job,
-        "outcome": "released" if verified.statement.sealed else f"withheld: {verified.statement.withheld}",
-        "entry": parsed.index,
-        "log": f"{verified.checkpoint.origin}, {verified.checkpoint.size} entries",
-        PARAMETERS[parsed.grant.loss.measure]: parsed.grant.loss.epsilon,
-        "joint total": f"{', '.join(verified.manifest.contributors)}; {pool.noise} noise; key of {pool.key_holder}",
-    }
+def _show_reading(reading: Reading) -> None:
+    """Print whose credential made the export, under which scopes, and what was closed to it."""
+    under = "".join(f", scope {scope.sequence} of {scope.owner} (entry {scope.index})" for scope in reading.scopes)
+    click.echo(f"read by {reading.reader} at {datetime.fromtimestamp(reading.at, UTC):%Y-%m-%d %H:%M:%S} UTC{under}")
+    if reading.closed:
+        rows = [(item.entries, item.kind, item.agreement[:19], "\n".join(item.why)) for item in reading.closed]
+        table(("entries", "kind", "agreement", "because"), rows, title="Not opened to this reader")
 
 
 def read_text(path: Path) -> str:
@@ -300,40 +249,3 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Malformed(f"the export has no {path.name}") from error
-
-
-@receipt.command("tlog-proof")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
-def receipt_tlog_proof(file: Path, target: Path) -> None:
-    """Write the inclusion proof of a receipt to TARGET as a C2SP tlog-proof, and the entry that it is of beside it (`.entry`).
-
-    Whoever has both needs the log's verifier key alone, and no software of this project, to know that the log holds the outcome.
-
-    \b
-    Example: sandbox receipt tlog-proof receipt.json release.tlog-proof
-    """
-    parsed = decode(Receipt, parse_json(file.read_bytes(), limit=16 << 20))
-    proof = TlogProof(index=parsed.index, proof=tuple(map(bytes.fromhex, parsed.proof)), note=parsed.checkpoint)
-    target.write_text(proof.render(), encoding="utf-8")
-    target.with_suffix(".entry").write_bytes(parsed.entry.encode())
-    click.echo(f"{target} proves that {target.with_suffix('.entry')} is entry {parsed.index}")
-
-
-@receipt.command("verify-proof")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--entry", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True, help="The bytes of the entry.")
-@click.option("--vkey", required=True, help="The log's verifier key, from a source that you trust.")
-@witnesses_option
-@json_option
-def receipt_verify_proof(file: Path, entry: Path, vkey: str, witnesses: Path | None, as_json: bool) -> None:
-    """Verify a C2SP tlog-proof: that the log holds an entry, under a checkpoint cosigned as the policy asks.
-
-    \b
-    Example: sandbox receipt verify-proof release.tlog-proof --entry release.entry --vkey VKEY --witnesses trusted.policy
-    """
-    proof, policy = parse_proof(read_text(file)), _policy(witnesses)
-    checkpoint = verify_proof(proof, entry.read_bytes(), LogKey.parse(vkey), policy)
-    facts = {"entry": proof.index, "log": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex()}
-    facts |= {"cosigned": {} if policy is None else policy.cosigned(proof.note)}
-    print_json(facts | {"ok": True}) if as_json else table(("", ""), facts.items(), title="The proof holds")

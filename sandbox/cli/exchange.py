@@ -156,7 +156,7 @@ def use(
     \b
     Example: sandbox exchange use --home ~/clinic --leg 2 --epsilon 0.5 sha256:... "SELECT COUNT(*) AS n FROM insurer.plans"
     """
-    from sandbox.cli.jobs import loss_of
+    from sandbox.cli.asking import loss_of
     from sandbox.party import exchanges
 
     client = client_of(home_folder)
@@ -262,7 +262,8 @@ def _show(record: dict[str, Any], as_json: bool, *, whole: bool = False) -> None
     from policies.exchange import Exchange
 
     found = decode(Exchange, record["signed"]["body"])
-    click.echo(f"{record['digest']} is {record['course']['stage']}: {found.title}")
+    why = f" ({record['reason']})" if record["reason"] else ""
+    click.echo(f"{record['digest']} is {record['course']['stage']}{why}: {found.title}")
     if whole:
         click.echo(f"accept by {_time(found.accept_by)}, deadline {_time(found.deadline)}, arbiter {found.arbiter or 'none'}")
         table(("leg", "kind", "from", "to", "what", "so far"), [_row(found, number, record["course"]) for number in (1, 2)])
@@ -277,10 +278,24 @@ def _show(record: dict[str, Any], as_json: bool, *, whole: bool = False) -> None
 
 def _row(found: Exchange, number: int, course: dict[str, Any]) -> tuple[Any, ...]:
     leg, held = found.leg(number), course["first" if number == 1 else "second"]
-    so_far = (
-        "acknowledged" if held["acknowledged"] else "in escrow" if held["given"] else f"{held['running']} runs" if held["running"] else ""
+    return number, leg.kind, leg.giver, leg.receiver, _what(leg), _so_far(leg, held, course["stage"])
+
+
+def _so_far(leg: Leg, held: dict[str, Any], stage: str) -> str:
+    """How far a leg got, in a few words. What was in escrow of an exchange that ended is there no longer."""
+    if stage == "handed_over":
+        return f"used {held['charged']} of {leg.jobs} jobs" if leg.form == "right" else "received" if held["received"] else "handed over"
+    if stage in ("returned", "withdrawn", "refused", "expired"):
+        return stage
+    if held["given"]:
+        return "acknowledged" if held["acknowledged"] else "in escrow"
+    return (
+        f"{held['running']} runs"
+        if held["running"]
+        else "to be signed"
+        if leg.form != "delivery"
+        else f"{held['charged']} of {leg.jobs} jobs"
     )
-    return number, leg.kind, leg.giver, leg.receiver, _what(leg), so_far or f"{held['charged']} of {leg.jobs} jobs"
 
 
 def _what(leg: Leg) -> str:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from policies.acts import attributions_of, deletion_days
 from policies.codec import decode, encode
 from policies.errors import Malformed, Refused
-from policies.privacy import SCALE_UNIT, Loss, parse_loss, units_to_decimal
-from policies.request import JobRequest
-from policies.schedule import Statistic
-from policies.statement import Release
+from policies.privacy import Loss
 from sandbox.cli.acting import job_approve, job_cancel, job_delete
+from sandbox.cli.asking import loss_of, loss_options, request_of, request_options
+from sandbox.cli.releases import outputs_table, show_changes, show_release, show_verified, statistics_table
 from sandbox.cli.show import client_of, findings_table, home_option, joint_rows, json_option, print_json, progress_bar, table
 
 if TYPE_CHECKING:
     from policies.agreement import Agreement
-    from sandbox.audit.joint_receipt import AnyReceipt
-    from sandbox.party.client import Client
-    from sandbox.party.verify import OpenedRelease
 
 
 @click.group()
@@ -41,55 +35,10 @@ STAGES = ("charged", "running")
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-_LOSS_OPTIONS = (
-    click.option("--epsilon", help="Privacy loss to spend, a decimal number; where ledgers pay in epsilon."),
-    click.option("--rho", help="Privacy loss to spend in zero-concentrated differential privacy; where ledgers pay in rho."),
-    click.option("--delta", default="0", show_default=True, help="Paid for group keys that are discovered in the data (delta0)."),
-)
-
-
-def _loss_options(function: Any) -> Any:
-    for option in reversed(_LOSS_OPTIONS):
-        function = option(function)
-    return function
-
-
-def loss_of(epsilon: str | None, rho: str | None, delta: str = "0") -> Loss:
-    """The loss that exactly one of --epsilon and --rho names. Raises Malformed."""
-    if epsilon is not None and rho is None:
-        return parse_loss("pure", epsilon, delta, "epsilon")
-    if rho is not None and epsilon is None:
-        return parse_loss("zcdp", rho, delta, "rho")
-    raise Malformed("give either --epsilon or --rho", where="epsilon")
-
-
-def _request_options(function: Any) -> Any:
-    options = (
-        click.option("--agreement", "agreement_name", required=True, help="Digest of the agreement."),
-        click.option("--purpose", required=True),
-        click.option("--sql", required=True, help="The query; - reads it from standard input."),
-        *_LOSS_OPTIONS,
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def _request(consumer: str, agreement_name: str, purpose: str, sql: str, loss: Loss, request_id: str | None = None) -> JobRequest:
-    return JobRequest(
-        request_id=request_id or "r-" + secrets.token_hex(12),
-        agreement=agreement_name,
-        consumer=consumer,
-        purpose=purpose,
-        sql=sys.stdin.read() if sql == "-" else sql,
-        loss=loss,
-    )
-
-
 @job.command("check")
 @home_option
-@_request_options
-@click.option("--rows", type=click.IntRange(1, 10**9), help="Rows of a cell that averages and other ratios assume.")
+@request_options
+@click.option("--rows", type=click.IntRange(1, 10**9), help="Rows of a cell that averages and other ratios assume; 1000 if left out.")
 @click.option("--half-width", "half_widths", multiple=True, help="OUTPUT=WIDTH: say what loss this 95 % half-width would need; repeat.")
 @json_option
 def job_check(
@@ -113,10 +62,10 @@ def job_check(
     client, loss = client_of(home_folder), loss_of(epsilon, rho, delta)
     wanted = _half_widths(half_widths)
     try:
-        answer = client.check(_request(client.home.participant, agreement_name, purpose, sql, loss), rows, wanted)
+        answer = client.check(request_of(client.home.participant, agreement_name, purpose, sql, loss), rows, wanted)
     except (Malformed, Refused) as error:
         if as_json:
-            print_json({"accepted": False, "reason": error.message, "outputs": [], "loss": encode(loss), "remaining": [], "needed": None})
+            print_json({"accepted": False, "reason": str(error), "outputs": [], "loss": encode(loss), "remaining": [], "needed": None})
         raise
     if as_json:
         print_json(answer)
@@ -130,21 +79,8 @@ def job_check(
         click.echo(f"these half-widths need {decode(Loss, needed).text}" if needed else "no loss gives these half-widths")
     if answer["facts"].get("repeats"):
         click.echo(f"{answer['facts']['repeats']} answered this question; asking again hands the same release out and charges nothing")
-    _show_changes(answer["explanation"])
+    show_changes(answer["explanation"])
     click.echo("allowed; nothing was charged" if answer["allowed"] else "denied; nothing was charged")
-
-
-def _show_changes(explanation: dict[str, Any]) -> None:
-    """The smallest changes that would pass, and what none passes."""
-    for origin in explanation["origins"]:
-        click.echo(f"not allowed: {origin}")
-    if explanation["changes"]:
-        sufficient = "what would pass" if not explanation["remains"] else "what would help"
-        click.echo(f"{sufficient}: {'; '.join(change['text'] for change in explanation['changes'])}")
-    for item in explanation["remains"]:
-        click.echo(
-            f"no change of the request passes {item['rule']} ({item['dataset'] or 'the query'}): {item['message']}; {item['by']} can act"
-        )
 
 
 def _half_widths(texts: tuple[str, ...]) -> dict[str, str]:
@@ -159,7 +95,7 @@ def _half_widths(texts: tuple[str, ...]) -> dict[str, str]:
 
 @job.command("submit")
 @home_option
-@_request_options
+@request_options
 @click.option("--request-id", help="Repeat a request under its id to get the same answer; made up if left out.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the end and show the release.")
 @click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait.")
@@ -184,7 +120,7 @@ def job_submit(
                --sql "SELECT COUNT(*) FROM clinic.care"
     """
     client = client_of(home_folder)
-    record = client.submit(_request(client.home.participant, agreement_name, purpose, sql, loss_of(epsilon, rho, delta), request_id))
+    record = client.submit(request_of(client.home.participant, agreement_name, purpose, sql, loss_of(epsilon, rho, delta), request_id))
     if not wait:
         print_json(record) if as_json else click.echo(f"{record['id']} is {record['state']}")
         return
@@ -199,7 +135,7 @@ def job_submit(
     if record["state"] == "failed":
         print_json(record) if as_json else click.echo(f"{record['id']} failed: {record['code']}; the charge stays", err=True)
         sys.exit(4)
-    _show_release(client, *client.release(record["id"]), as_json=as_json)
+    show_verified(client, *client.release(record["id"]), as_json=as_json)
 
 
 @job.command("dry-run")
@@ -211,7 +147,7 @@ def job_submit(
 @click.option("--consumer", help="With an agreement: who asks; by default the home's participant.")
 @click.option("--purpose", help="With an agreement: the stated purpose.")
 @click.option("--sql", required=True, help="The query; - reads it from standard input.")
-@_loss_options
+@loss_options
 @json_option
 def job_dry_run(
     forms: tuple[Path, ...],
@@ -248,7 +184,7 @@ def job_dry_run(
         if purpose is None:
             raise Malformed("an agreement needs a --purpose", where="purpose")
     release = rehearsal.rehearse(
-        agreement, _request(consumer, rehearsal.NO_AGREEMENT, purpose, sql, loss), rehearsal.by_dataset(agreement, twins)
+        agreement, request_of(consumer, rehearsal.NO_AGREEMENT, purpose, sql, loss), rehearsal.by_dataset(agreement, twins)
     )
     if as_json:
         print_json({"synthetic": True, "release": encode(release)})
@@ -338,77 +274,4 @@ def job_release(home_folder: Path, job_id: str, receipt_file: Path | None, as_js
         import json
 
         receipt_file.write_text(json.dumps(encode(receipt), indent=2), encoding="utf-8")
-    _show_release(client, release, receipt, as_json=as_json)
-
-
-def _show_release(client: Client, release: OpenedRelease, receipt: AnyReceipt, *, as_json: bool) -> None:
-    from policies.joint_documents import JointRelease
-    from sandbox.audit.receipt import Receipt
-
-    duties = duties_of(client, receipt)
-    repeated = receipt.repeated if isinstance(receipt, Receipt) else None
-    if as_json:
-        again = None if repeated is None else {"index": repeated.index}
-        print_json({"release": encode(release), "job": receipt.grant.job, "index": receipt.index, "repeated": again} | duties)
-        return
-    show_release(release)
-    if isinstance(release, Release) and release.scores is not None:
-        table(("row", release.scores.output), [(score.row, ", ".join(score.values)) for score in release.scores.scores])
-    if isinstance(release, Release) and release.model is not None:
-        trained, name = release.model, receipt.grant.job
-        click.echo(f"model {trained.digest}, {trained.model.size} parameters; `sandbox model card {name} --onnx FILE` keeps it")
-    note = f"{receipt.grant.job}; entry {receipt.index}; {release.loss.text}"
-    if isinstance(release, JointRelease):
-        click.echo(f"{note}; {release.noise} noise; contributors {', '.join(release.contributors)}; receipt, log and signatures verified")
-        show_duties(duties)
-        return
-    note += f"; enclave {release.enclave_kind}"
-    if repeated is not None:
-        note += f"; handed out again by entry {repeated.index} without a charge"
-    click.echo(note + "; receipt, log and enclave signature verified")
-    show_duties(duties)
-
-
-def duties_of(client: Client, receipt: AnyReceipt) -> dict[str, Any]:
-    """What the agreement asks of the recipient of a release; empty where it asks for nothing."""
-    from sandbox.party.kept import kept_agreement
-
-    agreement, sources = kept_agreement(client.home, receipt.grant.agreement), receipt.grant.plan.sources
-    words, days = attributions_of(agreement, sources), deletion_days(agreement, sources)
-    return ({"attribution": list(words)} if words else {}) | ({"delete_after_days": days} if days is not None else {})
-
-
-def show_duties(duties: dict[str, Any]) -> None:
-    """Print the words that stand by a release, and how long it may be kept."""
-    for words in duties.get("attribution", ()):
-        click.echo(f"attribution: {words}")
-    if "delete_after_days" in duties:
-        click.echo(f"delete within {duties['delete_after_days']} days of the release, then `sandbox job delete`")
-
-
-def show_release(release: OpenedRelease) -> None:
-    """Print a release: one row per cell, value and 95 % interval per figure."""
-    names = next(([figure.name for figure in cell.figures] for cell in release.cells if cell.figures), [])
-    rows = []
-    for cell in release.cells:
-        figures = [f"{figure.value}  [{figure.low}, {figure.high}]" for figure in cell.figures]
-        rows.append([*cell.keys, *(figures or [f"below minimum group {release.minimum_group}"] * max(1, len(names)))])
-    table((*release.key_names, *(names or ["figures"])), rows)
-
-
-def statistics_table(statistics: list[dict[str, Any]]) -> None:
-    """Print the noise that each statistic of a grant gets."""
-    rows = [
-        (s.name, s.measured.quantity, s.mechanism, units_to_decimal(s.amount, 9), f"{s.scale / SCALE_UNIT * s.measured.step:.2f}")
-        for s in (decode(Statistic, statistic) for statistic in statistics)
-    ]
-    table(("statistic", "adds up", "noise", "part of the loss", "noise scale"), rows)
-
-
-def outputs_table(outputs: list[dict[str, Any]]) -> None:
-    """Print the noise that each output will have."""
-    rows = [
-        (o["name"], o["mechanism"], o["scale"], o["half_width"], "any" if o["rows"] is None else f"{o['rows']} a cell") for o in outputs
-    ]
-    if rows:
-        table(("output", "noise", "scale", "95 % half-width", "rows assumed"), rows)
+    show_verified(client, release, receipt, as_json=as_json)

@@ -32,8 +32,8 @@ def contribute(home_folder: Path, declarations: tuple[Path, ...], files: tuple[P
     \b
     Example: sandbox party contribute --home ~/insurer --declaration claims.yaml claims.csv
     """
+    from sandbox.party.contributing import Contributor
     from sandbox.party.forms import declaration_of, read_form, sources_of
-    from sandbox.party.joint import Contributor
 
     if len(declarations) != len(files):
         raise Malformed("give one file per declaration, in the same order")
@@ -54,7 +54,7 @@ def hold_key(home_folder: Path, once: bool, as_json: bool) -> None:
     \b
     Example: sandbox party hold-key --home ~/notary
     """
-    from sandbox.party.joint import KeyHolder
+    from sandbox.party.key_holding import KeyHolder
 
     _run(KeyHolder(client=_client(home_folder)), once, as_json)
 

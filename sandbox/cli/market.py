@@ -102,7 +102,7 @@ agreement.add_command(agreement_paid)
 @agreement.command("propose")
 @home_option
 @click.option("--uid", required=True, help="Short name: a-z, 0-9, _ and -.")
-@click.option("--title", required=True)
+@click.option("--title", required=True, help="What the agreement is about, for people.")
 @click.option("--offer", "offers", multiple=True, required=True, help="Digest of an offer; repeat for several.")
 @click.option("--auditor", "auditors", multiple=True, help="Participant who may read everything about it; repeat for several.")
 @click.option("--pool", "pools", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True, help="YAML form of a pool.")

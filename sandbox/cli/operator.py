@@ -19,7 +19,9 @@ from policies.odrl import timestamp
 from policies.privacy import Loss, parse_loss
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.export import Export
-from sandbox.cli.service import admin, composed, next_key
+from sandbox.cli.composing import composed, next_key
+from sandbox.cli.cosigning import admin_cosign, admin_witnesses
+from sandbox.cli.service import admin
 from sandbox.cli.show import json_option, print_json, table
 from sandbox.config import describe, read_config, read_settings
 from sandbox.store.backup import LOG_KEY, Manifest, make_backup, restore_backup, verify_backup
@@ -30,6 +32,10 @@ __all__ = ["admin"]
 
 folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 file_option = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+admin.add_command(admin_witnesses)
+admin.add_command(admin_cosign)
 
 
 @admin.command("config")
@@ -239,22 +245,33 @@ def admin_epoch() -> None:
 @click.option(
     "--total", "totals", multiple=True, help="provider/id-space=[rho:]AMOUNT[,DELTA0]: what a ledger has paid at least; repeatable."
 )
+@click.option(
+    "--counts",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What `sandbox party epoch show --json` printed at a home that saw more used up; repeatable.",
+)
 @click.option("--yes", is_flag=True, help="Do it: the log ends, and jobs that had not ended fail with their charge.")
 @json_option
-def admin_epoch_open(new_key: bool, totals: tuple[str, ...], yes: bool, as_json: bool) -> None:
+def admin_epoch_open(new_key: bool, totals: tuple[str, ...], counts: tuple[Path, ...], yes: bool, as_json: bool) -> None:
     """End the log and begin a new one that opens with every ledger's total. Recover entries from exports first. Stop the service first.
 
     Every provider of a live agreement then signs with `sandbox party epoch sign`; until then no job is accepted. A provider refuses a total
-    below what it saw: ask for it (`sandbox party epoch show`), and open again with --total. No ledger is ever lowered.
+    below what it saw: ask for it (`sandbox party epoch show`), and open again with --total. No ledger is ever lowered. The same holds of
+    what consumers used up (uses, scored rows), with --counts.
 
     \b
     Example: sandbox admin epoch open --total insurer/study-person=1.25 --yes
     """
+    from policies.canonical import parse_json
+    from policies.codec import decode
+    from policies.counts import Counts
     from sandbox.exchange.epochs import open_epoch
 
     if not yes:
         raise Malformed("this ends the log; recover what exports hold first, and give --yes", where="--yes")
-    begun, epoch = open_epoch(composed(lost_log_key=new_key), dict(_total(text) for text in totals))
+    known = [decode(Counts, parse_json(path.read_bytes())["seen"]) for path in counts]
+    begun, epoch = open_epoch(composed(lost_log_key=new_key), dict(_total(text) for text in totals), known)
     composed().store.close()
     shown = {"epoch": epoch.number, "origin": epoch.log.origin, "vkey": begun.log_identity.vkey, "waits_for": list(epoch.providers)}
     print_json(shown) if as_json else table(("", ""), shown.items(), title="A new log has begun")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
@@ -113,40 +114,53 @@ def party_epoch() -> None:
 @home_option
 @json_option
 def party_epoch_show(home_folder: Path, as_json: bool) -> None:
-    """Show the totals with which the new log opens, beside those that this home saw, and who has not signed.
+    """Show what the new log opens with, beside what this home saw, and who has not signed.
+
+    With --json, `seen` is what consumers used up as this home saw it: the file that `sandbox admin epoch open --counts` takes.
 
     \b
     Example: sandbox party epoch show --home ~/insurer
     """
     from dataclasses import asdict
 
-    from policies.codec import decode
+    from policies.codec import decode, encode
     from policies.lineage import Epoch
-    from sandbox.party.epochs import compare
+    from sandbox.party.epochs import compare, fewer_counts, misnamed_exchanges, seen_counts
 
     client = client_of(home_folder)
     state = client.epoch()
-    totals = compare(client, decode(Epoch, state["epoch"]))
+    epoch = decode(Epoch, state["epoch"])
+    totals, fewer, wrong = compare(client, epoch), fewer_counts(client, epoch), misnamed_exchanges(client, epoch)
     if as_json:
-        print_json(state | {"totals": [asdict(total) for total in totals]})
+        lists: dict[str, Iterable[Any]] = {"totals": totals, "fewer": fewer, "misnamed": wrong}
+        shown = {name: [asdict(item) for item in items] for name, items in lists.items()}
+        print_json(state | shown | {"seen": encode(seen_counts(client))})
         return
     rows = [(f"{t.provider}/{t.id_space}", t.seen.text, t.opens.text, "TOO LOW" if t.short else "") for t in totals]
     waiting = ", ".join(state["waiting_for"]) or "nobody"
     table(("ledger", "seen here", "opens with", ""), rows, title=f"Epoch {state['epoch']['number']}; waits for {waiting}")
+    if carried := state["epoch"].get("exchanges"):
+        table(("exchange of the former log", "is"), [(item["exchange"], item["course"]["stage"]) for item in carried])
+    if fewer or wrong:
+        problems = [("TOO FEW", item.text) for item in fewer] + [("WRONG", f"{item.exchange} {item.why}") for item in wrong]
+        table(("", "against what this home saw"), problems)
 
 
 @party_epoch.command("sign")
 @home_option
+@click.option(
+    "--accept-exchange", "accepted", multiple=True, help="An exchange (digest) that may be named otherwise than it stood; repeatable."
+)
 @json_option
-def party_epoch_sign(home_folder: Path, as_json: bool) -> None:
-    """Sign the new log as a provider, if no ledger opens below what this home saw charged.
+def party_epoch_sign(home_folder: Path, accepted: tuple[str, ...], as_json: bool) -> None:
+    """Sign the new log as a provider, if it opens with no less than this home saw charged and used up, and names exchanges as they stood.
 
     \b
     Example: sandbox party epoch sign --home ~/insurer
     """
     from sandbox.party.epochs import sign_epoch
 
-    epoch = sign_epoch(client_of(home_folder))
+    epoch = sign_epoch(client_of(home_folder), accepted)
     print_json({"epoch": epoch.number, "origin": epoch.log.origin}) if as_json else click.echo(f"signed epoch {epoch.number}")
 
 

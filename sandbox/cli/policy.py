@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from policies.agreement import Agreement, Offer
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_DAY = click.DateTime(formats=["%Y-%m-%d"])
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
@@ -217,7 +218,7 @@ def policy_digest(terms: Path, sql: str, as_json: bool) -> None:
 
 
 @policy.command("templates")
-@click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True)
+@click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of what people read.")
 @json_option
 def policy_templates(language: str, as_json: bool) -> None:
     """List the templates of terms for common cases.
@@ -236,17 +237,19 @@ def policy_templates(language: str, as_json: bool) -> None:
 
 @policy.command("fill")
 @click.argument("template")
-@click.option("--declaration", type=_FILE, required=True, help="YAML form of the declaration.")
+@click.option("--declaration", type=_FILE, help="YAML form of the declaration.")
+@click.option("--model", help="Instead of a declaration: the dataset under which a model is to be offered, for `scoring-service`.")
 @click.option("--uid", required=True, help="Short name of the offer: a-z, 0-9, _ and -.")
 @click.option("--consumer", "consumers", multiple=True, required=True, help="Who may ask and receive; repeat for several.")
 @click.option("--purpose", "purposes", multiple=True, required=True, help="Repeat for several.")
-@click.option("--from", "begins", type=click.DateTime(formats=["%Y-%m-%d"]), required=True)
-@click.option("--until", "ends", type=click.DateTime(formats=["%Y-%m-%d"]), required=True)
+@click.option("--from", "begins", type=_DAY, required=True, help="The day (UTC) from whose beginning the terms hold.")
+@click.option("--until", "ends", type=_DAY, required=True, help="The day (UTC) at whose beginning they end.")
 @click.option("--pre-approved", "digests", multiple=True, help="For templates that ask fixed queries only: digests (`policy digest`).")
-@click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True)
+@click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of what people read.")
 def policy_fill(
     template: str,
-    declaration: Path,
+    declaration: Path | None,
+    model: str | None,
     uid: str,
     consumers: tuple[str, ...],
     purposes: tuple[str, ...],
@@ -260,12 +263,18 @@ def policy_fill(
     \b
     Example: sandbox policy fill report --declaration plans.yaml --uid report --consumer institute --purpose research
                --from 2026-01-01 --until 2027-01-01
+             sandbox policy fill scoring-service --model insurer.risk --uid risk --consumer institute --purpose research
+               --from 2026-01-01 --until 2027-01-01 > risk.yaml   # the terms for `sandbox model offer`
     """
+    from policies.service import model_declaration
     from sandbox.party.forms import declaration_of, read_form
     from sandbox.party.term_templates import Wanted, filled
 
     wanted = Wanted(uid=uid, consumers=consumers, purposes=purposes, begins=begins.date(), ends=ends.date(), pre_approved=digests)
-    click.echo(filled(template, declaration_of(read_form(declaration)), wanted, language), nl=False)
+    if (declaration is None) == (model is None):
+        raise Malformed("give either --declaration or, for a model, --model")
+    table = model_declaration(str(model), str(model)) if declaration is None else declaration_of(read_form(declaration))
+    click.echo(filled(template, table, wanted, language), nl=False)
 
 
 def _read(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import secrets
 import sys
 import time
@@ -26,7 +27,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @home_option
 @click.option("--agreement", "agreement_name", required=True, help="Digest of the agreement.")
 @click.option("--model", "model_name", required=True, help="The model, as the agreement names it.")
-@click.option("--purpose", required=True)
+@click.option("--purpose", required=True, help="What the answer is for: a purpose that the agreement names.")
 @click.option("--request-id", help="Repeat a request under its id; made up if left out.")
 @click.option("--timeout", default=900.0, show_default=True, help="Seconds to wait for the owner; 0 does not wait.")
 @click.argument("rows", type=_FILE)
@@ -56,16 +57,38 @@ def ask(
 @click.command("read-encrypted")
 @home_option
 @click.argument("scoring")
+@click.option("--receipt", "receipt_file", type=click.Path(path_type=Path, dir_okay=False), help="Also keep the receipt in this file.")
 @json_option
-def read(home_folder: Path, scoring: str, as_json: bool) -> None:
+def read(home_folder: Path, scoring: str, receipt_file: Path | None, as_json: bool) -> None:
     """Show the scores that another firm's model gave encrypted rows, after the receipt was verified.
 
     \b
     Example: sandbox model read-encrypted --home ~/bank scoring-0123456789abcdef0123
     """
+    from policies.codec import encode
     from sandbox.party.encrypted_scoring import Rows
 
-    _show(Rows(client=_client(home_folder)).read(scoring), scoring, as_json=as_json)
+    client = _client(home_folder)
+    if receipt_file is not None:
+        receipt, _ = client.verified_receipt(scoring)
+        receipt_file.write_text(json.dumps(encode(receipt), indent=2), encoding="utf-8")
+    _show(Rows(client=client).read(scoring), scoring, as_json=as_json)
+
+
+@click.command("take-back")
+@home_option
+@click.argument("scoring")
+@json_option
+def take_back(home_folder: Path, scoring: str, as_json: bool) -> None:
+    """Take back the rows of a request that the owner of the model let pass, once the agreed time to answer is over.
+
+    \b
+    Example: sandbox model take-back --home ~/bank scoring-0123456789abcdef0123
+    """
+    from sandbox.party.encrypted_scoring import Rows
+
+    state = Rows(client=_client(home_folder)).take_back(scoring)
+    print_json({"scoring": scoring, "state": state}) if as_json else click.echo(f"{scoring} is {state}")
 
 
 @click.command("score")

@@ -11,22 +11,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from enclaves.kit.measure import checkout_root
 from policies.errors import Malformed
 from sandbox.cli.attesting import appraise, measure
+from sandbox.cli.composing import composed
 from sandbox.cli.enclaves import enclave_serve
 from sandbox.cli.show import json_option, print_json
 from sandbox.cli.stopping import until_stopped
 from sandbox.config import CONFIG_FILE, read_config
 from sandbox.logs import write_logs
-
-if TYPE_CHECKING:
-    from enclaves.kit.signatures import SigningKey
-    from sandbox.host import Host
 
 _file = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -110,12 +106,11 @@ def worker(parallel: int, supervised: bool) -> None:
     if parallel > 1:
         _supervise(parallel, stopping)
         return
-    from app import compose
     from sandbox.jobs.launch import LocalEnclaves
     from sandbox.jobs.remote import RemoteEnclaves, client_context, parse_address
     from sandbox.jobs.worker import Worker
 
-    host = compose(config, lambda step: log.info("step", extra={"step": step}))
+    host = composed(lambda step: log.info("step", extra={"step": step}))
     # A worker whose supervisor was killed ends too: nobody could stop it any more.
     enclaves: LocalEnclaves | RemoteEnclaves = LocalEnclaves(config=config)
     if config.enclave_address:
@@ -175,20 +170,6 @@ def demo(report: Path | None, keep: Path | None) -> None:
     from sandbox.demo.story import tell
 
     sys.exit(0 if tell(report=report, keep=keep) else 1)
-
-
-def composed(*, lost_log_key: bool = False) -> Host:
-    """The service as its settings say, for what is done on its machine."""
-    from app import compose
-
-    return compose(read_config(), lost_log_key=lost_log_key)
-
-
-def next_key(host: Host) -> SigningKey:
-    """The key that is to replace the log's; on disk before it is used."""
-    from app import next_log_key
-
-    return next_log_key(host.config.data)
 
 
 @click.group()

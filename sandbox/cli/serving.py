@@ -12,7 +12,7 @@ import click
 from policies.codec import encode
 from policies.privacy import Loss
 from policies.request import JobRequest
-from policies.service import Scoring
+from policies.service import Scoring, copied_by
 from sandbox.cli.show import client_of, home_option, json_option, print_json, table
 from sandbox.party.forms import read_form
 
@@ -22,7 +22,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.command("offer")
 @home_option
 @click.option("--dataset", required=True, help="PROVIDER.NAME under which the model is offered, with one's own id first.")
-@click.option("--title", required=True)
+@click.option("--title", required=True, help="What the model is about, for people.")
 @click.option("--terms", "terms_file", type=_FILE, required=True, help="YAML form of the terms.")
 @click.argument("source")
 @json_option
@@ -47,14 +47,18 @@ def offer(home_folder: Path, dataset: str, title: str, terms_file: Path, source:
     from sandbox.party.serving import model_from, offer_model
 
     client = client_of(home_folder)
-    record = offer_model(client, model_from(client, source), dataset, title, read_form(terms_file))
-    print_json({"digest": record["digest"]}) if as_json else click.echo(record["digest"])
+    model = model_from(client, source)
+    record = offer_model(client, model, dataset, title, read_form(terms_file))
+    enough = copied_by(model)
+    print_json({"digest": record["digest"], "copied_by_rows": enough}) if as_json else click.echo(record["digest"])
+    if enough is not None:
+        click.echo(f"{enough} rows, well chosen, are enough to copy this model as exactly as answers are rounded", err=True)
 
 
 @click.command("ask")
 @home_option
 @click.option("--agreement", "agreement_name", required=True, help="Digest of the agreement.")
-@click.option("--purpose", required=True)
+@click.option("--purpose", required=True, help="What the answer is for: a purpose that the agreement names.")
 @click.option("--model", required=True, help="Dataset under which the model is offered.")
 @click.option("--by", required=True, help="Column of the query that tells its rows apart.")
 @click.option("--rows", required=True, type=int, help="Most rows that there are; so many are counted.")
@@ -130,5 +134,5 @@ def status(home_folder: Path, dataset: str, as_json: bool) -> None:
     if as_json:
         print_json([encode(usage) for usage in found])
         return
-    names = ("agreement", "consumer", "calls", "rows", "quota", "released", "withheld", "unfinished", "suspected")
+    names = ("agreement", "consumer", "calls", "rows", "quota", "released", "withheld", "unfinished", "versions", "few", "suspected")
     table(names, [[str(getattr(usage, name))[:23] for name in names] for usage in found])

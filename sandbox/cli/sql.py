@@ -17,14 +17,14 @@ def sql() -> None:
 
 @sql.command()
 @click.option("--schema", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Declarations in YAML or JSON.")
-@click.option("--epsilon", default="1", show_default=True, help="Loss that the noise is planned for.")
-@click.option("--rho", help="Plan for a zCDP loss instead.")
+@click.option("--epsilon", help="Loss that the noise is planned for; 1 if neither it nor --rho is given.")
+@click.option("--rho", help="Loss in zero-concentrated differential privacy instead.")
 @click.option("--delta0", default="0.000000001", show_default=True, help="Charged only where group keys are discovered.")
 @click.option("--minimum-group", default=1, show_default=True, type=click.IntRange(1), help="Smallest publishable group.")
 @click.option("--reveals", "show_reveals", is_flag=True, help="Also say what each output reveals about each column.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def check(
-    schema: Path, files: tuple[Path, ...], epsilon: str, rho: str | None, delta0: str, minimum_group: int, show_reveals: bool
+    schema: Path, files: tuple[Path, ...], epsilon: str | None, rho: str | None, delta0: str, minimum_group: int, show_reveals: bool
 ) -> None:
     """Tell of every statement in FILES whether it is accepted, one JSON line each, and why not.
 

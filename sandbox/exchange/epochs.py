@@ -6,7 +6,7 @@ after its own client compared the totals with what it saw; until then nothing is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,24 +17,31 @@ from enclaves.kit.signatures import SigningKey
 from policies.agreement import LogIdentity
 from policies.canonical import digest
 from policies.codec import encode
-from policies.entries import EntryKind, LedgerCharge
+from policies.counts import Counts, Tally
+from policies.entries import EntryKind, Header, LedgerCharge, parse_header
 from policies.errors import Conflict, Forbidden, NotFound, Unavailable
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch, SignedLogRotation
 from policies.privacy import Loss
 from sandbox.audit import merkle
+from sandbox.exchange import escrow
 from sandbox.exchange.records import EpochState, Participant
 from sandbox.exchange.rotation import require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
 from sandbox.jobs.handout import receipt
+from sandbox.jobs.score_receipts import receipt_of
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
 
 CARRIED: frozenset[EntryKind] = frozenset(
-    {"admitted", "readmitted", "rotated", "revoked", "declared", "published", "destroyed", "offered", "proposed", "signed", "agreed"}
-)
-"""Entries that a new log repeats byte by byte: who takes part with which keys, what is offered and what was agreed. Jobs are not."""
+    {
+        "admitted", "readmitted", "rotated", "revoked", "declared", "published", "destroyed", "offered", "proposed", "signed", "agreed",
+        "tightened", "exchange_proposed", "audit_scoped", "duty_done",
+    }
+)  # fmt: skip
+"""Entries that a new log repeats byte by byte: who takes part with which keys, what is offered, what was agreed and since tightened, and
+what auditors may open. Jobs are not; of exchanges only the documents of those that the epoch names, and of duties done only payments."""
 
 
 def rotate_log_key(host: Host, following: SigningKey) -> Host:
@@ -58,16 +65,18 @@ def rotate_log_key(host: Host, following: SigningKey) -> Host:
     return changed
 
 
-def open_epoch(host: Host, totals: Mapping[tuple[str, str], Loss]) -> tuple[Host, Epoch]:
+def open_epoch(host: Host, totals: Mapping[tuple[str, str], Loss], counts: Iterable[Counts] = ()) -> tuple[Host, Epoch]:
     """End the log and begin a new one, which waits for the providers' signatures. Returns the host of the new log, and the epoch.
 
     An epoch that not all providers signed is replaced by another. Jobs that had not ended end `failed`, with their charge. Receipts of jobs
-    that ended are kept. The service must not run meanwhile.
+    that ended are kept. Exchanges that had not ended end with the log: the epoch says so, and what was in escrow is deleted. The service
+    must not run meanwhile.
 
     Args:
         host: with the key of the log that begins; it may be the one of the log that ends.
         totals: what ledgers have paid at least, by provider and id space, where more is known than the service has; no ledger is ever
             lowered.
+        counts: what consumers used up at least, where more is known than the log has; no count is ever lowered.
 
     Raises:
         Conflict: code `ledger-measure`, for a total in another measure than the ledger's.
@@ -76,7 +85,7 @@ def open_epoch(host: Host, totals: Mapping[tuple[str, str], Loss]) -> tuple[Host
         tx.hold_log()
         now = host.now()
         tx.raise_ledgers(totals, now)
-        epoch = _epoch(host, tx)
+        epoch = _epoch(host, tx, now, _counted(tx, counts))
         _keep_receipts(tx)
         carried = tx.begin_epoch(epoch, CARRIED)
         name = digest(encode(epoch))
@@ -84,8 +93,11 @@ def open_epoch(host: Host, totals: Mapping[tuple[str, str], Loss]) -> tuple[Host
         for total in epoch.totals:
             tx.date_charge(total, "", now)
         tx.append("epoch_opened", at=now, ids=ids, body={"epoch": encode(epoch)}, losses=epoch.totals)
+        named = {item.exchange for item in epoch.exchanges}
         for data, opening in carried:
-            tx.append_bytes(data, opening)
+            if _is_repeated(parse_header(data), named):
+                tx.append_bytes(data, opening)
+        escrow.end_with_log(tx, epoch.exchanges, now)
         tx.add_notices("epoch", name, epoch.providers, host.now())
         _complete_if_signed(tx, epoch)
     host.on_step("epoch-opened")
@@ -94,8 +106,32 @@ def open_epoch(host: Host, totals: Mapping[tuple[str, str], Loss]) -> tuple[Host
     return begun, epoch
 
 
-def _epoch(host: Host, tx: Transaction) -> Epoch:
+def _is_repeated(header: Header, exchanges: Collection[str]) -> bool:
+    if header.kind == "exchange_proposed":
+        return header.ids["exchange"] in exchanges
+    return header.kind != "duty_done" or header.ids["duty"] == "payment"
+
+
+def _counted(tx: Transaction, known: Iterable[Counts]) -> Counts:
+    """What consumers used up by the entries of the log that ends, from the newest epoch on that says what they had before it."""
+    tally = Tally()
+    for epoch in tx.epochs():
+        if epoch.counts is None:
+            for data in tx.ended_entries(epoch.number):
+                tally.note(parse_header(data))
+        else:
+            tally = Tally.of(epoch.counts)
+    for data in tx.entries(0, tx.log_size()):
+        tally.note(parse_header(data))
+    for counts in known:
+        tally.raise_to(counts)
+    return tally.counts()
+
+
+def _epoch(host: Host, tx: Transaction, now: int, counts: Counts) -> Epoch:
     newest = tx.newest_epoch()
+    unsigned = newest[0].exchanges if newest is not None and not newest[1] else ()
+    exchanges = {item.exchange: item for item in (*unsigned, *escrow.at_end_of_log(tx, now))}
     if newest is not None and not newest[1]:
         before, size, root = newest[0].before, newest[0].size, newest[0].root
     else:
@@ -118,6 +154,8 @@ def _epoch(host: Host, tx: Transaction) -> Epoch:
             LedgerCharge(provider=provider, id_space=id_space, amount=loss.amount, delta0=loss.delta0, measure=loss.measure)
             for (provider, id_space), loss in sorted(tx.spent().items())
         ),
+        exchanges=tuple(item for _, item in sorted(exchanges.items())),
+        counts=counts,
     )
 
 
@@ -135,6 +173,9 @@ def _keep_receipts(tx: Transaction) -> None:
         assert job is not None, "a statement has a job"
         with suppress(Unavailable, NotFound):  # what no checkpoint covers has no receipt
             tx.keep_receipt(job_id, receipt(tx, job))
+    for scoring in tx.ended_scorings():
+        with suppress(Unavailable, NotFound):
+            tx.keep_score_receipt(scoring.id, receipt_of(tx, scoring))
 
 
 def epoch_state(host: Host) -> EpochState:

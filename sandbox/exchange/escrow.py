@@ -6,19 +6,24 @@ by then (a hand-over, an end) is done in the same transaction, so that no crash 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from enclaves.kit.envelope import Signed, document_digest
 from policies.acceptance import Verdict
 from policies.codec import decode, encode
+from policies.entries import parse_header
 from policies.errors import Conflict, Malformed, NotFound
-from policies.escrow import Acted, Course, Ended, HandedOver, JobCharged, JobEnded, Waiting, advance, begin, due, waiting
+from policies.escrow import Acted, Course, Ended, HandedOver, JobCharged, JobEnded, Stage, Waiting, advance, at_epoch, begin, due, waiting
 from policies.exchange import Bound, Exchange, ExchangeAct, Leg, SignedExchangeAct
+from policies.lineage import CarriedExchange
+from policies.plan import parse_plan
 from policies.request import ExchangeFact, JobRequest
 from policies.tightening import worst_standing
 from sandbox.exchange.agreements import visible
 from sandbox.exchange.escrow_states import StoredAct, StoredExchange
+from sandbox.exchange.paging import Listing, Page
 from sandbox.exchange.records import Participant, StoredAgreement
 from sandbox.exchange.rotation import require_carried, require_in_force
 from sandbox.exchange.signed import require_signed
@@ -27,15 +32,18 @@ from sandbox.host import Host
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
 
-MOST_LISTED = 200
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
-    """An exchange with what was signed about it."""
+    """An exchange with what was signed about it.
+
+    Attributes:
+        reason: why the host ended it, as the log says; empty where it did not.
+    """
 
     stored: StoredExchange
     acts: tuple[StoredAct, ...]
+    reason: str
 
     @property
     def waiting(self) -> tuple[Waiting, ...]:
@@ -48,8 +56,9 @@ def propose(host: Host, caller: Participant, signed: Signed) -> Shown:
 
     Raises:
         NotFound: an agreement that is not the caller's. Forbidden: the caller is no participant.
-        Conflict: an agreement is not active, names revoked keys or another log, or the time to accept is over.
-        Malformed: the other participant, or the arbiter, is no party of an agreement; a leg reads nothing of its giver.
+        Conflict: an agreement is not active or names revoked keys, or the time to accept is over.
+        Malformed: the other participant, or the arbiter, is no party of an agreement; a leg reads nothing of its giver; what it asks cannot
+            be asked, or it is tested on another's rows.
     """
     require_signed(signed, "exchange", caller.id, caller.signing_key)
     exchange, name = decode(Exchange, signed.body), document_digest(signed)
@@ -58,7 +67,7 @@ def propose(host: Host, caller: Participant, signed: Signed) -> Shown:
         tx.hold_log()
         if tx.exchange(name) is None:
             require_in_force(tx, caller)
-            _require_agreed(host, tx, caller, exchange)
+            _require_agreed(tx, caller, exchange)
             now = host.now()
             if now // 1000 >= exchange.accept_by:
                 raise Conflict("the time to accept is over already", code="exchange-late")
@@ -86,7 +95,7 @@ def act(host: Host, caller: Participant, signed: Signed) -> Shown:
         stored = _visible(tx, item.exchange, caller)
         if not any(known.signed == own for known in tx.exchange_acts(item.exchange)):
             require_in_force(tx, caller)
-            _require_this_log(host, tx, stored.exchange)
+            _require_this_log(tx, stored)
             _require_keys(tx, stored.exchange, caller.id)
             now = host.now()
             course = advance(stored.exchange, stored.course, Acted(by=caller.id, item=item), now // 1000)
@@ -103,13 +112,28 @@ def act(host: Host, caller: Participant, signed: Signed) -> Shown:
 def read(host: Host, caller: Participant, name: str) -> Shown:
     """Return an exchange to its participants and its arbiter. Raises NotFound to everybody else."""
     with host.store.reading() as tx:
-        return Shown(stored=_visible(tx, name, caller), acts=tuple(tx.exchange_acts(name)))
+        return _shown(tx, _visible(tx, name, caller))
 
 
-def listed(host: Host, caller: Participant) -> list[Shown]:
-    """The newest exchanges of the caller, at most `MOST_LISTED`."""
+def listed(host: Host, caller: Participant, page: Page, stage: Stage | None = None) -> Listing[Shown]:
+    """A page of the caller's exchanges, as participant or arbiter, newest first; at one stage if given."""
     with host.store.reading() as tx:
-        return [Shown(stored=found, acts=tuple(tx.exchange_acts(found.digest))) for found in tx.exchanges_of(caller.id, MOST_LISTED)]
+        found = tx.exchanges_of(caller.id, page, stage)
+        return Listing(items=tuple(_shown(tx, stored) for stored in found.items), next=found.next)
+
+
+def _shown(tx: Transaction, stored: StoredExchange) -> Shown:
+    return Shown(stored=stored, acts=tuple(tx.exchange_acts(stored.digest)), reason=_reason(tx, stored))
+
+
+def _reason(tx: Transaction, stored: StoredExchange) -> str:
+    closing = next(iter(tx.entries(stored.closed, stored.closed + 1)), None) if stored.closed >= 0 else None
+    if closing is None or stored.course.stage == "handed_over":
+        return ""
+    header = parse_header(closing)
+    if header.kind == "epoch_opened":
+        return "epoch"
+    return header.ids["reason"] if header.kind == "exchange_ended" and header.ids["exchange"] == stored.digest else ""
 
 
 def sweep(host: Host) -> int:
@@ -121,7 +145,7 @@ def sweep(host: Host) -> int:
         with host.store.transaction() as tx:
             tx.hold_log()
             stored = tx.exchange(name)
-            if stored is not None and _is_of_this_log(host, tx, stored.exchange):
+            if stored is not None and _is_of_this_log(tx, stored):
                 moved += settle_held(host, tx, name, host.now())
     if moved:
         host.publish()
@@ -164,7 +188,7 @@ def note_ended(host: Host, tx: Transaction, job: str, bound: Bound, sealed: str,
     if bound.form == "delivery" and course.held(bound.leg).job != job:
         tx.delete_release(job)
     _keep(tx, stored, course, now)
-    if _is_of_this_log(host, tx, stored.exchange):
+    if _is_of_this_log(tx, stored):
         settle_held(host, tx, bound.exchange, now)
 
 
@@ -194,6 +218,20 @@ def settle_held(host: Host, tx: Transaction, name: str, now: int) -> bool:
 def jobs_of(course: Course) -> str:
     """The jobs whose releases are handed over, as the header names them."""
     return ",".join(held.job for held in (course.first, course.second) if held.job)
+
+
+def at_end_of_log(tx: Transaction, now: int) -> tuple[CarriedExchange, ...]:
+    """Every exchange that ends with the log at `now`, milliseconds since 1970, and every one whose right goes on in the next log."""
+    found = ((stored.digest, at_epoch(stored.exchange, stored.course, now // 1000)) for stored in tx.live_exchanges())
+    return tuple(CarriedExchange(exchange=name, course=course) for name, course in found if course is not None)
+
+
+def end_with_log(tx: Transaction, carried: Iterable[CarriedExchange], now: int) -> None:
+    """Store how exchanges stand in the log that has begun: its first entry closes them."""
+    for item in carried:
+        stored = tx.exchange(item.exchange)
+        if stored is not None:
+            _keep(tx, stored, item.course, now, closed=0)
 
 
 def _due(tx: Transaction, stored: StoredExchange, now: int) -> HandedOver | Ended | None:
@@ -230,7 +268,7 @@ def _visible(tx: Transaction, name: str, caller: Participant) -> StoredExchange:
     return stored
 
 
-def _require_agreed(host: Host, tx: Transaction, caller: Participant, exchange: Exchange) -> None:
+def _require_agreed(tx: Transaction, caller: Participant, exchange: Exchange) -> None:
     for name in exchange.agreements:
         stored = visible(tx.agreement(name), caller)
         if stored.state != "active":
@@ -243,17 +281,23 @@ def _require_agreed(host: Host, tx: Transaction, caller: Participant, exchange: 
                 _require_given(stored, leg)
     if exchange.arbiter is not None:
         visible(tx.agreement(exchange.agreements[0]), caller).agreement.party(exchange.arbiter)
-    _require_this_log(host, tx, exchange)
 
 
 def _require_given(stored: StoredAgreement, leg: Leg) -> None:
-    """The terms of what the giver provides are for jobs of exchanges only: else the receiver could ask for the same outside of one."""
+    """What a leg asks can be asked, and its test is on the receiver's own rows. What the giver provides under the agreement is for jobs of
+    exchanges only: else the receiver could ask for the same outside of one.
+    """
     given = [d.dataset for d in stored.agreement.declarations if d.provider == leg.giver]
     if not given:
         raise Malformed(f"`{leg.giver}` provides nothing under the agreement of its leg", where="legs", code="nothing-given")
     if leg.form == "delivery" and not all(stored.agreement.terms_of(name).exchange_only for name in given):
         message = f"the terms of `{leg.giver}` allow jobs outside of an exchange: nothing could be held in escrow"
         raise Conflict(message, code="not-exchange-only")
+    if leg.ask is not None:
+        plan = parse_plan(leg.ask.sql, stored.agreement.by_dataset, leg.ask.training)
+        foreign = [name for name in plan.tested_tables if stored.agreement.by_dataset[name].provider != leg.receiver]
+        if foreign:
+            raise Malformed(f"`{foreign[0]}` is not of `{leg.receiver}`, who tests the model on its own", where="legs", code="test-table")
 
 
 def _require_keys(tx: Transaction, exchange: Exchange, who: str) -> None:
@@ -262,12 +306,13 @@ def _require_keys(tx: Transaction, exchange: Exchange, who: str) -> None:
     require_carried(tx, stored, [who])
 
 
-def _is_of_this_log(host: Host, tx: Transaction, exchange: Exchange) -> bool:
-    """An exchange does not outlive the log that it began in: what is in escrow then stays sealed."""
-    found = [tx.terms(name) for name in exchange.agreements]
-    return all(terms is not None and terms.log.origin == host.log_identity.name for terms in found)
+def _is_of_this_log(tx: Transaction, stored: StoredExchange) -> bool:
+    """Whether the log has the proposal of an exchange: it was proposed since the log began, or the epoch names it (entry 0 closed it)."""
+    first = next(iter(tx.entries(0, 1)), None)
+    header = None if first is None else parse_header(first)
+    return header is None or header.kind != "epoch_opened" or stored.at >= header.at or stored.closed == 0
 
 
-def _require_this_log(host: Host, tx: Transaction, exchange: Exchange) -> None:
-    if not _is_of_this_log(host, tx, exchange):
+def _require_this_log(tx: Transaction, stored: StoredExchange) -> None:
+    if not _is_of_this_log(tx, stored):
         raise Conflict("the log has begun anew since; propose the exchange anew", code="other-log")

@@ -27,7 +27,15 @@ LEFT_S = 60.0
 
 DELEGATED, LEAF = "delegated", "worker"
 
-_V1: Mapping[str, Layer] = {"memory": "memory", "pids": "pids"}
+_LAYERS: Mapping[str, Layer] = {"memory": "memory", "pids": "pids"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A folder in which groups can be made, of version 1 or 2 of the interface."""
+
+    version: int
+    folder: Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,17 +43,20 @@ class Hierarchy:
     """Where groups can be made.
 
     Attributes:
-        parents: by controller, the folder in which a group is made; version 2 has one folder for both.
-        version: 1 or 2.
+        parents: by controller, where its groups are made. Those of version 2 share one folder; a machine may have some of each version.
     """
 
-    version: int
-    parents: Mapping[str, Path]
+    parents: Mapping[str, Parent]
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers that its groups make."""
         return in_order(self.parents)
+
+    @property
+    def folders(self) -> set[Path]:
+        """The folders in which groups are made."""
+        return {parent.folder for parent in self.parents.values()}
 
 
 def find_hierarchy(folder: str = "", *, root: Path = ROOT, own: Path = OWN) -> Hierarchy | None:
@@ -53,27 +64,36 @@ def find_hierarchy(folder: str = "", *, root: Path = ROOT, own: Path = OWN) -> H
 
     Args:
         folder: of version 2; `delegated` where this process's own group is for it alone to arrange; empty to look for one.
-        root, own: where the kernel shows its groups, and which this process is in.
+        root, own: where the kernel shows its groups, and which this process is in (cgroups(7), /proc/PID/cgroup).
     """
     if folder not in ("", DELEGATED):
-        return _second((Path(folder),))
+        return _hierarchy(_second((Path(folder),)))
     try:
         text = own.read_text(encoding="utf-8")
     except OSError:
         return None
     lines = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]
-    first = {
-        name: root / name / path.lstrip("/")
-        for _, names, path in lines
-        for name in names.split(",")
-        if name in _V1 and _makes_groups(root / name / path.lstrip("/"))
-    }
-    if first:
-        return Hierarchy(version=1, parents=first)
-    mine = next((root / path.lstrip("/") for number, _, path in lines if number == "0"), None)
+    named = {name: path for _, names, path in lines for name in names.split(",") if name in _LAYERS}
+    first = {name: Parent(1, place) for name, path in named.items() if _makes_groups(place := _place(root / name, path))}
+    if first.keys() == _LAYERS.keys():
+        return _hierarchy(first)
+    # Beside version 1 the other has a folder of its own, and the controllers that version 1 leaves.
+    second = root / "unified" if (root / "unified").is_dir() and not (root / "cgroup.controllers").exists() else root
+    mine = next((_place(second, path) for number, _, path in lines if number == "0"), None)
     if mine is not None and folder == DELEGATED:
         mine = _vacated(mine)
-    return None if mine is None else _second((mine, *([mine.parent] if mine != root else [])))
+    offered = {} if mine is None else _second((mine, *([mine.parent] if mine != second else [])))
+    return _hierarchy(offered | first)
+
+
+def _hierarchy(parents: Mapping[str, Parent]) -> Hierarchy | None:
+    return Hierarchy(parents=dict(sorted(parents.items()))) if parents else None
+
+
+def _place(mount: Path, path: str) -> Path:
+    """The folder of a group: below the mount, or the mount itself where a container is shown no more than its own group."""
+    place = mount / path.lstrip("/")
+    return place if place.is_dir() else mount
 
 
 def _vacated(group: Path) -> Path:
@@ -89,12 +109,12 @@ def _vacated(group: Path) -> Path:
     return leaf
 
 
-def _second(candidates: tuple[Path, ...]) -> Hierarchy | None:
-    """The first candidate that hands memory or pids on to its children, or that can be made to."""
+def _second(candidates: tuple[Path, ...]) -> dict[str, Parent]:
+    """The controllers of the first candidate that hands memory or pids on to its children, or that can be made to."""
     for folder in candidates:
         try:
             on = set((folder / "cgroup.subtree_control").read_text(encoding="ascii").split())
-            for name in set((folder / "cgroup.controllers").read_text(encoding="ascii").split()) & set(_V1) - on:
+            for name in set((folder / "cgroup.controllers").read_text(encoding="ascii").split()) & set(_LAYERS) - on:
                 try:
                     (folder / "cgroup.subtree_control").write_text(f"+{name}")
                 except OSError:
@@ -102,9 +122,9 @@ def _second(candidates: tuple[Path, ...]) -> Hierarchy | None:
                 on.add(name)
         except OSError:
             continue
-        if on & set(_V1) and _makes_groups(folder):
-            return Hierarchy(version=2, parents=dict.fromkeys(sorted(on & set(_V1)), folder))
-    return None
+        if on & set(_LAYERS) and _makes_groups(folder):
+            return dict.fromkeys(on & set(_LAYERS), Parent(2, folder))
+    return {}
 
 
 def _makes_groups(folder: Path) -> bool:
@@ -127,7 +147,7 @@ class Group:
     @property
     def folders(self) -> dict[str, Path]:
         """Its folder by controller."""
-        return {controller: parent / self.name for controller, parent in self.hierarchy.parents.items()}
+        return {controller: parent.folder / self.name for controller, parent in self.hierarchy.parents.items()}
 
     @property
     def doors(self) -> tuple[str, ...]:
@@ -141,40 +161,60 @@ class Group:
             folder.mkdir(exist_ok=True)
         for controller, folder in self.folders.items():
             limit = memory_mib << 20 if controller == "memory" else pids
-            name = {"pids": "pids.max", "memory": "memory.limit_in_bytes" if self.hierarchy.version == 1 else "memory.max"}[controller]
+            name = {"pids": "pids.max", "memory": "memory.limit_in_bytes" if self._version(controller) == 1 else "memory.max"}[controller]
             try:
                 (folder / name).write_text(str(limit))
                 if controller == "memory":
-                    self._no_swap(folder, limit)
+                    self._no_way_out(folder, limit)
                 if int((folder / name).read_text()) <= limit:
-                    held.append(_V1[controller])
+                    held.append(_LAYERS[controller])
             except (OSError, ValueError):
                 continue
         return in_order(held)
 
-    def _no_swap(self, folder: Path, limit: int) -> None:
-        """Memory and swap together stay within the limit; a kernel without swap accounting has no such file."""
-        name, most = ("memory.memsw.limit_in_bytes", limit) if self.hierarchy.version == 1 else ("memory.swap.max", 0)
-        if (folder / name).exists():
-            (folder / name).write_text(str(most))
+    def _version(self, controller: str) -> int:
+        return self.hierarchy.parents[controller].version
+
+    def _no_way_out(self, folder: Path, limit: int) -> None:
+        """Memory and swap together stay within the limit, and who exceeds it ends whole; a kernel without one of both has no such file."""
+        wanted = {"memory.memsw.limit_in_bytes": limit} if self._version("memory") == 1 else {"memory.swap.max": 0, "memory.oom.group": 1}
+        for name, value in wanted.items():
+            if (folder / name).exists():
+                (folder / name).write_text(str(value))
 
     def ran_out_of_memory(self) -> bool:
         """Whether the kernel ended one of its processes because it wanted more memory than the limit."""
+        text = self._of_memory("memory.oom_control", "memory.events")
+        return text is not None and any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in text.splitlines())
+
+    def peak_mib(self) -> int | None:
+        """The most memory that its processes used at once; None where the kernel does not say."""
+        text = self._of_memory("memory.max_usage_in_bytes", "memory.peak")
+        return None if text is None else int(text) >> 20
+
+    def _of_memory(self, first: str, second: str) -> str | None:
+        """What the kernel says in the memory group's file of that name in version 1 or 2; None where it says nothing."""
         folder = self.folders.get("memory")
         if folder is None:
-            return False
+            return None
         try:
-            text = (folder / ("memory.oom_control" if self.hierarchy.version == 1 else "memory.events")).read_text(encoding="ascii")
+            return (folder / (first if self._version("memory") == 1 else second)).read_text(encoding="ascii")
         except OSError:
-            return False
-        return any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in text.splitlines())
+            return None
 
     def kill(self) -> None:
-        """End all its processes."""
-        for door in self.doors:
+        """End all its processes, and those that they start meanwhile."""
+        until = time.monotonic() + PATIENCE_S
+        for folder in set(self.folders.values()):
             with suppress(OSError, ValueError):
-                for pid in Path(door).read_text(encoding="ascii").split():
-                    os.kill(int(pid), signal.SIGKILL)
+                if (folder / "cgroup.kill").exists():  # version 2, Linux 5.14 and later
+                    (folder / "cgroup.kill").write_text("1")
+                while (pids := (folder / "cgroup.procs").read_text(encoding="ascii").split()) and time.monotonic() < until:
+                    for pid in map(int, pids):
+                        if pid:  # 0: a process outside of this one's namespace
+                            with suppress(ProcessLookupError):
+                                os.kill(pid, signal.SIGKILL)
+                    time.sleep(0.001)
 
     def remove(self) -> bool:
         """Remove it once its processes are gone; False if they stay or it was gone."""
@@ -195,7 +235,7 @@ class Group:
 def remove_groups(hierarchy: Hierarchy, prefix: str, age_s: float = LEFT_S) -> int:
     """Remove the groups of that prefix that have no process and are `age_s` old: what killed workers left. Returns how many folders."""
     removed = 0
-    for folder in {path for parent in hierarchy.parents.values() for path in parent.glob(f"{prefix}*")}:
+    for folder in {path for parent in hierarchy.folders for path in parent.glob(f"{prefix}*")}:
         try:
             if time.time() - folder.stat().st_mtime >= age_s:
                 folder.rmdir()

@@ -10,6 +10,7 @@ from policies.acts import DutyDone, SignedDuty, deletion_days
 from policies.agreement import Agreement
 from policies.codec import decode
 from policies.conditions import DAY_S
+from policies.counts import Tally, rows_since
 from policies.entries import parse_header
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.query import Plan
@@ -92,11 +93,13 @@ def uses_facts(tx: Transaction, digest: str, agreement: Agreement, sources: tupl
     if not counting:
         return ()
     made, paid = tx.uses(digest), payments(tx.duties_done(digest))
+    before = [used for used in tx.opening_counts().uses if used.agreement == digest]
     return tuple(
         UsesFact(
             provider=provider,
-            jobs=sum(provider in providers for _, providers in made),
-            own=sum(provider in providers and who == consumer for who, providers in made),
+            jobs=sum(provider in providers for _, providers in made) + sum(u.jobs for u in before if u.provider == provider),
+            own=sum(provider in providers and who == consumer for who, providers in made)
+            + sum(used.jobs for used in before if (used.provider, used.consumer) == (provider, consumer)),
             paid=paid[provider, consumer],
         )
         for provider in sorted(counting)
@@ -112,7 +115,8 @@ def scored_facts(tx: Transaction, digest: str, agreement: Agreement, plan: Plan,
         return ()
     model, since = plan.scoring.model, quota.counts_from(now)
     rows = sum(rows for name, rows, at in tx.scored(digest, consumer) if name == model and at >= since)
-    return (ScoredFact(dataset=model, rows=rows),)
+    opening = Tally.of(tx.opening_counts()).scored[digest, model, consumer]
+    return (ScoredFact(dataset=model, rows=rows + rows_since(opening, since)),)
 
 
 def overdue(tx: Transaction, digest: str, agreement: Agreement, consumer: str, now_ms: int) -> tuple[str, ...]:
@@ -129,7 +133,9 @@ def is_over(tx: Transaction, job: Job, agreement: Agreement, now_ms: int) -> boo
     days = deletion_days(agreement, job.plan.sources)
     if days is None or job.positions.ended < 0:
         return False
-    released_at = parse_header(tx.entries(job.positions.ended, job.positions.ended + 1)[0]).at
+    former = tx.former_receipt(job.id)
+    entry = tx.entries(job.positions.ended, job.positions.ended + 1)[0] if former is None else str(former["entry"]).encode()
+    released_at = parse_header(entry).at
     return released_at + days * DAY_S * 1000 <= now_ms
 
 

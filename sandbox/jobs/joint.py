@@ -45,13 +45,13 @@ class Waiting:
     job: Job
 
 
-def waiting(host: Host, caller: Participant) -> list[Waiting]:
-    """Joint totals that wait for the caller, oldest first.
+def waiting(host: Host, caller: Participant) -> tuple[list[Waiting], tuple[str, ...]]:
+    """Joint totals that wait for the caller, and the jobs of those that come to it next, oldest first: it had better look again soon.
 
     What they refer to is under a checkpoint by then: whoever recorded it may not have come to publish it yet, or have died before, and the
     caller holds every item against the log.
     """
-    found = []
+    found, later = list[Waiting](), list[str]()
     with host.store.reading() as tx:
         for attempt, job in tx.running_joint():
             if not isinstance(job.grant, JointGrant):
@@ -61,9 +61,11 @@ def waiting(host: Host, caller: Participant) -> list[Waiting]:
             if task is not None:
                 ordered = tuple(signed[name] for name in attempt.contributors if name in signed)
                 found.append(Waiting(task=task, attempt=attempt, contributions=ordered if task == "opening" else (), job=job))
+            elif attempt.asks_later(caller.id, job.grant.pool.key_holder):
+                later.append(job.id)
     if found:
         host.publish()
-    return found
+    return found, tuple(later)
 
 
 def add_file(host: Host, caller: Participant, job_id: str, chunks: Iterable[bytes]) -> tuple[str, int]:

@@ -34,7 +34,7 @@ class JointRun(Run):
 
     def through(self) -> Steps[None]:
         """Go through all attempts, until the key holder's statement has ended the job. The child that adds loads while others work."""
-        child = Child(first_uid=self.host.config.enclave_first_uid)
+        child = Child("add_up", first_uid=self.host.config.enclave_first_uid)
         child.ready()
         try:
             yield from self._attempts(child)
@@ -73,7 +73,7 @@ class JointRun(Run):
             waited = time.monotonic() - began
             if found is not None or waited > self.host.config.keys_timeout_s:
                 return found
-            yield from rest("brokers", WAIT_S if waited < 1.0 else 10 * WAIT_S)
+            yield from rest("brokers", min(10 * WAIT_S, max(WAIT_S, waited / 20)))
 
     def _keyed(self) -> JointAttempt | None:
         with self.host.store.reading() as tx:

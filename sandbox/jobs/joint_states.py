@@ -68,6 +68,12 @@ class JointAttempt:
             return "opening" if name == key_holder else None
         return "contribution" if name in self.contributors and not contributed else None
 
+    def asks_later(self, name: str, key_holder: str) -> bool:
+        """Whether this attempt, which waits for somebody else now, comes to a participant if all goes well."""
+        if self.manifest is None:
+            return name in self.contributors
+        return self.total is None and name == key_holder
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredJointRelease:

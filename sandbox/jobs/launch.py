@@ -70,6 +70,10 @@ class Enclave(Protocol):
     def alive(self) -> bool:
         """Whether it has not ended."""
 
+    @property
+    def peak_mib(self) -> int | None:
+        """The most memory that it used, as this machine measures it; None where it does not, or the enclave is elsewhere."""
+
     def __enter__(self) -> Enclave: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
@@ -175,6 +179,11 @@ class EnclaveProcess:
     def alive(self) -> bool:
         """Whether the process has not ended."""
         return self._process.poll() is None
+
+    @property
+    def peak_mib(self) -> int | None:
+        """The most memory that it used, as its control group measures it; None without one."""
+        return None if self._group is None else self._group.peak_mib()
 
     @property
     def pid(self) -> int:

@@ -35,3 +35,7 @@ class Leases:
         self._looked = now
         self._seen = {job: known[job] if job in known and known[job][0] == lease else (lease, now) for job, lease in found.items()}
         return sorted(job for job, (_, since) in self._seen.items() if now - since > self.patience_s)
+
+    def still_s(self, job: str) -> float:
+        """Seconds for which the lease of a job that was found last has not changed."""
+        return self._looked - self._seen[job][1]

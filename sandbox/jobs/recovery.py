@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from enclaves.kit.envelope import Signed, document_digest
 from policies.acts import SignedApproval, SignedDuty
+from policies.audit_scope import SignedAuditScope
 from policies.canonical import canonical
 from policies.codec import decode
 from policies.declaration import Declaration
@@ -33,7 +34,7 @@ from sandbox.audit.merging import Found, merge_exports
 from sandbox.exchange.noting import setting_of
 from sandbox.exchange.records import Participant, Version
 from sandbox.host import Host
-from sandbox.jobs import recovered_exchanges
+from sandbox.jobs import recovered_exchanges, recovered_scorings
 from sandbox.jobs.states import Job, JobState, Positions, StoredRelease
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Recovery:
         entries: appended from the exports.
         ended: jobs that had not ended and now are `failed`.
         releases_lost: jobs whose sealed release is gone.
-        jobs_lost: jobs of which only the headers are known.
+        jobs_lost: jobs and encrypted scorings of which only the headers are known.
         uploads_lost: `dataset/version` whose encrypted file is gone.
         unopened: entries whose body no export held.
     """
@@ -128,7 +129,7 @@ class _Rebuilding:
         if "exchange" in ids and "job" not in ids:
             return recovered_exchanges.readers(self.tx, ids)
         if "job" not in ids:
-            return ids.get("agreement")
+            return None if "scope" in ids else ids.get("agreement")
         if "agreement" in ids:
             self.agreements[ids["job"]] = ids["agreement"]
         elif ids["job"] not in self.agreements:
@@ -153,9 +154,12 @@ class _Rebuilding:
         if header.kind == "voided":
             self.tx.lock_ledgers(sorted({(loss.provider, loss.id_space) for loss in header.losses}))
             self.tx.give_back(header.losses, header.ids.get("consumer", ""), self._charge_time(header.ids["job"]))
-        if header.kind in recovered_exchanges.KINDS:
+        if header.kind in recovered_scorings.KINDS:
+            if not recovered_scorings.fold(self.tx, header, index, body):
+                self.report.jobs_lost.append(header.ids["scoring"])
+        elif header.kind in recovered_exchanges.KINDS:
             recovered_exchanges.fold(self.tx, header, index, body)
-        elif header.kind in WAITING or header.kind in ("tightened", "duty_done"):
+        elif header.kind in WAITING or header.kind in ("tightened", "duty_done", "audit_scoped"):
             self._acted(index, header)
         elif "job" in header.ids:
             self._fold_job(index, header, body)
@@ -247,6 +251,8 @@ class _Rebuilding:
             return
         if header.kind == "tightened":
             self.tx.add_tightening(SignedTightening.from_ids(ids))
+        elif header.kind == "audit_scoped":
+            self.tx.add_audit_scope(SignedAuditScope.from_ids(ids))
         elif header.kind == "duty_done":
             self.tx.add_duty(SignedDuty.from_ids(ids))
         elif header.kind == "approved":

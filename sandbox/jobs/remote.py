@@ -146,6 +146,11 @@ class RemoteEnclave:
         except (OSError, ValueError):
             return False
 
+    @property
+    def peak_mib(self) -> int | None:
+        """Nothing: its memory is for its own operator to know."""
+        return None
+
     def start(self, grant: Grant, agreement_document: Mapping[str, Any], nonces: list[Nonce], timeout: float) -> SignedEvidence:
         """Give the enclave its grant and challenges and return its evidence. Raises EnclaveDied."""
         self._send(Start(grant=grant, agreement=dict(agreement_document), nonces=tuple(nonces)))

@@ -6,7 +6,7 @@ is slow, and everything still happens in the worker's one thread: an enclave die
 
 from __future__ import annotations
 
-import math
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -14,18 +14,24 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from enclaves.kit.appraisal import Attested, appraise
 from policies.errors import EvidenceRejected, SandboxError, Tampered, Unavailable
 from policies.grant import Grant
 from policies.granted import FailureCode
-from policies.statement import Nonce, SignedEvidence
+from policies.quantum import due_at, longest_quantum
+from policies.statement import Nonce, SignedEvidence, SignedStatement
 from sandbox.host import Host
 from sandbox.jobs.endorsing import FOLDER, add_endorsements
 from sandbox.jobs.launch import Enclave, EnclaveDied, EnclaveOutOfMemory
 from sandbox.jobs.record import record_evidence, record_failure, record_outcome
 from sandbox.jobs.states import Job, KeyRequest
+
+if TYPE_CHECKING:
+    from sandbox.store.database import Transaction
+
+_log = logging.getLogger("sandbox.runs")
 
 T = TypeVar("T")
 Waits = Literal["brokers", "enclave", "turn", "database", "quantum"]
@@ -68,7 +74,7 @@ class Run:
 
     Attributes:
         launch: gives an enclave of this run's own.
-        began: when it was taken, by the monotonic clock: a jump of the wall clock tells nobody earlier.
+        began, began_ms: when it was taken, by the monotonic clock, seconds, and by the clock of the log, milliseconds since 1970.
     """
 
     host: Host
@@ -77,6 +83,10 @@ class Run:
     launch: Callable[[], Enclave]
     turns: Turns
     began: float = field(default_factory=time.monotonic)
+    began_ms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "began_ms", self.host.now())
 
     def steps(self) -> Steps[None]:
         """Go through the run. Raises Unavailable or Conflict where its end could not be recorded: a sweep ends it then."""
@@ -114,24 +124,69 @@ class Run:
             keys = {request.provider: request.sealed for request in answered}
             while self.turns.computing:
                 yield "turn"
+            quantum = yield from self._quantum()
             with self.computing():
-                statement, sealed = yield from aside(lambda: enclave.run(keys, files, host.config.run_timeout_s))
-        host.on_step("ran")
-        yield from self._until_due()
+                found = yield from self._computed(enclave, keys, files, hidden=quantum > 0)
+                host.on_step("ran")
+                # Until the end is told this worker computes nothing else: when it begins would tell when this run was done.
+                yield from self.told(quantum)
+        if found is None:
+            yield from persist(lambda: record_failure(host, job.id, "engine-error"))
+            return
         try:
-            yield from persist(lambda: record_outcome(host, job, attested, statement, sealed))
+            yield from persist(lambda: record_outcome(host, job, attested, *found))
         except Tampered as error:
             raise RunFailed("release-mismatch") from error
 
+    def _computed(
+        self, enclave: Enclave, keys: dict[str, str], files: dict[str, Path], *, hidden: bool
+    ) -> Steps[tuple[SignedStatement, bytes] | None]:
+        """What the enclave says and seals; None, whatever went wrong once it had its keys.
+
+        What it was may depend on the data, so no participant is told. The operator is, by what it measures itself.
+
+        Args:
+            hidden: whether the worker must go on with other jobs as if this run computed until its end is told.
+        """
+        began, found = time.monotonic(), None
+        steps = aside(lambda: enclave.run(keys, files, self.host.config.run_timeout_s))
+        try:
+            found = yield from renamed("quantum", steps) if hidden else steps
+            why = "the enclave gave up" if found[0].statement.withheld == "internal" else ""
+        except EnclaveOutOfMemory:
+            why = "the kernel ended it: it wanted more memory than it may have"
+        except EnclaveDied:
+            why = "the enclave died, or took too long"
+        if not why:
+            return found
+        used = "unknown" if enclave.peak_mib is None else f"{enclave.peak_mib} MiB at most"
+        _log.warning("%s: engine error: %s; %.1f s, memory %s", self.job.id, why, time.monotonic() - began, used)
+        return None
+
     def _fail(self, code: FailureCode) -> Steps[None]:
-        yield from self._until_due()
+        yield from self.told((yield from self._quantum()))
         yield from persist(lambda: record_failure(self.host, self.job.id, code))
 
-    def _until_due(self) -> Steps[None]:
-        """Wait until the end of this run may be told: how long it computed depends on the data."""
-        due = due_at(self.began, time.monotonic(), self.host.config.quantum_s)
-        while time.monotonic() < due:
+    def told(self, quantum: float) -> Steps[None]:
+        """Wait until the end of this run may be told: how long it computed depends on the data.
+
+        By the monotonic clock, so that a jump of the wall clock tells nobody earlier; and by the clock of the log besides, from which a
+        replay reads whether the terms were kept.
+        """
+        if not quantum:
+            return  # a wall clock that is set back keeps nobody waiting
+        due = due_at(self.began, time.monotonic(), quantum)
+        while time.monotonic() < due or self.host.now() - self.began_ms < quantum * 1000:
             yield "quantum"
+
+    def _quantum(self) -> Steps[float]:
+        """The strictest quantum of the operator and of all terms, seconds; 0 for none."""
+        agreed = yield from persist(self._agreed_quantum)
+        return max(self.host.config.quantum_s, agreed)
+
+    def _agreed_quantum(self) -> int:
+        with self.host.store.reading() as tx:
+            return quantum_of(tx, self.job)
 
     def agreement(self) -> dict[str, object]:
         """The agreement's document. Raises Unavailable."""
@@ -216,9 +271,10 @@ class Run:
             thread.join()
 
 
-def due_at(began: float, now: float, quantum: float) -> float:
-    """Return when what is known `now` may be told: at the next multiple of `quantum` after `began`, seconds; at once if there is none."""
-    return began + max(1, math.ceil((now - began) / quantum)) * quantum if quantum else now
+def quantum_of(tx: Transaction, job: Job) -> int:
+    """Return the quantum that the terms of a job's datasets ask for, seconds; 0 for none."""
+    agreement = tx.terms(job.request.agreement)
+    return 0 if agreement is None else longest_quantum(agreement, agreement.members(job.plan.sources))
 
 
 def _appraise(bare: SignedEvidence, grant: Grant, endorsements: Path, at: float) -> tuple[SignedEvidence, Attested]:
@@ -261,6 +317,16 @@ def persist(act: Callable[[], T]) -> Steps[T]:
             if time.monotonic() > give_up:
                 raise
         yield from rest("database", RETRY_S)
+
+
+def renamed(waits: Waits, steps: Steps[T]) -> Steps[T]:
+    """The same steps, said to wait for something else."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            return cast(T, ended.value)
+        yield waits
 
 
 def rest(waits: Waits, seconds: float) -> Steps[None]:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from enclaves.kit.envelope import Signed, document_digest
 from policies.codec import decode, encode
+from policies.counts import Tally
 from policies.decide import LAW_VERSION
 from policies.entries import EntryKind
-from policies.errors import Conflict, Malformed, NotFound, Tampered, Unavailable
-from policies.lineage import links_from
-from policies.scorer import ScoreRequest, ScoreStatement, answer_bytes, request_bytes, scoring_id
+from policies.errors import Conflict, Malformed, NotFound
+from policies.odrl import timestamp
+from policies.scorer import ScoreRequest, ScoreReturn, ScoreStatement, answer_bytes, request_bytes, scoring_id
 from policies.scoring_decision import ScoreFacts, decide_scoring
 from sandbox.audit.scoring_receipt import ScoreReceipt
 from sandbox.exchange.agreements import read_agreement
@@ -22,6 +23,7 @@ from sandbox.exchange.records import Participant, StoredAgreement
 from sandbox.exchange.rotation import require_carried, require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
+from sandbox.jobs.score_receipts import receipt_of
 from sandbox.jobs.scoring_states import Scoring
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ def ask(host: Host, caller: Participant, signed: Signed) -> Scoring:
             raise Conflict("this request id was used for another request", code="request-id")
         if known is not None:
             return known
+        if tx.scoring_is_lost(scoring_id(name)):
+            raise Conflict("this request was decided before the service was restored; make a new one", code="request-lost")
         require_signed_epoch(tx)
         require_in_force(tx, caller)
         require_carried(tx, stored, (caller.id, owner))
@@ -62,7 +66,8 @@ def ask(host: Host, caller: Participant, signed: Signed) -> Scoring:
 def _decided(host: Host, tx: Transaction, stored: StoredAgreement, signed: Signed, request: ScoreRequest, owner: str) -> Scoring:
     now, name = host.now(), document_digest(signed)
     rows, requests = tx.encrypted_rows(request.agreement, request.model)
-    facts = ScoreFacts(now=now // 1000, rows=rows, requests=requests, tightenings=tx.tightenings(request.agreement))
+    before = Tally.of(tx.opening_counts()).encrypted[request.agreement, request.model]
+    facts = ScoreFacts(now=now // 1000, rows=rows + before[0], requests=requests + before[1], tightenings=tx.tightenings(request.agreement))
     decision = decide_scoring(request, stored.agreement, facts)
     ids = {
         "scoring": scoring_id(name),
@@ -141,7 +146,9 @@ def file_of(host: Host, caller: Participant, name: str, digest: str) -> Path:
         scoring = _own(tx, caller, name)
     wanted = scoring.request.ciphertexts
     if caller.id == scoring.request.consumer:
-        wanted = "" if scoring.statement is None else str(decode(ScoreStatement, scoring.statement.body).scores)
+        wanted = (
+            "" if scoring.statement is None or scoring.state != "answered" else str(decode(ScoreStatement, scoring.statement.body).scores)
+        )
     elif scoring.state == "asked":
         wanted = ""
     if digest != wanted:
@@ -164,8 +171,10 @@ def accept_statement(host: Host, caller: Participant, signed: Signed) -> Scoring
             raise NotFound("no scoring asks you for an answer")
         if scoring.statement is not None and scoring.statement.body == signed.body:
             return scoring
-        if scoring.state != "waiting" or statement.request != scoring.digest:
-            raise Conflict(f"the scoring is {scoring.state}, or the statement is of another request", code="scoring-state")
+        _require_waiting(scoring, statement.request)
+        until = _answered_until(tx, scoring)
+        if until is not None and host.now() >= until:
+            raise Conflict("the time to answer this request is over", code="owner-late")
         if statement.scores is not None and not tx.has_upload(statement.scores, caller.id):
             raise NotFound("upload the answer first")
         require_in_force(tx, caller)
@@ -179,29 +188,61 @@ def accept_statement(host: Host, caller: Participant, signed: Signed) -> Scoring
     return ended
 
 
+def accept_return(host: Host, caller: Participant, signed: Signed) -> Scoring:
+    """Store and log that a client takes back the rows of a request that its owner let pass. The same again is the same.
+
+    What the log has decides: an answer that came in time stands, and none is taken once its time is over.
+
+    Raises:
+        NotFound: no such request of the caller's. Conflict: it has ended or lacks its ciphertexts, the agreement gives no rows back (code
+            `no-return`), or the owner still has time (code `too-early`).
+    """
+    require_signed(signed, "score-return", caller.id, caller.signing_key)
+    back = decode(ScoreReturn, signed.body)
+    with host.store.transaction() as tx:
+        tx.hold_log()
+        scoring = _own(tx, caller, back.scoring)
+        if caller.id != scoring.request.consumer:
+            raise NotFound("this is no request of yours")
+        if scoring.statement is not None and scoring.statement.body == signed.body:
+            return scoring
+        _require_waiting(scoring, back.request)
+        until = _answered_until(tx, scoring)
+        if until is None:
+            raise Conflict("the agreement names no time after which rows come back", code="no-return")
+        if host.now() < until:
+            raise Conflict(f"the owner has time until {timestamp(-(-until // 1000))}", code="too-early")
+        require_in_force(tx, caller)
+        ids = {"scoring": scoring.id, "agreement": scoring.request.agreement, "statement": document_digest(signed), "code": back.reason}
+        body = {"signed": encode(signed), "request": encode(scoring.signed)}
+        index = tx.append("score_returned", at=host.now(), ids=ids, body=body, agreement=scoring.request.agreement)
+        ended = replace(scoring, state="returned", statement=signed, ended=index)
+        tx.set_scoring(ended)
+    host.publish()
+    return ended
+
+
+def _require_waiting(scoring: Scoring, request: str) -> None:
+    if scoring.state != "waiting" or request != scoring.digest:
+        raise Conflict(f"the scoring is {scoring.state}, or the statement is of another request", code="scoring-state")
+
+
+def _answered_until(tx: Transaction, scoring: Scoring) -> int | None:
+    agreement = tx.terms(scoring.request.agreement)
+    assert agreement is not None, "a scoring has an agreement"
+    return agreement.scorer_of(scoring.request.model).answered_until(scoring.created_at)
+
+
 def receipt(host: Host, caller: Participant, name: str) -> ScoreReceipt:
-    """The receipt of an answered or refused scoring. Raises NotFound, Unavailable (code `not-published`)."""
+    """The receipt of an answered, refused or returned scoring; one of a former log as it was kept.
+
+    Raises:
+        NotFound: it has no answer, or no checkpoint of the former log covers it. Unavailable: code `not-published`.
+    """
     with host.store.reading() as tx:
-        scoring, newest = _own(tx, caller, name), tx.newest_checkpoint()
-        if scoring.ended is None or scoring.statement is None:
-            raise NotFound(f"the scoring is {scoring.state} and has no answer")
-        if newest is None or newest[0] <= scoring.ended:
-            raise Unavailable("the answer is stored and not yet published; look again", code="not-published")
-        agreement = tx.terms(scoring.request.agreement)
-        if agreement is None:
-            raise Tampered("the stored scoring does not fit together", code="job-record")
-        entry, proof = tx.included(scoring.ended, newest[0])
-        signers = [agreement.party(who) for who in (scoring.request.consumer, scoring.owner)]
-        return ScoreReceipt(
-            request=scoring.signed,
-            statement=scoring.statement,
-            entry=entry.decode(),
-            index=scoring.ended,
-            proof=tuple(item.hex() for item in proof),
-            checkpoint=newest[1],
-            lineage=links_from(agreement.log, tx.log_links()),
-            rotations=tuple(rotation for party in signers for rotation in tx.rotations_from(party.signing_key)),
-        )
+        scoring = _own(tx, caller, name)
+        kept = tx.former_score_receipt(name)
+        return decode(ScoreReceipt, kept) if kept is not None else receipt_of(tx, scoring)
 
 
 def _own(tx: Transaction, caller: Participant, name: str) -> Scoring:

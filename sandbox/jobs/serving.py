@@ -128,9 +128,10 @@ class EnclaveServer:
                 files = {sent.dataset: self._receive(stream, sent, held) for sent in self._within(go.files)}
                 with _no_longer_than(channel, enclave):
                     statement, sealed = enclave.run(go.keys, files, self.run_timeout_s)
-            except EnclaveOutOfMemory:
-                write_frame(stream, canonical(encode(Died(code="out-of-memory"))))
-            except EnclaveDied:
+            except EnclaveDied as death:
+                # The worker's operator may not be this one's: of what it died, the worker is not told.
+                why = "out of memory" if isinstance(death, EnclaveOutOfMemory) else "it died, or took too long"
+                _log.warning("an enclave ended without a word: %s; memory %s MiB at most", why, enclave.peak_mib or "unknown")
                 write_frame(stream, canonical(encode(Died(code="enclave-died"))))
             except SandboxError:
                 write_frame(stream, canonical(encode(Died(code="refused"))))

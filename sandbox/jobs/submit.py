@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from enclaves.kit.envelope import Signed, document_digest
-from policies.accuracy import DEFAULT_ROWS, Expected, expected, needed_loss
 from policies.acts import approvers_of
 from policies.agreement import Agreement
-from policies.budgets import budgets, period_begins, periods
-from policies.canonical import digest as digest_of
 from policies.codec import decode, encode
-from policies.conditions import shown_debug
 from policies.decide import LAW_VERSION, decide
 from policies.entries import LedgerCharge
-from policies.errors import Conflict, Malformed, NotFound, Unavailable
+from policies.errors import Conflict, Malformed, NotFound
 from policies.exchange import Bound
 from policies.finding import Decision
 from policies.grant import CurrentGrant, Grant, entail, grant_digest, ledgers_charged, metered, public_providers, question_digest
 from policies.granted import MAX_RELEASE, job_id
-from policies.isolation import Layer
 from policies.plan import PARSER_VERSION, plan_of
 from policies.privacy import Loss
 from policies.query import Plan
-from policies.request import Facts, JobRequest, RecentFact, SpentFact, VersionFact
-from policies.schedule import schedule
+from policies.request import Facts, JobRequest
 from policies.sizes import require_releasable
-from policies.tightening import tightened
 from sandbox.exchange import escrow
 from sandbox.exchange.agreements import read_agreement
 from sandbox.exchange.epochs import require_signed_epoch
@@ -37,81 +28,11 @@ from sandbox.exchange.records import Participant, StoredAgreement
 from sandbox.exchange.rotation import require_carried, require_in_force
 from sandbox.exchange.signed import require_signed
 from sandbox.host import Host
-from sandbox.jobs.duties import is_over, overdue, scored_facts, uses_facts
+from sandbox.jobs.facts import facts_of
 from sandbox.jobs.states import Job, JobState, Positions, require_transition
 
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
-
-LIVING_MS = 60_000
-"""A worker that has said nothing for so long does not count as one that would take a job."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Preview:
-    """What `check` answers: the plan, the decision and, if allowed and not a repetition, the grant that a submission would get now."""
-
-    agreement: Agreement
-    plan: Plan
-    facts: Facts
-    decision: Decision
-    grant: CurrentGrant | None
-
-
-def check(host: Host, caller: Participant, request: JobRequest) -> Preview:
-    """Decide without charging or logging. Raises Malformed, NotFound, Conflict like `submit`."""
-    stored, plan = _prepare(host, caller, request)
-    with host.store.reading() as tx:
-        require_carried(tx, stored, _needed(stored.agreement, plan, request))
-        facts = _facts(host, tx, stored.agreement, request, plan, tx.spent(), host.now())
-    decision = decide(request, stored.agreement, plan, facts)
-    grant = _grant(stored, digest_of(encode(request)), request, plan, facts, decision)
-    return Preview(agreement=stored.agreement, plan=plan, facts=facts, decision=decision, grant=grant)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Remaining:
-    """What a ledger could still pay under the strictest bound that applies to the consumer."""
-
-    provider: str
-    id_space: str
-    loss: Loss
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Foreseen:
-    """What a job would bring and what is left, as `sandbox.web.views.Checked` says."""
-
-    outputs: tuple[Expected, ...]
-    remaining: tuple[Remaining, ...]
-    needed: Loss | None
-
-
-def foresee(preview: Preview, request: JobRequest, *, rows: int | None, half_widths: Mapping[str, str]) -> Foreseen:
-    """Return the expected accuracy of a checked request, from documents alone. Raises Malformed for half-widths that fit no output.
-
-    Args:
-        rows: that a cell is assumed to have, for outputs that are ratios; None for the larger of `DEFAULT_ROWS` and the minimum group.
-    """
-    declarations, smallest = preview.agreement.by_dataset, preview.decision.minimum_group
-    assumed = rows if rows is not None else max(DEFAULT_ROWS, smallest)
-    try:
-        statistics = schedule(preview.plan, declarations, request.loss, smallest)
-        outputs = expected(preview.plan, declarations, statistics, assumed)
-    except Malformed:  # the decision's own finding says what cannot be scheduled
-        return Foreseen(outputs=(), remaining=_remaining(preview), needed=None)
-    needed = needed_loss(preview.plan, declarations, request.loss, smallest, assumed, half_widths) if half_widths else None
-    return Foreseen(outputs=outputs, remaining=_remaining(preview), needed=needed)
-
-
-def _remaining(preview: Preview) -> tuple[Remaining, ...]:
-    agreement, facts = preview.agreement, preview.facts
-    left: dict[tuple[str, str], Loss] = {}
-    for budget in budgets(tightened(agreement, facts.tightenings), preview.plan.sources):
-        ledger, loss = (budget.provider, budget.id_space), budget.left(facts)
-        known = left.get(ledger, loss)
-        left[ledger] = replace(loss, amount=min(loss.amount, known.amount), delta0=min(loss.delta0, known.delta0))
-    return tuple(Remaining(provider=provider, id_space=id_space, loss=loss) for (provider, id_space), loss in sorted(left.items()))
 
 
 def submit(host: Host, caller: Participant, signed: Signed) -> Job:
@@ -136,7 +57,7 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
     known = _known(host, request, digest)
     if known is not None:
         return known
-    stored, plan = _prepare(host, caller, request)
+    stored, plan = prepare(host, caller, request)
     ledgers = ledgers_charged(stored.agreement, plan)
     with host.store.transaction() as tx:
         tx.hold_log()
@@ -148,7 +69,7 @@ def submit(host: Host, caller: Participant, signed: Signed) -> Job:
             raise Conflict("this request was decided before the service was restored; make a new one", code="request-lost")
         require_signed_epoch(tx)
         require_in_force(tx, caller)
-        require_carried(tx, stored, _needed(stored.agreement, plan, request))
+        require_carried(tx, stored, needed_parties(stored.agreement, plan, request))
         job = _decided(host, tx, stored, signed, digest, request, plan, spent)
         tx.add_job(job)
     host.on_step("charged")
@@ -171,9 +92,9 @@ def _decided(
 ) -> Job:
     """Decide under the locks that are held, append what follows, and return the job that it makes."""
     now = host.now()  # one look: a clock that jumps in between would part the decision from its entry
-    facts = _facts(host, tx, stored.agreement, request, plan, spent, now)
+    facts = facts_of(host, tx, stored.agreement, request, plan, spent, now)
     decision = decide(request, stored.agreement, plan, facts)
-    grant = _grant(stored, digest, request, plan, facts, decision)
+    grant = grant_of(stored, digest, request, plan, facts, decision)
     waits = _waits_for_approval(decision)
     return Job(
         id=job_id(digest),
@@ -206,13 +127,13 @@ def decide_held(host: Host, tx: Transaction, job: Job, spent: dict[tuple[str, st
     assert stored is not None, "a job is under an agreement"
     assert isinstance(job.plan, Plan), "no job of an earlier law waits"
     require_signed_epoch(tx)
-    require_carried(tx, stored, _needed(stored.agreement, job.plan, job.request))
+    require_carried(tx, stored, needed_parties(stored.agreement, job.plan, job.request))
     now = host.now()
-    facts = _facts(host, tx, stored.agreement, job.request, job.plan, spent, now)
+    facts = facts_of(host, tx, stored.agreement, job.request, job.plan, spent, now)
     decision = decide(job.request, stored.agreement, job.plan, facts)
     if _waits_for_approval(decision):
         return job
-    grant = _grant(stored, job.request_digest, job.request, job.plan, facts, decision)
+    grant = grant_of(stored, job.request_digest, job.request, job.plan, facts, decision)
     decided = replace(
         job,
         state=_state(decision, grant),
@@ -300,7 +221,8 @@ def _record(
     return Positions(decided=decided, charged=charged, granted=granted)
 
 
-def _prepare(host: Host, caller: Participant, request: JobRequest) -> tuple[StoredAgreement, Plan]:
+def prepare(host: Host, caller: Participant, request: JobRequest) -> tuple[StoredAgreement, Plan]:
+    """Return the active agreement and the plan of a request. Raises Malformed, NotFound, Conflict, Unavailable like `submit`."""
     with host.store.reading() as tx:
         require_signed_epoch(tx)
     stored = read_agreement(host, caller, request.agreement)
@@ -334,75 +256,13 @@ def _same_request(job: Job, digest: str) -> Job:
     return job
 
 
-def _needed(agreement: Agreement, plan: Plan, request: JobRequest) -> list[str]:
+def needed_parties(agreement: Agreement, plan: Plan, request: JobRequest) -> list[str]:
     """The parties without whose keys a job cannot run: the consumer and the providers that the plan reads."""
     names = {request.consumer, *agreement.needed(plan.sources)}
     return sorted(name for name in names if agreement.has_party(name))
 
 
-def _facts(
-    host: Host, tx: Transaction, agreement: Agreement, request: JobRequest, plan: Plan, spent: dict[tuple[str, str], Loss], now: int
-) -> Facts:
-    newest = [tx.newest_version(dataset) for dataset in plan.sources]
-    for lost in newest:
-        if lost is not None and tx.upload_is_lost(lost.file_digest):
-            raise Unavailable(f"version {lost.version} of `{lost.dataset}` was lost; its provider publishes a new one", code="upload-lost")
-        if lost is not None and tx.destruction(lost.file_digest) is not None:
-            message = f"the keys of version {lost.version} of `{lost.dataset}` were destroyed; its provider publishes a new one"
-            raise Conflict(message, code="keys-destroyed")
-    versions = tuple(VersionFact(dataset=v.dataset, version=v.version, file_digest=v.file_digest) for v in newest if v is not None)
-    charged = {ledger: spent[ledger] for ledger in ledgers_charged(agreement, plan) if ledger in spent}
-    # What contributors hold of a pool is known to nobody else, so no question on one is known to be the same.
-    # Nor is what an exchange gives: its release is held back until the hand-over.
-    own = agreement.pool_of(plan.sources) is not None or request.exchange is not None
-    answered = None if own else tx.answered(question_digest(request, plan, versions))
-    if answered is not None and is_over(tx, answered, agreement, now):
-        answered = None  # what was to be deleted is not handed out again
-    name = job_id(digest_of(encode(request)))
-    return Facts(
-        now=now // 1000,
-        enclave_kind=host.enclave_kind,
-        measurement=host.measurement,
-        versions=versions,
-        spent=_spent_facts(charged),
-        consumer_spent=_spent_facts(tx.spent_for(request.consumer, charged)),
-        repeats=None if answered is None else answered.id,
-        rotations=tx.rotations_from(agreement.party(request.consumer).signing_key) if agreement.has_party(request.consumer) else (),
-        tightenings=tx.tightenings(request.agreement),
-        uses=uses_facts(tx, request.agreement, agreement, plan.sources, request.consumer),
-        enclave_jurisdiction=host.config.jurisdiction or None,
-        enclave_debug=shown_debug(host.enclave_kind),
-        approved_by=tuple(sorted(found.by for found in tx.approvals(request.agreement, name))),
-        overdue=overdue(tx, request.agreement, agreement, request.consumer, now),
-        isolation=_isolation(tx, agreement, plan),
-        recent=_recent(tx, agreement, request.consumer, plan, now // 1000),
-        exchange=escrow.fact(tx, request),
-        scored=scored_facts(tx, request.agreement, agreement, plan, request.consumer, now // 1000),
-    )
-
-
-def _recent(tx: Transaction, agreement: Agreement, consumer: str, plan: Plan, now: int) -> tuple[RecentFact, ...]:
-    found = []
-    for provider, id_space, days in periods(agreement, plan.sources):
-        spent, own = tx.charged_since(provider, id_space, period_begins(now, days), consumer)
-        found.append(RecentFact(provider=provider, id_space=id_space, days=days, spent=spent, own=own))
-    return tuple(found)
-
-
-def _isolation(tx: Transaction, agreement: Agreement, plan: Plan) -> tuple[Layer, ...]:
-    """The layers that whichever worker takes the job gives its run; asked for only where terms require some."""
-    if agreement.pool_of(plan.sources) is not None:
-        return ()
-    if not any(agreement.terms_of(dataset).isolation for dataset in plan.sources if dataset in agreement.by_dataset):
-        return ()
-    return tx.isolation_since(time.time_ns() // 1_000_000 - LIVING_MS)
-
-
-def _spent_facts(spent: dict[tuple[str, str], Loss]) -> tuple[SpentFact, ...]:
-    return tuple(SpentFact(provider=provider, id_space=id_space, spent=loss) for (provider, id_space), loss in spent.items())
-
-
-def _grant(
+def grant_of(
     stored: StoredAgreement,
     request_digest: str,
     request: JobRequest,
@@ -410,6 +270,7 @@ def _grant(
     facts: Facts,
     decision: Decision,
 ) -> CurrentGrant | None:
+    """The grant that an allowed request gets; None for a denied one and for a repetition."""
     if not decision.allowed or facts.repeats is not None:
         return None
     return entail(stored.digest, request_digest, request, stored.agreement, plan, facts, decision)

@@ -21,7 +21,7 @@ from sandbox.jobs.joint_run import JointRun
 from sandbox.jobs.launch import Enclave, EnclaveDied, EnclaveProcess, remove_leftovers
 from sandbox.jobs.leases import Leases
 from sandbox.jobs.record import record_failure
-from sandbox.jobs.run import WAIT_S, Run, Steps, Turns, Waits
+from sandbox.jobs.run import WAIT_S, Run, Steps, Turns, Waits, quantum_of
 from sandbox.jobs.states import Job
 from sandbox.jobs.upkeep import Upkeep
 
@@ -126,12 +126,18 @@ class Worker:
         self._leases = self._leases or Leases(patience_s=lease_s, gap_s=max(lease_s / 3, 3 * SWEEP_S))
         own = {run.job for run in self._active}
         for job in self._leases.run_out(leases):
-            if job not in own:
+            if job not in own and self._leases.still_s(job) > self._quantum(job):
                 record_failure(self.host, job, "worker-died")
         if newest is None or newest[0] != size:
             self.host.publish()
         self._upkeep = self._upkeep or Upkeep(host=self.host, worker=self.name, layers=self.layers)
         self._upkeep.step()
+
+    def _quantum(self, job: str) -> float:
+        """The time, seconds, for which the end of a running job is not told in any case."""
+        with self.host.store.reading() as tx:
+            held = tx.job(job)
+            return max(self.host.config.quantum_s, 0 if held is None else quantum_of(tx, held))
 
     def _turn(self) -> bool:
         """Sweep if due, go on with every run, take a job if there is room. Returns whether anything began or ended."""

@@ -63,17 +63,16 @@ def approvals_of(followed: Followed, job: str, name: str, agreement: Agreement, 
 def uses_before(followed: Followed, job: str, name: str, agreement: Agreement, plan: Plan, consumer: str) -> tuple[UsesFact, ...]:
     """Return how often the keys of each provider of a plan were granted under an agreement before `job`, and what was paid."""
     end = followed.charges[job]["index"] if job in followed.charges else followed.frontier.size
-    made = [made for made, row in followed.charges.items() if row.get("agreement") == name and row["index"] < end]
+    used = followed.tally_before(end, name).uses
     paid = [signed for row in _rows(followed, name, "duty_done") if (signed := _payment(followed, agreement, row)) is not None]
     found = []
     for provider in sorted({agreement.by_dataset[dataset].provider for dataset in agreement.members(plan.sources)}):
-        mine = [job for job in made if provider in followed.providers(job)]
         found.append(
             UsesFact(
                 provider=provider,
-                jobs=len(mine),
-                own=sum(followed.charges[job]["consumer"] == consumer for job in mine),
-                paid=sum((item.by, item.done.about) == (provider, consumer) for item in paid),
+                jobs=sum(jobs for (under, of, _), jobs in used.items() if (under, of) == (name, provider)),
+                own=used[name, provider, consumer],
+                paid=len({item.done.number for item in paid if (item.by, item.done.about) == (provider, consumer)}),
             )
         )
     return tuple(found)

@@ -26,6 +26,7 @@ from policies.statement import Nonce, SignedEvidence
 from sandbox.party.approvals import answer_for, hold, standing_for
 from sandbox.party.client import Client
 from sandbox.party.deciding import MAX_CLOCK_SKEW_S, MAX_WAIT_S, require_decided, require_logged
+from sandbox.party.exchanges import require_under_way
 from sandbox.party.keeping import require_available
 from sandbox.party.nonces import NONCE_LIFETIME_S, challenge_for, good_nonces, use_up
 from sandbox.party.pins import require_pinned
@@ -200,6 +201,7 @@ class Broker:
         if grant.job in followed.voids:  # what this home signed, it may have forgotten
             raise PolicyRefused("the grant of this job was renounced", code="grant-dead")
         require_decided(home, job, grant, agreement, followed, self.now())
+        require_under_way(self.client, decode(JobRequest, decode(Signed, job["signed"]).body).exchange)
         self._require_approved(grant, job)
         attested = self._appraise(job, grant, agreement, nonces)
         nonce = next(nonce for nonce in nonces if nonce in attested.evidence.nonces)

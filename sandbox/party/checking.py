@@ -45,14 +45,22 @@ def read_schema(path: Path) -> Mapping[str, Declaration]:
     return {declaration.dataset: declaration for declaration in read_declarations(path)}
 
 
-def planned_loss(epsilon: str, rho: str | None, delta0: str) -> Loss:
-    """Return the loss to plan for; its delta0 counts only where keys are discovered. Raises Malformed."""
-    return parse_loss("pure", epsilon, delta0) if rho is None else parse_loss("zcdp", rho, delta0)
+def planned_loss(epsilon: str | None, rho: str | None, delta0: str) -> Loss:
+    """Return the loss to plan for, epsilon 1 without either; its delta0 counts only where keys are discovered. Raises Malformed."""
+    if epsilon is not None and rho is not None:
+        raise Malformed("give either --epsilon or --rho", where="--epsilon")
+    parse_loss("pure", "1", delta0, "--delta0")
+    return (
+        parse_loss("zcdp", rho, delta0, "--rho")
+        if rho is not None
+        else parse_loss("pure", "1" if epsilon is None else epsilon, delta0, "--epsilon")
+    )
 
 
 def check_file(path: Path, declarations: Mapping[str, Declaration], loss: Loss, minimum_group: int, *, told: bool = False) -> list[Checked]:
     """Return what comes of every statement of a file; `told`: also what it reveals. A file that is too large is one refused statement."""
-    text = path.read_text(encoding="utf-8")
+    # Editors of some systems begin a file with a mark of its encoding.
+    text = path.read_text(encoding="utf-8-sig")
     found: list[Checked] = []
     for number, statement in enumerate(statements(text), start=1):
         if number > MAX_STATEMENTS:

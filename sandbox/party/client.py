@@ -189,6 +189,18 @@ class Client(Connection):
             self._fully_signed.add(name)
         return agreement, followed
 
+    def followed_receipt(self, agreement: str, checkpoint: str) -> tuple[Agreement, Followed | None]:
+        """The agreement of a receipt, and the log followed to the receipt's checkpoint; None where that is of a log that has ended.
+
+        Raises:
+            NotFound, Conflict, Tampered: as `followed_agreement`.
+        """
+        in_force = following(self.home, self.log_text).in_force(kept_agreement(self.home, agreement))
+        if checkpoint.startswith(f"{in_force.origin}\n"):
+            return self.followed_agreement(agreement, checkpoint)
+        # What a log that has ended recorded stands under its own checkpoints; the log in force must go on from what was seen all the same.
+        return self.followed_agreement(agreement)[0], None
+
     def _logged_signature(self, name: str, who: str, followed: Followed) -> Signed:
         """A party's signature on an agreement as the log's entry commits to it. Raises Conflict if there is none, Tampered."""
         index = followed.signed_at(name, who)
@@ -228,7 +240,8 @@ class Client(Connection):
 
     def wait(self, job_id: str, timeout: float = 120.0, progress: Callable[[str], None] = lambda state: None) -> dict[str, Any]:
         """Poll a job until it has ended. Raises Unavailable when `timeout` seconds are over."""
-        deadline, state, waits = time.monotonic() + timeout, "", ""
+        began, state, waits = time.monotonic(), "", ""
+        deadline = began + timeout
         while time.monotonic() < deadline:
             job = self.job(job_id)
             waits = ", ".join(job.get("waiting_for") or ())
@@ -237,7 +250,7 @@ class Client(Connection):
                 progress(state)
             if state not in ("submitted", "awaiting_approval", "charged", "running"):
                 return job
-            time.sleep(0.05)
+            time.sleep(min(1.0, max(0.05, (time.monotonic() - began) / 20)))  # what it adds is a small part of what was waited
         raise Unavailable(f"{job_id} is still {state}" + (f" and waits for {waits}" if waits else ""), code="job-waits")
 
     def joint_progress(self, job_id: str) -> dict[str, Any] | None:
@@ -255,11 +268,7 @@ class Client(Connection):
         """
         answer = self._get(f"/jobs/{job_id}/release")
         receipt: AnyReceipt = decode(cast(Any, AnyReceipt), answer["receipt"])
-        agreement = kept_agreement(self.home, receipt.grant.agreement)
-        in_force = following(self.home, self.log_text).in_force(agreement)
-        # What a log that has ended recorded stands under its own checkpoints; otherwise the one of the receipt must extend what was seen.
-        note = receipt.checkpoint if receipt.checkpoint.startswith(f"{in_force.origin}\n") else None
-        self.followed_agreement(receipt.grant.agreement, note)
+        agreement, _ = self.followed_receipt(receipt.grant.agreement, receipt.checkpoint)
         request = earlier = self.own_request(job_id)
         if isinstance(receipt, Receipt) and receipt.repeated is not None:
             earlier = self.own_request(receipt.grant.job)
@@ -341,6 +350,10 @@ class Client(Connection):
 
     # --- acts under agreements
 
+    def listed(self, path: str, member: str, **filters: str | None) -> list[dict[str, Any]]:
+        """All items of a listing on a path below the service's API, `member` of each page."""
+        return self._pages(path, member, **filters)
+
     def fetch(self, path: str) -> dict[str, Any]:
         """What the service answers on a path below its API."""
         return self._get(path)
@@ -352,3 +365,19 @@ class Client(Connection):
     def tightenings(self, name: str) -> list[dict[str, Any]]:
         """The tightenings of an agreement, in their order."""
         return list(self._get(f"/agreements/{name}/tightenings")["tightenings"])
+
+    def audit_scopes(self, name: str) -> list[dict[str, Any]]:
+        """The audit scopes under an agreement that the service shows this participant, in their order."""
+        return list(self._get(f"/agreements/{name}/audit-scopes")["scopes"])
+
+    def consistency(self, old: int, new: int) -> list[str]:
+        """Proof that the tree of size `new` extends that of size `old`, hashes in hex."""
+        return list(self._get(f"/log/consistency?from={old}&to={new}")["proof"])
+
+    def add_cosignatures(self, note: str) -> dict[str, Any]:
+        """Send cosignatures on a checkpoint of the service's log; returns what it keeps of that checkpoint now."""
+        return self._post("/log/cosignatures", {"note": note})
+
+    def opening_decisions(self, first: int, end: int) -> list[dict[str, Any]]:
+        """What this participant's audit scopes say about entries with first <= index < end, at most 1000."""
+        return list(self._get(f"/log/opening-decisions?from={first}&to={end}")["decisions"])

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
@@ -19,6 +20,23 @@ from sandbox.party.home import Home
 TIMEOUT_S = 60.0
 
 
+class Session(requests.Session):
+    """A session that asks the environment once per host for proxies and authorities: asking takes longer than all else of a request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._environment: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """What a request goes by: its own settings before those of the environment."""
+        host = urlsplit(url)[:2]
+        if host not in self._environment:
+            self._environment[host] = dict(super().merge_environment_settings(url, {}, None, None, None))
+        found = self._environment[host]
+        own = {"stream": stream, "verify": verify, "cert": cert}
+        return found | {"proxies": found["proxies"] | (proxies or {})} | {name: value for name, value in own.items() if value is not None}
+
+
 @dataclass
 class Connection:
     """One participant's way to the service.
@@ -27,7 +45,7 @@ class Connection:
     """
 
     home: Home
-    session: requests.Session = field(default_factory=requests.Session)
+    session: requests.Session = field(default_factory=Session)
 
     def checkpoint(self) -> str:
         """The newest checkpoint (a signed note)."""

@@ -74,10 +74,24 @@ def collect(note: str, checkpoint: Checkpoint, policy: WitnessPolicy, prove: Pro
     Raises:
         Tampered: code `witness-quorum`, saying what each witness that is missing answered.
     """
+    if policy.is_met_by(policy.cosigned(note)):
+        return note
+    note, refused = gather(note, checkpoint, policy, prove)
+    try:
+        policy.require(note)
+    except Tampered as error:
+        said = "; ".join(f"{name}: {what}" for name, what in refused.items())
+        raise Tampered(f"{error.message}{f' ({said})' if said else ''}", code=error.code) from error
+    return note
+
+
+def gather(note: str, checkpoint: Checkpoint, policy: WitnessPolicy, prove: Prove) -> tuple[str, dict[str, str]]:
+    """Ask every witness of the policy that has an address and whose cosignature is missing, be they a quorum or not.
+
+    Returns the note with what they gave, and by name what those said that gave nothing. Raises Tampered for a false line on `note`.
+    """
     refused: dict[str, str] = {}
     have = policy.cosigned(note)
-    if policy.is_met_by(have):
-        return note
     for witness in policy.witnesses.values():
         if witness.name in have or not witness.url:
             continue
@@ -85,12 +99,7 @@ def collect(note: str, checkpoint: Checkpoint, policy: WitnessPolicy, prove: Pro
             note = add_lines(note, _cosigned_by(witness, note, checkpoint, prove))
         except SandboxError as error:
             refused[witness.name] = error.message
-    try:
-        policy.require(note)
-    except Tampered as error:
-        said = "; ".join(f"{name}: {what}" for name, what in refused.items())
-        raise Tampered(f"{error.message}{f' ({said})' if said else ''}", code=error.code) from error
-    return note
+    return note, refused
 
 
 def _cosigned_by(witness: Witness, note: str, checkpoint: Checkpoint, prove: Prove) -> str:

@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from enclaves.kit.profile import ColumnProfile
 from policies.declaration import MAX_DECIMALS, Column, Declaration
 from policies.errors import Malformed
 from sandbox.party.forms import yaml_line, yaml_scalar
+
+if TYPE_CHECKING:
+    from enclaves.kit.profile import ColumnProfile
 
 MAX_NAME = 40
 BOUNDS_LEAK = "Bounds read off the data tell everybody who reads the declaration the largest and smallest value: give what is possible."

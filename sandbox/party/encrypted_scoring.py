@@ -19,15 +19,16 @@ from enclaves.kit.envelope import Signed, document_digest, verify_document
 from policies.agreement import Agreement
 from policies.canonical import digest_bytes
 from policies.codec import decode, encode
-from policies.errors import Malformed, PolicyRefused, ReleaseWithheld, SandboxError, Tampered, Unavailable
+from policies.errors import Conflict, Malformed, PolicyRefused, ReleaseWithheld, SandboxError, Tampered, Unavailable
 from policies.model import Model
-from policies.scorer import Scorer, ScoreRefusal, ScoreRequest, ScoreStatement, coordinate, fine_weights, scoring_id
+from policies.scorer import Scorer, ScoreRefusal, ScoreRequest, ScoreReturn, ScoreStatement, coordinate, fine_weights, scoring_id
 from policies.scoring import Value, encoded, finished
 from policies.scoring_decision import ScoreFacts, decide_scoring
-from sandbox.audit.scoring_receipt import verify_score_receipt
 from sandbox.party.acts import tightenings_known
 from sandbox.party.deciding import MAX_CLOCK_SKEW_S, MAX_WAIT_S
 from sandbox.party.followed import Followed
+from sandbox.party.home import Home
+from sandbox.party.kept import kept_agreement
 from sandbox.party.scoring_client import ScoringClient
 
 RETRY_S = 1.0
@@ -50,6 +51,7 @@ class Rows:
     """A client's part: rows stay at home but encrypted, and so does the key."""
 
     client: ScoringClient
+    now: Callable[[], float] = time.time
 
     def ask(self, agreement: str, model: str, purpose: str, rows: Sequence[Mapping[str, Value]], request_id: str) -> Asked:
         """Encrypt rows of raw values and have them scored. The same request id again sends the same bytes, whatever the rows.
@@ -94,28 +96,48 @@ class Rows:
         """Return the predictions for the rows of an answered scoring, after its receipt was verified.
 
         Raises:
-            Unavailable: code `not-answered`. ReleaseWithheld: the owner refused; code is its reason. Tampered.
+            Unavailable: code `not-answered`, or `owner-silent` once its time is over. ReleaseWithheld: the owner refused; code is its
+                reason, `owner-silent` where the rows were taken back, or `log-ended` where the log ended before an answer. Tampered.
         """
         client = self.client
         record = client.scoring(scoring)
         if record["state"] in ("asked", "waiting"):
+            if record["state"] == "waiting" and _late(self.client.home, record, self.now()):
+                raise Unavailable("the owner of the model has let its time pass; take the rows back", code="owner-silent")
             raise Unavailable("the owner of the model has not answered yet", code="not-answered")
-        receipt = client.score_receipt(scoring)
-        request = decode(ScoreRequest, receipt.request.body)
-        agreement, followed = client.followed_agreement(request.agreement, receipt.checkpoint)
-        verified = verify_score_receipt(receipt, agreement)
+        if record["state"] == "lapsed":
+            raise ReleaseWithheld("the service's log ended before the owner answered; ask again", code="log-ended")
+        receipt, verified = client.verified_receipt(scoring)
+        request, statement = verified.request, verified.statement
         own = decode(Signed, client.home.read(f"scorings/{request.request_id}.json"))
         if own.body != receipt.request.body or scoring_id(document_digest(own)) != scoring:
             raise Tampered("the receipt is of another request than was made", code="scoring-binding")
-        statement = verified.statement
+        if isinstance(statement, ScoreReturn):
+            raise ReleaseWithheld("the owner of the model did not answer; the rows were taken back", code=statement.reason)
         if statement.scores is None:
             raise ReleaseWithheld(f"the owner of the model refused: {statement.refused}", code=str(statement.refused))
-        if followed.scorings.get(scoring, {}).get("scores") != statement.scores:
-            raise Tampered("the log holds another answer", code="not-logged")
-        scorer = agreement.scorer_of(request.model)
+        scorer = client.signed_agreement(request.agreement).scorer_of(request.model)
         key = he_score.ClientKey(client.home.read_bytes(_key_file(scoring)))
         outputs = he_score.open_scores(key, client.fetch_file(scoring, statement.scores), request.rows, scorer.outputs)
         return [predicted_of(scorer, row) for row in outputs.round(DIGITS).tolist()]
+
+    def take_back(self, scoring: str) -> str:
+        """Take back the rows of a request whose owner has let its time pass; returns the state: `answered`, where the log was quicker.
+
+        Raises:
+            Conflict: the owner still has time (`too-early`), or the agreement gives no rows back (`no-return`).
+        """
+        signed = decode(Signed, self.client.scoring(scoring)["signed"])
+        own = decode(Signed, self.client.home.read(f"scorings/{decode(ScoreRequest, signed.body).request_id}.json"))
+        if scoring_id(document_digest(own)) != scoring:
+            raise Tampered("the service names another request than was made", code="scoring-binding")
+        back = ScoreReturn(scoring=scoring, request=document_digest(own), reason="owner-silent")
+        try:
+            return str(self.client.send_return(back)["state"])
+        except Conflict as error:
+            if error.code != "scoring-state":
+                raise
+            return str(self.client.scoring(scoring)["state"])
 
 
 def encoded_rows(scorer: Scorer, rows: Sequence[Mapping[str, Value]]) -> list[list[float]]:
@@ -145,7 +167,7 @@ class ModelOwner:
     client: ScoringClient
     models: Mapping[str, Model]
     now: Callable[[], float] = time.time
-    child: Child = field(default_factory=Child)
+    child: Child = field(default_factory=lambda: Child("score"))
 
     def serve(self, stopping: Callable[[], bool] = lambda: False, poll_s: float = 0.5) -> None:
         """Answer what waits until told to stop; what goes wrong stands in the journal."""
@@ -170,8 +192,9 @@ class ModelOwner:
         failures: list[Exception] = []
         for item in mine:
             try:
-                with self.client.home.locked("scorings"):
-                    self._answer(item)
+                if not _late(self.client.home, item, self.now()):
+                    with self.client.home.locked("scorings"):
+                        self._answer(item)
             except (SandboxError, *_UNUSABLE) as error:
                 if isinstance(error, Unavailable) and error.code in ("unreachable", "home"):
                     raise
@@ -204,8 +227,8 @@ class ModelOwner:
         except Malformed as error:
             refused = "model" if error.code == "scoring-model" else "ciphertexts"
         except PolicyRefused as error:
-            if error.code == "clock":
-                raise  # a clock may be put right
+            if error.code in ("clock", "owner-late"):
+                raise  # a clock may be put right, and what is over is answered by nothing at all
             refused = "decision"
         if refused is not None:
             return ScoreStatement(scoring=scoring, request=name, scores=None, refused=refused)
@@ -256,13 +279,30 @@ class ModelOwner:
         now, stated = self.now(), decode(ScoreFacts, item["facts"])
         if not -MAX_CLOCK_SKEW_S <= now - stated.now <= MAX_WAIT_S:
             raise PolicyRefused("the host decided at another time than now", code="clock")
-        rows, requests = followed.encrypted_rows_before(int(logged["index"]), request.agreement, request.model)
+        until = agreement.scorer_of(request.model).answered_until(int(logged.get("at", 1000 * stated.now)))
+        if logged.get("back") is not None or (until is not None and 1000 * now >= until):
+            raise PolicyRefused("the time to answer this request is over", code="owner-late")
+        rows, requests = followed.encrypted_rows_before(int(logged["index"]), request.agreement, request.model, self._scored_before)
         tightenings = tightenings_known(self.client.home, followed, request.agreement, agreement)
         decision = decide_scoring(request, agreement, ScoreFacts(now=int(now), rows=rows, requests=requests, tightenings=tightenings))
         if not decision.allowed:
             failed = next(finding for finding in decision.findings if not finding.allowed)
             raise PolicyRefused(f"own decision denies: {failed.rule}: {failed.message}", code="policy-refused")
         return agreement.scorer_of(request.model)
+
+    def _scored_before(self, scoring: str) -> bool:
+        """Whether this home made scores for a request. They count though the log says that the rows were returned: a host that withheld the
+        answer from the log may have given it to the client all the same.
+        """
+        kept = self.client.home.read_or(f"scorings/{scoring}.stated.json", None)
+        return kept is not None and decode(ScoreStatement, kept).scores is not None
+
+
+def _late(home: Home, item: Mapping[str, Any], now: float) -> bool:
+    """Whether the time to answer a request is over: the owner computes nothing then, and the client may take its rows back."""
+    request = decode(ScoreRequest, decode(Signed, item["signed"]).body)
+    until = kept_agreement(home, request.agreement).scorer_of(request.model).answered_until(int(item["created_at"]))
+    return until is not None and now * 1000 >= until
 
 
 def _key_file(scoring: str) -> str:

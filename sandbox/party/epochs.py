@@ -1,18 +1,22 @@
-"""Signing a new epoch of the log: its totals are held against what this participant saw of the log before."""
+"""Signing a new epoch of the log: its totals, counts and exchanges are held against what this participant saw of the logs before."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from policies.canonical import digest
 from policies.codec import decode, encode
+from policies.counts import Counts, Fewer, Tally
 from policies.entries import LedgerCharge
 from policies.errors import Refused, Tampered
 from policies.lineage import Epoch
 from policies.privacy import Loss
 from sandbox.party.client import Client
 from sandbox.party.cosigning import following
-from sandbox.party.following import signed_file
+from sandbox.party.courses import Misnamed, misnamed
+from sandbox.party.following import signed_epoch, signed_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,11 +59,43 @@ def held_against(ledger: tuple[str, str], seen: list[Loss], opens: LedgerCharge 
     return Total(provider=ledger[0], id_space=ledger[1], seen=most, opens=found, short=short)
 
 
-def sign_epoch(client: Client) -> Epoch:
+def fewer_counts(client: Client, epoch: Epoch) -> tuple[Fewer, ...]:
+    """Return everything that consumers used up by any log which this home has followed, and of which the epoch counts less."""
+    opening = Tally.of(epoch.counts)
+    kept = following(client.home, client.log_text).all_kept()
+    found = (fewer for followed in kept for fewer in followed.tally_before(followed.frontier.size).fewer_in(opening))
+    return tuple(dict.fromkeys(found))
+
+
+def seen_counts(client: Client) -> Counts:
+    """Return what consumers used up by all logs which this home has followed: an operator can open an epoch with no less."""
+    tally = Tally()
+    for followed in following(client.home, client.log_text).all_kept():
+        tally.raise_to(followed.tally_before(followed.frontier.size).counts())
+    return tally.counts()
+
+
+def misnamed_exchanges(client: Client, epoch: Epoch) -> tuple[Misnamed, ...]:
+    """Return every exchange that the epoch names otherwise than this home saw it in the log that ends."""
+    former = following(client.home, client.log_text).kept(epoch.before[-1].origin)
+    if former is None:
+        return ()
+    opened = signed_epoch(client.home, former.epoch)
+    if former.epoch and opened is None:
+        return ()  # how exchanges stood when that log began is not known here
+    courses = {} if opened is None else {item.exchange: item.course for item in opened.exchanges}
+    return misnamed(client.home, epoch, former, courses, int(time.time()))
+
+
+def sign_epoch(client: Client, accepted: Collection[str] = ()) -> Epoch:
     """Sign the newest epoch as a provider, keep it at home, and return it. Whatever it was interrupted at, again is the same.
 
+    Args:
+        accepted: exchanges that may be named otherwise than they stood, because nothing brings back what the log lost of them.
+
     Raises:
-        Refused: code `epoch-totals`, if a ledger opens below what this home saw charged on it.
+        Refused: code `epoch-totals`, if a ledger opens below what this home saw charged on it; `epoch-counts`, if less is counted than
+            it saw used up; `epoch-exchanges`, if an exchange is named otherwise than it stood.
         Tampered: code `bad-epoch`, if it ends other logs than this home followed.
     """
     epoch = decode(Epoch, client.epoch()["epoch"])
@@ -73,6 +109,11 @@ def sign_epoch(client: Client) -> Epoch:
     if short:
         shown = "; ".join(f"{item.provider}/{item.id_space}: {item.opens.text} instead of {item.seen.text}" for item in short)
         raise Refused(f"the epoch opens below what was charged, or in another measure: {shown}", code="epoch-totals")
+    if fewer := fewer_counts(client, epoch):
+        raise Refused(f"the epoch counts less than was used up: {'; '.join(item.text for item in fewer)}", code="epoch-counts")
+    if wrong := [item for item in misnamed_exchanges(client, epoch) if item.exchange not in accepted]:
+        shown = "; ".join(f"{item.exchange} {item.why}" for item in wrong)
+        raise Refused(f"the epoch names exchanges otherwise than they stood: {shown}", code="epoch-exchanges")
     # At home before it is sent: a broker accepts the new log only through what stands here.
     client.home.write(signed_file(digest(encode(epoch))), encode(epoch))
     follower.end_before(epoch.number, digest(encode(epoch)))

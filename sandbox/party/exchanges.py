@@ -14,7 +14,7 @@ from typing import Any
 from enclaves.kit.envelope import Signed, verify_document
 from policies.canonical import digest
 from policies.codec import decode, encode
-from policies.errors import Conflict, Malformed, Tampered
+from policies.errors import Conflict, Malformed, NotFound, PolicyRefused, Tampered
 from policies.escrow import Course, begin
 from policies.exchange import Asked, Bound, Exchange, ExchangeAct, Leg, Outcome, exchange_digest
 from policies.plan import plan_of
@@ -23,6 +23,7 @@ from policies.request import JobRequest
 from policies.statement import verdict_of
 from sandbox.audit.receipt import Receipt, verify_receipt
 from sandbox.party.client import Client
+from sandbox.party.courses import exchange_file
 from sandbox.party.forms import read_form
 from sandbox.party.modelling import read_training
 from sandbox.party.verify import OpenedRelease
@@ -183,8 +184,26 @@ def receive(client: Client, name: str, number: int) -> tuple[OpenedRelease, dict
 
 
 def withdraw(client: Client, name: str) -> dict[str, Any]:
-    """Withdraw from an exchange: what is in escrow returns, to both."""
-    return act(client, ExchangeAct(exchange=name, act="withdraw"))
+    """Withdraw from an exchange: what is in escrow returns, to both, and this home's broker releases no keys for its jobs any more."""
+    record = act(client, ExchangeAct(exchange=name, act="withdraw"))
+    client.home.write(_withdrawn(name), True)
+    return record
+
+
+def require_under_way(client: Client, bound: Bound | None) -> None:
+    """Raise PolicyRefused (code `exchange-over`) for the job of a delivery whose exchange has ended: nobody would get what it gives.
+
+    That this home withdrew it knows by itself. Of other ends the service tells, as it does of the stage at which the job was decided.
+    """
+    if bound is None or bound.form != "delivery":
+        return
+    over = bool(client.home.read_or(_withdrawn(bound.exchange), False))
+    try:
+        over = over or known(client, bound.exchange).course.final
+    except NotFound:
+        pass  # providers that take no part in it see no exchange
+    if over:
+        raise PolicyRefused("the exchange of this job has ended: its release would be deleted", code="exchange-over")
 
 
 def refuse(client: Client, name: str) -> dict[str, Any]:
@@ -209,25 +228,25 @@ def act(client: Client, item: ExchangeAct) -> dict[str, Any]:
     return client.send("/exchanges/acts", "exchange-act", item)
 
 
-def listed(client: Client) -> list[dict[str, Any]]:
-    """The newest exchanges of this participant."""
-    return list(client.fetch("/exchanges")["exchanges"])
+def listed(client: Client, stage: str | None = None) -> list[dict[str, Any]]:
+    """All exchanges of this participant, newest first; at one stage if given."""
+    return client.listed("/exchanges", "exchanges", stage=stage)
 
 
 def kept(client: Client, name: str) -> Exchange:
     """The document that this home proposed or accepted. Raises NotFound, Tampered."""
-    exchange = decode(Exchange, client.home.read(_place(name)))
+    exchange = decode(Exchange, client.home.read(exchange_file(name)))
     if exchange_digest(exchange) != name:
         raise Tampered("the kept exchange was changed", code="exchange-digest")
     return exchange
 
 
 def _keep(client: Client, exchange: Exchange) -> None:
-    client.home.write(_place(exchange_digest(exchange)), encode(exchange))
+    client.home.write(exchange_file(exchange_digest(exchange)), encode(exchange))
 
 
-def _place(name: str) -> str:
-    return f"exchanges/{name.removeprefix('sha256:')}.json"
+def _withdrawn(name: str) -> str:
+    return f"exchanges/{name.removeprefix('sha256:')}.withdrawn.json"
 
 
 def _number(number: int) -> Any:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from policies.agreement import LogIdentity
-from policies.canonical import parse_json
-from policies.codec import decode
+from policies.canonical import canonical, parse_json
+from policies.codec import decode, encode
 from policies.entries import Opening
 from sandbox.audit.checkpoint import LogKey, open_checkpoint
-from sandbox.audit.export import LINEAGE_PATH, openings_path, render_openings
+from sandbox.audit.export import LINEAGE_PATH, READER_PATH, openings_path, render_openings
+from sandbox.audit.reading import Reader
 from sandbox.audit.tiles import TILE_WIDTH, layout
 from sandbox.party.client import Client
 from sandbox.party.cosigning import cosigned_note, following
@@ -31,6 +33,7 @@ def export_log(client: Client, folder: Path, log: LogIdentity, progress: Callabl
     lineage = client.log_bytes("lineage")
     links = decode_links(parse_json(lineage, limit=64 << 20)["links"])
     following(client.home, client.log_text).follow_stated(note, log, links)
+    reader = Reader(participant=client.home.participant, at=int(time.time()))
     files = list(layout(size))
     bundles = range(0, size, TILE_WIDTH)
     total = len(files) + len(bundles)
@@ -44,6 +47,7 @@ def export_log(client: Client, folder: Path, log: LogIdentity, progress: Callabl
         progress(len(files) + done + 1, total)
     if links:
         _write(folder / LINEAGE_PATH, lineage)
+    _write(folder / READER_PATH, canonical(encode(reader)) + b"\n")
     _write(folder / "log.vkey", key.vkey.encode() + b"\n")
     _write(folder / "checkpoint", cosigned_note(client.home, note).encode())
     return size

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from enclaves.kit.lineage import verify_log_rotation
 from policies.agreement import Party
 from policies.budgets import period_begins
+from policies.counts import Counts, Tally, rows_since
 from policies.documents import SignedRenunciation, SignedRotation
 from policies.entries import Header, LedgerCharge
 from policies.errors import PolicyRefused, Tampered
@@ -36,10 +38,15 @@ class Followed:
         scored: by agreement, (index, time in ms, model, rows, consumer) of charged calls of a scoring service.
         voids: by job, (index of what voids its charge or None, (index, header ids) of every renunciation of its grant).
         void: jobs whose voids count for this home (`sandbox.party.voids.judged`); derived, not kept.
-        scorings: by encrypted scoring, (index, header ids of its decision, digest of the answer).
+        scorings: by encrypted scoring, (index, time in ms and header ids of its decision, digest of the answer, index of the return of its
+            rows or None). What was kept before rows could be returned has neither time nor return.
+        exchanges: by exchange, (index, time in ms, kind, header ids, leg) of its entries and of those of its legs' jobs.
+        legs: by decided job of an exchange, that exchange and the leg.
         keyring: rotations and revocations of participants' keys.
         log_keys: the log's keys (hex) in the order of its `log_rotated` entries; empty as long as there is none.
         epoch: digest of the epoch with which the log opens, and `number` of it; empty and 0 for one that opens with none.
+        opening: what consumers had used up when the log began, by that epoch; derived, not kept.
+        partial: whether older code kept less of the log than this; derived, not kept.
     """
 
     frontier: Frontier = field(default_factory=Frontier)
@@ -54,10 +61,14 @@ class Followed:
     voids: dict[str, Any] = field(default_factory=dict)
     void: frozenset[str] = frozenset()
     scorings: dict[str, Any] = field(default_factory=dict)
+    exchanges: dict[str, Any] = field(default_factory=dict)
+    legs: dict[str, Any] = field(default_factory=dict)
     keyring: Keyring = field(default_factory=Keyring)
     log_keys: tuple[str, ...] = ()
     epoch: str = ""
     number: int = 0
+    opening: Counts = field(default_factory=Counts)
+    partial: bool = False
 
     def spent_before(self, job: str, provider: str, id_space: str) -> Loss:
         """Own total of the charges on one ledger that stand before the charge of `job`."""
@@ -134,6 +145,27 @@ class Followed:
         """Every ledger that was charged."""
         return {(loss["provider"], loss["id_space"]) for charge in self.charges.values() for loss in charge["losses"]}
 
+    def tally_before(self, index: int, agreement: str = "", answered: Callable[[str], bool] = lambda _: False) -> Tally:
+        """What consumers used up before an entry, with what they had when the log began; under one agreement if given.
+
+        Encrypted requests whose rows were returned before it do not count, unless `answered`.
+        """
+        tally = Tally.of(self.opening)
+        for job, charge in self.charges.items():
+            under = charge.get("agreement", "")
+            if charge["index"] < index and under and agreement in ("", under):
+                tally.use(under, self.providers(job), charge["consumer"])
+        for under, calls in self.scored.items():
+            for row in calls:
+                if row["index"] < index and agreement in ("", under):
+                    tally.call(under, row["model"], row["consumer"], row["at"] // 1000, int(row["rows"]))
+        for name, row in self.scorings.items():
+            back = row.get("back")
+            returned = back is not None and back < index and not row["scores"]
+            if row["index"] < index and row["ids"]["allowed"] == "yes" and (not returned or answered(name)):
+                tally.ask(row["ids"]["agreement"], row["ids"]["model"], int(row["ids"]["rows"]))
+        return tally
+
     def copy(self) -> Followed:
         """A copy that `note` may change."""
         return replace(
@@ -148,6 +180,8 @@ class Followed:
             scored={agreement: list(rows) for agreement, rows in self.scored.items()},
             voids={job: {**row, "renounced": list(row["renounced"])} for job, row in self.voids.items()},
             scorings={name: dict(row) for name, row in self.scorings.items()},
+            exchanges={name: list(rows) for name, rows in self.exchanges.items()},
+            legs=dict(self.legs),
             keyring=self.keyring.copy(),
         )
 
@@ -195,30 +229,48 @@ class Followed:
             self.joint[job]["contributions"].setdefault(ids["participant"], ids["ciphertexts"])
         elif header.kind == "joint_summed" and job in self.joint:
             self.joint[job]["total"] = self.joint[job]["total"] or ids["total"]
-        elif header.kind in ("tightened", "approved", "duty_done"):
+        elif header.kind in ("tightened", "approved", "duty_done", "audit_scoped"):
             self.acts.setdefault(ids["agreement"], []).append({"index": index, "kind": header.kind, "ids": ids})
         elif header.kind == "score_decided":
-            self.scorings.setdefault(ids["scoring"], {"index": index, "ids": ids, "scores": ""})
+            self.scorings.setdefault(ids["scoring"], {"index": index, "at": header.at, "ids": ids, "scores": "", "back": None})
         elif header.kind == "score_answered" and ids["scoring"] in self.scorings:
             row = self.scorings[ids["scoring"]]
             row["scores"] = row["scores"] or ids["scores"]
+        elif header.kind == "score_returned" and ids["scoring"] in self.scorings:
+            row = self.scorings[ids["scoring"]]
+            row["back"] = index if row.get("back") is None else row["back"]
         elif header.kind in ("renounced", "voided"):
             self._note_void(header, index)
+        self._note_exchange(header, index)
         self.keyring.fold(index, header)
         return self
 
-    def encrypted_rows_before(self, index: int, agreement: str, model: str) -> tuple[int, int]:
-        """Rows and number of the allowed requests to a model under an agreement whose decisions stand before an entry."""
-        wanted = ("yes", agreement, model)
-        before = [row["ids"] for row in self.scorings.values() if row["index"] < index]
-        found = [int(ids["rows"]) for ids in before if (ids["allowed"], ids["agreement"], ids["model"]) == wanted]
-        return sum(found), len(found)
+    def encrypted_rows_before(self, index: int, agreement: str, model: str, answered: Callable[[str], bool]) -> tuple[int, int]:
+        """Rows and number of the allowed requests to a model under an agreement whose decisions stand before an entry.
+
+        Rows that were returned before it do not count, unless this home has `answered` the request, whatever the log says.
+        """
+        rows, requests = self.tally_before(index, agreement, answered).encrypted[agreement, model]
+        return rows, requests
 
     def scored_before(self, job: str, agreement: str, model: str, consumer: str, since: int) -> int:
         """Rows that a model was charged to score for a consumer under an agreement before `job`, from `since` (seconds since 1970) on."""
-        end = self._charged_at(job)
-        calls = (row for row in self.scored.get(agreement, ()) if row["index"] < end and row["at"] // 1000 >= since)
-        return sum(int(row["rows"]) for row in calls if (row["model"], row["consumer"]) == (model, consumer))
+        calls = self.tally_before(self._charged_at(job), agreement).scored[agreement, model, consumer]
+        return rows_since(calls, since)
+
+    def _note_exchange(self, header: Header, index: int) -> None:
+        ids, kind, leg = header.ids, header.kind, ""
+        name = ids.get("exchange", "")
+        if kind == "decided" and name:
+            self.legs[ids["job"]] = (name, ids.get("leg", ""))
+            return
+        if kind in ("charged", "released", "withheld", "failed"):
+            name, leg = self.legs.get(ids.get("job", ""), ("", ""))
+        elif kind not in ("exchange_proposed", "exchange_act", "handed_over", "exchange_ended"):
+            return
+        # What was not proposed first is none.
+        if name and (name in self.exchanges or kind == "exchange_proposed"):
+            self.exchanges.setdefault(name, []).append({"index": index, "at": header.at, "kind": kind, "ids": ids, "leg": leg})
 
     def _note_void(self, header: Header, index: int) -> None:
         """Keep a renunciation, or what follows from those of all. Whether they are signed is judged at home, where keys are known."""

@@ -16,9 +16,12 @@ from sandbox.party.lines import append_line, read_lines
 
 FIELDS = frozenset({
     "charges", "times", "grants", "versions", "signatures", "joint", "acts", "scored", "voids", "scorings",
+    "exchanges", "legs",
     "keyring", "log_keys", "epoch", "number",
 })  # fmt: skip
 """What a fold has. One that was kept before one of them existed is folded again from the beginning."""
+
+_NO_TABLES = frozenset({"keyring", "log_keys", "epoch", "number"})
 
 MOST_LINES = 1 << 20
 """Bytes of new entries that are kept beside a fold at least, before it is written anew."""
@@ -30,17 +33,23 @@ class FollowedFile:
 
     home: Home
 
-    def load(self, stem: str) -> tuple[Followed, Frontier]:
+    def load(self, stem: str, *, whole: bool = True) -> tuple[Followed, Frontier]:
         """What was folded before, and the tree that was seen. What older code folded lacks some, and is folded again from the beginning.
 
         The fold is that of the file, with the entries that were added to its lines since.
+
+        Args:
+            whole: whether a fold that lacks something counts as none. Of a log that ended, nobody has the entries any more: there, what
+                older code kept is all that is known, as of a log of which nothing was seen.
         """
         kept = self.home.read_or(fold_file(stem), None)
         if kept is None:
             return Followed(), Frontier()
         seen, lines = Frontier.from_json(kept["frontier"]), self._since(stem, kept["frontier"]["size"])
-        if not kept.keys() >= FIELDS:
+        lacking = FIELDS - kept.keys()
+        if lacking and (whole or lacking & _NO_TABLES):
             return Followed(), seen.extend(leaf_hash(text.encode()) for text in lines)
+        kept |= {name: {} for name in lacking}
         followed = Followed(
             frontier=seen,
             charges=kept["charges"],
@@ -53,10 +62,13 @@ class FollowedFile:
             scored=kept["scored"],
             voids=kept["voids"],
             scorings=kept["scorings"],
+            exchanges=kept["exchanges"],
+            legs=kept["legs"],
             keyring=Keyring.from_json(kept["keyring"]),
             log_keys=tuple(kept["log_keys"]),
             epoch=kept["epoch"],
             number=kept["number"],
+            partial=bool(lacking),
         )
         followed = _taking(followed, lines)
         return followed, followed.frontier
@@ -95,6 +107,8 @@ class FollowedFile:
             "scored": followed.scored,
             "voids": followed.voids,
             "scorings": followed.scorings,
+            "exchanges": followed.exchanges,
+            "legs": followed.legs,
             "keyring": followed.keyring.to_json(),
             "log_keys": list(followed.log_keys),
             "epoch": followed.epoch,

@@ -12,9 +12,10 @@ from enclaves.kit.lineage import Lineage, follow_lineage, verify_log_rotation
 from policies.agreement import Agreement, LogIdentity
 from policies.canonical import digest, parse_json
 from policies.codec import decode, encode
+from policies.counts import Counts
 from policies.entries import parse_header
 from policies.errors import Malformed, Tampered
-from policies.lineage import LogLink, SignedLogRotation, links_from
+from policies.lineage import Epoch, LogLink, SignedLogRotation, links_from
 from sandbox.audit.checkpoint import Checkpoint, open_checkpoint
 from sandbox.audit.merkle import Frontier, leaf_hash
 from sandbox.audit.receipt import log_key
@@ -90,11 +91,16 @@ class Follower:
     def kept(self, origin: str) -> Followed | None:
         """What this home has followed of the log of that origin; None if nothing."""
         stem = self._stem(origin)
-        return None if stem is None else judged(self.home, self._file.load(stem)[0])
+        return None if stem is None else self._kept(stem)
 
     def all_kept(self) -> list[Followed]:
         """What this home has followed of every log."""
-        return [judged(self.home, self._file.load(path.stem)[0]) for path in sorted((self.home.folder / "logs").glob("*.json"))]
+        return [self._kept(path.stem) for path in sorted((self.home.folder / "logs").glob("*.json"))]
+
+    def _kept(self, stem: str) -> Followed:
+        followed = judged(self.home, self._file.load(stem, whole=False)[0])
+        epoch = signed_epoch(self.home, followed.epoch)
+        return followed if epoch is None else replace(followed, opening=epoch.counts or Counts())
 
     def end_before(self, number: int, epoch: str) -> None:
         """Accept no log of an earlier epoch any more, and no other of this number: a ledger is not paid from twice."""
@@ -152,9 +158,11 @@ class Follower:
         if self.accept is not None:
             self.accept(note, checkpoint)
         self._file.save(stem, followed, note, taken if kept.frontier == seen else None)
+        opening = Counts()
         if lineage.epoch is not None:
             self.end_before(followed.number, followed.epoch)
-        return judged(self.home, followed)
+            opening = lineage.epoch.counts or opening
+        return replace(judged(self.home, followed), opening=opening)
 
     def _require_lineage(self, followed: Followed, lineage: Lineage, stem: str) -> None:
         """The entries must tell of the same keys and the same epoch as the lineage under which the checkpoint was accepted."""
@@ -200,6 +208,11 @@ def decode_links(value: Any) -> tuple[LogLink, ...]:
 def signed_file(epoch: str) -> str:
     """Where an epoch is kept that this participant signed, by digest."""
     return f"epochs/{epoch.removeprefix('sha256:')}.json"
+
+
+def signed_epoch(home: Home, epoch: str) -> Epoch | None:
+    """The epoch of that digest, where this participant signed it."""
+    return decode(Epoch, home.read(signed_file(epoch))) if epoch and was_signed(home, epoch) else None
 
 
 def was_signed(home: Home, epoch: str) -> bool:

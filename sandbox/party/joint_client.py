@@ -21,7 +21,12 @@ class JointClient(Client):
 
     def joint_totals(self) -> list[dict[str, Any]]:
         """Joint totals that wait for this participant."""
-        return list(self._get("/joint-totals")["joint_totals"])
+        return self.joint_work()[0]
+
+    def joint_work(self) -> tuple[list[dict[str, Any]], frozenset[str]]:
+        """Joint totals that wait for this participant, and the jobs of those that come to it next."""
+        found = self._get("/joint-totals")
+        return list(found["joint_totals"]), frozenset(map(str, found["next"]))
 
     def add_file(self, job_id: str, data: bytes, progress: Callable[[int], None] = lambda sent: None) -> str:
         """Send bytes as this participant's part; returns their digest. Raises Tampered if the service names another."""

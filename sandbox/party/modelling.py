@@ -14,41 +14,61 @@ from policies.codec import decode, encode
 from policies.conversion import DISPLAY_DELTA, epsilon_at
 from policies.division import verify_contribution
 from policies.errors import Malformed, NotFound, Tampered
-from policies.grant import Grant
-from policies.model import Model, ModelRelease
+from policies.grant import AnyGrant, Grant
+from policies.joint_documents import JointRelease
+from policies.joint_grant import JointGrant
+from policies.model import WEIGHT_BITS, Model, ModelRelease
+from policies.names import require_dataset
 from policies.privacy import units_to_decimal
 from policies.statement import Release
 from policies.training import Encoded, Training
-from sandbox.audit.receipt import Receipt
+from sandbox.audit.joint_receipt import AnyReceipt
 from sandbox.party.forms import read_form
+from sandbox.party.verify import OpenedRelease
 
 MOST_ROWS = 1_000_000
 """Most rows of one table that is scored."""
 
 
-def read_training(path: Path) -> tuple[str, Training]:
-    """Return the query of rows (`sql`) and the training that a YAML or JSON form asks for. Raises Malformed."""
+def read_training(path: Path, pool: str | None = None) -> tuple[str, Training]:
+    """Return the query of rows (`sql`) and the training that a YAML or JSON form asks for.
+
+    Args:
+        pool: whose columns of the same names are features and label, where the form has no query.
+
+    Raises:
+        Malformed: an unreadable form, or not one of query and pool.
+    """
     form = dict(read_form(path))
     sql = form.pop("sql", None)
-    if not isinstance(sql, str):
+    if not isinstance(sql, str) and (sql is not None or pool is None):
         raise Malformed("needs `sql`, the query whose columns are features and label", where="sql")
-    return sql, decode(Training, {"kind": "training/1", **form})
+    if sql is not None and pool is not None:
+        raise Malformed("the form has a query, which names the pool itself; leave out one of the two", where="sql")
+    training = decode(Training, {"kind": "training/1", **form})
+    return sql or _columns_of(training, require_dataset(str(pool), "pool")), training
+
+
+def _columns_of(training: Training, pool: str) -> str:
+    inputs = (*training.features, *([training.label] if training.label else []))
+    return f"SELECT {', '.join(item.column for item in inputs)} FROM {pool}"  # noqa: S608 - names of letters, digits and underscores
 
 
 def model_of(release: object) -> ModelRelease:
     """Return the model of a release. Raises NotFound if it has none."""
-    if not isinstance(release, Release) or release.model is None:
+    if not isinstance(release, (Release, JointRelease)) or release.model is None:
         raise NotFound("this release holds no model: it was no training, or too few persons took part", code="no-model")
     return release.model
 
 
-def card_of(release: Release, receipt: Receipt, agreement: Agreement) -> dict[str, Any]:
+def card_of(release: OpenedRelease, receipt: AnyReceipt, agreement: Agreement) -> dict[str, Any]:
     """Return the model card of a verified release: what it was trained on, under which terms, at what loss, and how well it does.
 
     Every figure on it is either a document or was released with noise; nothing is looked up in data.
     """
     found, grant = model_of(release), receipt.grant
-    assert isinstance(grant, Grant)
+    assert isinstance(grant, (Grant, JointGrant))
+    assert isinstance(release, (Release, JointRelease))
     training = grant.plan.training
     assert training is not None
     people = release.cells[0].figures[0]
@@ -64,8 +84,6 @@ def card_of(release: Release, receipt: Receipt, agreement: Agreement) -> dict[st
         "learner": training.learner.kind,
         "predicts": None if found.model.label is None else _described(found.model.label),
         "features": [_described(feature) for feature in found.model.features],
-        "datasets": [{"dataset": read.dataset, "version": read.version, "file": read.file_digest} for read in grant.reads],
-        "terms": [{"dataset": read.dataset, "purposes": list(agreement.terms_of(read.dataset).purposes)} for read in grant.reads],
         "persons": {"value": people.value, "low": people.low, "high": people.high},
         "held_out_percent": training.held_out,
         "metrics": [{"name": m.name, "value": m.value, "low": m.low, "high": m.high} for m in found.metrics],
@@ -73,14 +91,59 @@ def card_of(release: Release, receipt: Receipt, agreement: Agreement) -> dict[st
         "epsilon": epsilon_at(release.loss),
         "delta": units_to_decimal(DISPLAY_DELTA, 12),
         "protects": "all rows of one person, present or absent",
-        "enclave_kind": release.enclave_kind,
-        "measurement": grant.measurement,
         "intervals": "95 %, of the noise; not of the choice of persons",
+        **(_in_enclave(release, grant, agreement) if isinstance(release, Release) else _of_pool(release, grant, agreement)),
         **_contributions(found, grant),
     }
 
 
-def _contributions(found: ModelRelease, grant: Grant) -> dict[str, Any]:
+def _in_enclave(release: Release, grant: AnyGrant, agreement: Agreement) -> dict[str, Any]:
+    """What only a model that an enclave trained has on its card."""
+    assert isinstance(grant, Grant)
+    return {
+        "datasets": [{"dataset": read.dataset, "version": read.version, "file": read.file_digest} for read in grant.reads],
+        "terms": [{"dataset": read.dataset, "purposes": list(agreement.terms_of(read.dataset).purposes)} for read in grant.reads],
+        "metrics_of": "held-out persons",
+        "enclave_kind": release.enclave_kind,
+        "measurement": grant.measurement,
+    }
+
+
+def _of_pool(release: JointRelease, grant: AnyGrant, agreement: Agreement) -> dict[str, Any]:
+    """What only a model from the sums of a pool has on its card. Rows stayed at home, so there are no versions and no enclave."""
+    assert isinstance(grant, JointGrant)
+    members = [grant.pool.member_of(name) for name in release.contributors]
+    return {
+        "datasets": [{"dataset": member} for member in members],
+        "terms": [{"dataset": member, "purposes": list(agreement.terms_of(member).purposes)} for member in members],
+        "metrics_of": "the noised sums that made the model",
+        "coefficients": _coefficients(model_of(release)),
+        "pool": grant.pool.dataset,
+        "key_holder": grant.pool.key_holder,
+        "noise": grant.pool.noise,
+        "manifest": release.manifest,
+    }
+
+
+def _coefficients(found: ModelRelease) -> list[dict[str, Any]]:
+    """Weights with intervals in the scale of the label: what a change by one unit of a (transformed) feature, or a category, adds."""
+    model = found.model
+    assert model.label is not None
+    names: list[tuple[str, str | int | None, float]] = [("", None, 1.0)]
+    for feature in model.features:
+        if feature.encoding == "categories":
+            names += [(feature.column, category, 1.0) for category in feature.categories[1:]]
+        else:
+            names.append((feature.column, None, feature.reach))
+    lines = []
+    for (column, category, reach), weight, interval in zip(names, model.weights[0], found.intervals, strict=True):
+        unit = model.label.reach / reach / (1 << WEIGHT_BITS)
+        shown = {name: f"{value * unit:.6g}" for name, value in (("value", weight), ("low", interval.low), ("high", interval.high))}
+        lines.append({"column": column, "category": category, **shown})
+    return lines
+
+
+def _contributions(found: ModelRelease, grant: Grant | JointGrant) -> dict[str, Any]:
     """What every firm contributed, once it was derived anew from the worths beside it. Raises Tampered."""
     asked = grant.plan.training is not None and grant.plan.training.division is not None
     if found.contribution is None:

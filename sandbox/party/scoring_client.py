@@ -9,8 +9,8 @@ from enclaves.kit.envelope import Signed
 from policies.canonical import digest_bytes
 from policies.codec import decode, encode
 from policies.errors import Tampered
-from policies.scorer import ScoreRequest, ScoreStatement
-from sandbox.audit.scoring_receipt import ScoreReceipt
+from policies.scorer import ScoreRequest, ScoreReturn, ScoreStatement
+from sandbox.audit.scoring_receipt import ScoreReceipt, VerifiedScoring, verify_score_receipt
 from sandbox.party.answers import Sized
 from sandbox.party.client import Client
 
@@ -59,6 +59,29 @@ class ScoringClient(Client):
         """State how a scoring ended, as the model's owner."""
         self._post("/score-statements", {"signed": self._signed("score-statement", statement)})
 
+    def send_return(self, back: ScoreReturn) -> dict[str, Any]:
+        """Take back, as the client, the rows of a request whose owner let its time pass."""
+        return self._post("/score-returns", {"signed": self._signed("score-return", back)})
+
     def score_receipt(self, name: str) -> ScoreReceipt:
         """The receipt of a scoring that has ended, not yet verified."""
         return decode(ScoreReceipt, self._get(f"/scorings/{name}/receipt"))
+
+    def verified_receipt(self, name: str) -> tuple[ScoreReceipt, VerifiedScoring]:
+        """The receipt of a scoring that has ended, verified against this home's copy of agreement and log.
+
+        Raises:
+            Tampered, Malformed: as `verify_score_receipt`; code `scoring-binding` for the receipt of another scoring, `not-logged`.
+        """
+        receipt = self.score_receipt(name)
+        agreement, followed = self.followed_receipt(decode(ScoreRequest, receipt.request.body).agreement, receipt.checkpoint)
+        verified = verify_score_receipt(receipt, agreement)
+        if verified.statement.scoring != name:
+            raise Tampered("the receipt is of another scoring", code="scoring-binding")
+        if followed is None:
+            return receipt, verified
+        row = followed.scorings.get(name, {})
+        logged = (row.get("scores", ""), row.get("back") is not None)
+        if logged != (verified.statement.scores or "", isinstance(verified.statement, ScoreReturn)):
+            raise Tampered("the log holds another answer", code="not-logged")
+        return receipt, verified

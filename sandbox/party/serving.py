@@ -51,12 +51,17 @@ def offer_model(client: Client, model: Model, dataset: str, title: str, terms: M
     """Publish a model, encrypted at home, as the next version of a dataset, and offer it. Returns the offer's record.
 
     Args:
-        terms: words of an offer's form (`sandbox.party.term_forms`); the operation on the model's column and the minimum group are given.
+        terms: words of an offer's form (`sandbox.party.term_forms`), or such a form of this dataset; the operation on the model's column
+            and the minimum group are given.
 
     Raises:
         Malformed: terms that say too little or too much, before anything is published.
     """
     declaration = model_declaration(dataset, title)
+    if isinstance(terms.get("terms"), Mapping):
+        if terms.get("dataset") != dataset:
+            raise Malformed(f"these are terms for `{str(terms.get('dataset'))[:80]}`", where="dataset")
+        terms = terms["terms"]
     form = {"minimum_group": 1, **terms, "columns": {MODEL_COLUMN: ["score"]}}
     uid = dataset.replace(".", "-").lower()
     offer = offer_of({"uid": uid, "title": title, "dataset": dataset, "terms": form}, declaration, measurement(checkout_root()))
@@ -78,7 +83,9 @@ class Usage:
     Attributes:
         calls, rows: that were charged; rows as the calls stated them.
         released, withheld: calls that ended so.
-        suspected: calls whose rows looked made to copy the model, by the enclave's signed word.
+        versions: of the asker's rows that these calls read.
+        few: calls on a version with too few rows to say whether they were made to copy the model, by the enclave's signed word.
+        suspected: calls whose rows looked made to, by the same.
         quota: what the terms count, for people; empty where they count nothing.
         unfinished: calls that wait, run or failed.
     """
@@ -89,6 +96,8 @@ class Usage:
     rows: int
     released: int
     withheld: int
+    versions: int
+    few: int
     suspected: int
     unfinished: int
     quota: str
@@ -100,27 +109,44 @@ def usage_of(client: Client, dataset: str) -> list[Usage]:
     Raises:
         Tampered, EvidenceRejected: a receipt does not hold.
     """
-    found: dict[tuple[str, str], list[tuple[int, str, str]]] = {}
+    found: dict[tuple[str, str], list[_Call]] = {}
     for job in client.jobs():
         scoring = job["plan"].get("scoring")
         if scoring is None or scoring["model"] != dataset or job["grant"] is None:
             continue
         word = _word(client, job, kept_agreement(client.home, job["agreement"])) if job["state"] in ("released", "withheld") else ""
-        found.setdefault((job["agreement"], job["consumer"]), []).append((int(scoring["rows"]), str(job["state"]), word))
+        found.setdefault((job["agreement"], job["consumer"]), []).append(
+            _Call(rows=int(scoring["rows"]), state=str(job["state"]), word=word, read=_versions(job["grant"], dataset))
+        )
     return [_usage(client, dataset, *key, calls) for key, calls in sorted(found.items())]
 
 
-def _usage(client: Client, dataset: str, agreement: str, consumer: str, calls: list[tuple[int, str, str]]) -> Usage:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Call:
+    rows: int
+    state: str
+    word: str
+    read: frozenset[tuple[str, int]]
+
+
+def _versions(grant: Mapping[str, Any], model: str) -> frozenset[tuple[str, int]]:
+    """The datasets and versions that a call reads besides the model."""
+    return frozenset((str(read["dataset"]), int(read["version"])) for read in grant["reads"] if read["dataset"] != model)
+
+
+def _usage(client: Client, dataset: str, agreement: str, consumer: str, calls: list[_Call]) -> Usage:
     quota = kept_agreement(client.home, agreement).terms_of(dataset).scored_rows
-    states = [state for _, state, _ in calls]
+    states, words = [call.state for call in calls], [call.word for call in calls]
     return Usage(
         agreement=agreement,
         consumer=consumer,
         calls=len(calls),
-        rows=sum(rows for rows, _, _ in calls),
+        rows=sum(call.rows for call in calls),
         released=states.count("released"),
         withheld=states.count("withheld"),
-        suspected=sum(word == "suspected" for _, _, word in calls),
+        versions=len(frozenset().union(*(call.read for call in calls))),
+        few=words.count("few"),
+        suspected=words.count("suspected"),
         unfinished=len(calls) - states.count("released") - states.count("withheld"),
         quota="" if quota is None else quota.text,
     )

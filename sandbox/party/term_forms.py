@@ -52,6 +52,7 @@ _SAME = {
     "score_decimals": "score_decimals",
     "withhold_probing": "withhold_probing",
     "division": "division",
+    "quantum_s": "quantum",
 }
 """Word of a form -> field of `Terms`; times, losses and columns have forms of their own."""
 

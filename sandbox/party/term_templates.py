@@ -10,6 +10,7 @@ from typing import Any
 from policies.declaration import Column, Declaration
 from policies.errors import Malformed, NotFound
 from policies.names import require_digest
+from policies.service import MODEL_COLUMN, holds_model
 from sandbox.party.forms import yaml_line
 
 Words = Mapping[str, str]
@@ -24,6 +25,7 @@ class Template:
         numbers: operations on columns with bounds; `labels`: on columns with a domain.
         terms: words of the form (sandbox/party/term_forms.py) with their values.
         fixed: whether only pre-approved queries may be asked.
+        model: whether it is for the dataset of a model that stays in the enclave, instead of a table.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Template:
     labels: tuple[str, ...]
     terms: Mapping[str, Any] = field(default_factory=dict)
     fixed: bool = False
+    model: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,20 +100,21 @@ _ALL = (
         name="scoring-service",
         title={"en": "Scoring service", "zh": "评分服务"},
         about={
-            "en": "Fixed pre-approved queries, paid for one by one in advance, on working days.",
-            "zh": "预先批准的固定查询，按次预付费，工作日提供服务。",
+            "en": "A model stays in the enclave and scores rows of the asker's own: a quota of rows, rounded scores, paid call by call.",
+            "zh": "模型留在飞地内，只为请求方自己的数据评分：限定行数、分值取整、按次付费。",
         },
-        numbers=("avg", "count", "filter"),
-        labels=("group_by", "output", "filter"),
+        numbers=(),
+        labels=(),
         terms={
-            "minimum_group": 20,
-            "epsilon_per_job": 0.1,
-            "epsilon_total": 2,
-            "output_rows": 100,
+            "minimum_group": 1,
+            "scored_rows": {"rows": 10000, "days": 30},
+            "score_decimals": 2,
+            "withhold_probing": True,
+            "uses": 200,
             "pay": {"amount": "100", "currency": "CNY", "per": "job"},
             "windows": [{"days": ["mon", "tue", "wed", "thu", "fri"], "begins": "00:00", "ends": "12:00"}],
         },
-        fixed=True,
+        model=True,
     ),
     Template(
         name="report",
@@ -166,6 +170,15 @@ _COMMENTS: dict[str, Words] = {
         "zh": "number：单行；table：公开分组；model：训练所得模型",
     },
     "output_rows": {"en": "rows of a release, at most", "zh": "结果行数上限"},
+    "scored_rows": {"en": "rows that one consumer may have scored, in any so many days", "zh": "每个请求方在任意若干天内可评分的行数上限"},
+    "score_decimals": {
+        "en": "decimals of a score, at most: coarse scores copy a model slowly",
+        "zh": "分值小数位上限：取整可防止模型被复制",
+    },
+    "withhold_probing": {
+        "en": "no scores for rows that look made to copy the model",
+        "zh": "对疑似为复制模型而构造的数据不予返回分值",
+    },
     "uses": {"en": "jobs under the agreement, at most", "zh": "协议期内任务次数上限"},
     "approvals": {"en": "each job waits for the provider's approval", "zh": "每个任务须经数据提供方批准"},
     "pay": {"en": "confirmed by you before use: `sandbox agreement paid`", "zh": "使用前须由您确认收款：sandbox agreement paid"},
@@ -186,7 +199,9 @@ def filled(name: str, declaration: Declaration, wanted: Wanted, language: str) -
     if name not in TEMPLATES:
         raise NotFound(f"there is no template `{name[:40]}`; there are {', '.join(TEMPLATES)}")
     template = TEMPLATES[name]
-    if declaration.public != (name == "public-data"):
+    if template.model != holds_model(declaration):
+        raise Malformed("`scoring-service` is for the dataset of a model, and all other templates for tables", where="declaration")
+    if not template.model and declaration.public != (name == "public-data"):
         raise Malformed("`public-data` is for public tables, and all other templates for tables that protect somebody", where="declaration")
     if template.fixed != bool(wanted.pre_approved):
         what = "needs pre-approved queries" if template.fixed else "asks queries of any form"
@@ -201,7 +216,8 @@ def filled(name: str, declaration: Declaration, wanted: Wanted, language: str) -
     for word, value in _words(template, declaration, wanted, language).items():
         lines += [f"  # {_COMMENTS[word][language]}", *_term(word, value)]
     lines += [f"  # {_COMMENTS['columns'][language]}", "  columns:"]
-    lines += [yaml_line(column.name, _operations(template, column, declaration), indent=4) for column in declaration.columns]
+    allowed = ((column.name, _operations(template, column, declaration)) for column in declaration.columns)
+    lines += [yaml_line(column, operations, indent=4) for column, operations in allowed if operations or not template.model]
     return "\n".join(lines) + "\n"
 
 
@@ -234,6 +250,8 @@ def _term(word: str, value: Any) -> list[str]:
 
 def _operations(template: Template, column: Column, declaration: Declaration) -> list[str]:
     """What fits a column: keys join, bounded numbers are aggregated, columns with a domain are groups."""
+    if template.model:
+        return ["score"] if column.name == MODEL_COLUMN else []
     if column.name == declaration.unit:
         return ["join_key"]
     found = ["join_key"] if column.name in declaration.unique_key else []

@@ -13,8 +13,11 @@ from policies.codec import decode, encode
 from policies.errors import ReleaseWithheld, Tampered
 from policies.grant import AnyGrant, Grant, grant_digest
 from policies.joint_documents import JointRelease
+from policies.joint_grant import JointGrant
 from policies.model import passes
 from policies.request import JobRequest
+from policies.schedule import task_of
+from policies.shape import shape
 from policies.statement import AnyRelease, Release, verdict_of
 from sandbox.audit.joint_receipt import AnyReceipt, JointReceipt, verify_joint_receipt
 from sandbox.audit.receipt import Receipt, require_handed_over, verify_receipt
@@ -112,7 +115,21 @@ def _verify_joint(
     wanted = (grant_digest(grant), verified.statement.manifest, verified.manifest.contributors)
     if stated != (*wanted, grant.pool.noise, grant.statistics, grant.loss):
         raise Tampered("the opened release is not the granted one", code="release-grant")
+    require_model(release, grant, agreement)
     return release
+
+
+def require_model(release: JointRelease, grant: JointGrant, agreement: Agreement) -> None:
+    """A model is there exactly where one was asked for and the cell is shown, and reads what the plan says as the declarations bound it."""
+    plan = grant.plan
+    wanted = plan.training is not None and not release.cells[0].suppressed
+    if wanted != (release.model is not None):
+        raise Tampered("the release holds another kind of output than was asked for", code="release-model")
+    if release.model is None:
+        return
+    task, model = task_of(plan, shape(plan.source, agreement.by_dataset)), release.model.model
+    if (model.link, model.features, model.label, len(model.weights)) != ("identity", task.features, task.label, 1):
+        raise Tampered("the model is not of the features and the label that were asked for", code="release-model")
 
 
 def require_same_question(asked: JobRequest, earlier: JobRequest, agreement: Agreement) -> None:

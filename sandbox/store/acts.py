@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from policies.acts import SignedApproval, SignedDuty
+from policies.audit_scope import SignedAuditScope
 from policies.tightening import SignedTightening
 from sandbox.jobs.states import Job
 from sandbox.store.exchange import from_text, parsed, to_text
@@ -16,8 +18,13 @@ from sandbox.store.schema import acts, jobs, releases
 A = TypeVar("A")
 
 _ACTS = select(acts.c.signed).where(acts.c.agreement == bindparam("agreement"), acts.c.kind == bindparam("kind")).order_by(acts.c.place)
+_SCOPES_OF = (
+    select(acts.c.agreement, acts.c.signed)
+    .where(acts.c.kind == "audit-scope", acts.c.subject == bindparam("auditor"))
+    .order_by(acts.c.agreement, acts.c.place)
+)
 _READS = select(jobs.c.consumer, jobs.c.grant_document, jobs.c.facts).where(
-    jobs.c.agreement == bindparam("agreement"), jobs.c.grant_document.is_not(None)
+    jobs.c.agreement == bindparam("agreement"), jobs.c.grant_document.is_not(None), jobs.c.former == 0
 )
 
 
@@ -51,13 +58,30 @@ class ActTables:
         """Store that a duty was done."""
         self._add(signed.done.agreement, "duty", f"{signed.done.duty} {signed.done.about}"[:81], signed.by, signed.done.number, signed)
 
+    def audit_scopes(self, agreement: str) -> tuple[SignedAuditScope, ...]:
+        """All audit scopes under an agreement, in the order of the log."""
+        return self._acts(SignedAuditScope, agreement, "audit-scope")
+
+    def scopes_of_auditor(self, auditor: str) -> dict[str, tuple[SignedAuditScope, ...]]:
+        """By agreement, all scopes that were signed for an auditor, in the order of the log."""
+        found: defaultdict[str, list[SignedAuditScope]] = defaultdict(list)
+        for row in self.connection.execute(_SCOPES_OF, {"auditor": auditor}):
+            found[row.agreement].append(parsed(SignedAuditScope, row.signed))
+        return {agreement: tuple(items) for agreement, items in found.items()}
+
+    def add_audit_scope(self, signed: SignedAuditScope) -> None:
+        """Store the next scope."""
+        found = signed.scope
+        self._add(found.agreement, "audit-scope", found.auditor, found.owner, found.sequence, signed)
+
     def uses(self, agreement: str) -> list[tuple[str, frozenset[str]]]:
-        """(consumer, providers whose keys were granted) of every job that was granted under an agreement."""
+        """(consumer, providers whose keys were granted) of every job that was granted under an agreement in this log."""
         rows = self.connection.execute(_READS, {"agreement": agreement})
         return [(row.consumer, frozenset(read["provider"] for read in from_text(row.grant_document)["reads"])) for row in rows]
 
     def scored(self, agreement: str, consumer: str) -> list[tuple[str, int, int]]:
-        """(model, rows, seconds since 1970) of every call of a scoring service that a consumer was granted under an agreement."""
+        """(model, rows, seconds since 1970) of every call of a scoring service that a consumer was granted under an agreement in
+        this log."""
         found = []
         for row in self.connection.execute(_READS.where(jobs.c.consumer == consumer), {"agreement": agreement}):
             scoring = from_text(row.grant_document)["plan"].get("scoring")
@@ -66,8 +90,10 @@ class ActTables:
         return found
 
     def released_to(self, agreement: str, consumer: str) -> list[Job]:
-        """Jobs of a consumer under an agreement that a run of their own released."""
-        query = select(jobs).where(jobs.c.agreement == agreement, jobs.c.consumer == consumer, jobs.c.state == "released")
+        """Jobs of a consumer under an agreement that a run of their own released in this log."""
+        query = select(jobs).where(
+            jobs.c.agreement == agreement, jobs.c.consumer == consumer, jobs.c.state == "released", jobs.c.former == 0
+        )
         return [job_of(row) for row in self.connection.execute(query.where(jobs.c.grant_document.is_not(None)).order_by(jobs.c.id))]
 
     def decide_job(self, job: Job) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from enclaves.kit.envelope import Signed
 from policies.codec import decode
@@ -40,7 +40,7 @@ class EscrowTables:
     def exchange(self, digest: str) -> StoredExchange | None:
         """The exchange of that digest."""
         row = self.connection.execute(select(exchanges).where(exchanges.c.digest == digest)).one_or_none()
-        return None if row is None else _stored(row)
+        return None if row is None else exchange_of(row)
 
     def set_course(self, digest: str, course: Course, closed: int = -1) -> None:
         """Store how far an exchange got, and where it was closed if it was now."""
@@ -50,13 +50,13 @@ class EscrowTables:
     def running_exchanges(self) -> list[StoredExchange]:
         """Every exchange that has not ended, oldest first."""
         query = select(exchanges).where(exchanges.c.stage.not_in(sorted(FINAL))).order_by(exchanges.c.at, exchanges.c.digest)
-        return [_stored(row) for row in self.connection.execute(query)]
+        return [exchange_of(row) for row in self.connection.execute(query)]
 
-    def exchanges_of(self, participant: str, limit: int) -> list[StoredExchange]:
-        """Exchanges of which somebody is a participant or the arbiter, newest first, at most so many."""
-        mine = or_(exchanges.c.first == participant, exchanges.c.second == participant, exchanges.c.arbiter == participant)
-        query = select(exchanges).where(mine).order_by(exchanges.c.at.desc(), exchanges.c.digest).limit(limit)
-        return [_stored(row) for row in self.connection.execute(query)]
+    def live_exchanges(self) -> list[StoredExchange]:
+        """Every exchange that has not ended and every one that was handed over, oldest first."""
+        over = sorted(FINAL - {"handed_over"})
+        query = select(exchanges).where(exchanges.c.stage.not_in(over)).order_by(exchanges.c.at, exchanges.c.digest)
+        return [exchange_of(row) for row in self.connection.execute(query)]
 
     def add_exchange_act(self, signed: SignedExchangeAct, at: int) -> None:
         """Store the next act on an exchange."""
@@ -72,7 +72,8 @@ class EscrowTables:
         return [StoredAct(at=int(row.at), signed=parsed(SignedExchangeAct, row.signed)) for row in self.connection.execute(query)]
 
 
-def _stored(row: Any) -> StoredExchange:
+def exchange_of(row: Any) -> StoredExchange:
+    """The exchange that a row holds."""
     signed = parsed(Signed, row.document)
     return StoredExchange(
         digest=row.digest,

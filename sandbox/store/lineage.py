@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from policies.codec import decode
+from policies.counts import Counts
 from policies.entries import EntryKind, parse_header
 from policies.lineage import Epoch, LogLink
 from sandbox.store.exchange import from_text, to_text
@@ -16,6 +18,7 @@ from sandbox.store.schema import (
     charges,
     checkpoints,
     consumer_charges,
+    cosignatures,
     entries,
     epoch_signatures,
     epochs,
@@ -27,9 +30,11 @@ from sandbox.store.schema import (
     log_state,
     openings,
     releases,
+    scorings,
     settings,
     tree_nodes,
 )
+from sandbox.store.scorings import LOST
 
 _LINKS = select(log_links.c.link).order_by(log_links.c.number)
 _FORMER_RECEIPT = select(former_receipts.c.receipt).where(former_receipts.c.job == bindparam("job_id"))
@@ -59,6 +64,20 @@ class LineageTables:
         """The newest epoch and whether all its providers have signed it."""
         row = self.connection.execute(select(epochs).order_by(epochs.c.number.desc()).limit(1)).one_or_none()
         return None if row is None else (decode(Epoch, from_text(row.document)), bool(row.complete))
+
+    def opening_counts(self) -> Counts:
+        """What consumers had used up when the log began: nothing in the first log, nor where the newest epoch does not say it."""
+        newest = self.newest_epoch()
+        return Counts() if newest is None else newest[0].counts or Counts()
+
+    def epochs(self) -> list[Epoch]:
+        """Every epoch so far, the oldest first, also those that others replaced."""
+        return [decode(Epoch, from_text(row.document)) for row in self.connection.execute(select(epochs).order_by(epochs.c.number))]
+
+    def ended_entries(self, epoch: int) -> Iterator[bytes]:
+        """The entries of the log that ended with the epoch of that number, in order."""
+        query = select(former_entries.c.data).where(former_entries.c.epoch == epoch).order_by(former_entries.c.position)
+        return (bytes(row.data) for row in self.connection.execute(query))
 
     def epoch_signatures(self, number: int) -> dict[str, tuple[str, str]]:
         """Signatures on an epoch, and the keys that made them, by provider."""
@@ -113,12 +132,20 @@ class LineageTables:
             if parse_header(data).kind in kinds:
                 carried.append((data, None if row.salt is None else (row.salt, row.body, row.agreement)))
         # The new log opens with totals that name no consumer, and holds no earlier answer that could be repeated.
-        for table in (openings, entries, tree_nodes, checkpoints, consumer_charges, charges):
+        for table in (openings, entries, tree_nodes, checkpoints, cosignatures, consumer_charges, charges):
             self.connection.execute(delete(table))
         self.connection.execute(update(log_state).where(log_state.c.id == 1).values(size=0))
         self.connection.execute(update(jobs).values(question=""))
         self.connection.execute(update(key_requests).values(renounced=""))  # charges of before are in the totals of the epoch
         self.connection.execute(update(jobs).where(jobs.c.state.in_(("charged", "running"))).values(state="failed", code="worker-died"))
+        if epoch.counts is not None:
+            self.connection.execute(update(jobs).where(jobs.c.grant_document.is_not(None)).values(former=1))
+            self.connection.execute(update(scorings).values(former=1))
+        self.connection.execute(delete(settings).where(settings.c.name.startswith(LOST, autoescape=True)))
+        # What waits for approvals would be decided in a log that does not tell of its request.
+        waiting = jobs.c.state == "awaiting_approval"
+        self.connection.execute(update(jobs).where(waiting).values(state="expired", code="log-ended"))
+        self.connection.execute(update(scorings).where(scorings.c.state.in_(("asked", "waiting"))).values(state="lapsed"))
         self.replace_setting("log_origin", epoch.log.origin)
         self.replace_setting("log_key", epoch.log.key)
         return carried

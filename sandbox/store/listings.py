@@ -11,10 +11,12 @@ from sqlalchemy import Column, ColumnElement, Connection, Integer, Select, and_,
 
 from policies.canonical import parse_json
 from policies.entries import MAX_ENTRY
+from sandbox.exchange.escrow_states import StoredExchange
 from sandbox.exchange.paging import Listing, Page, Position
 from sandbox.exchange.records import Dataset, Participant, StoredAgreement, StoredOffer
 from sandbox.jobs.notices import Notice
 from sandbox.jobs.states import ASKED, Job, KeyRequest
+from sandbox.store.escrow import exchange_of
 from sandbox.store.exchange import DATASETS, ExchangeTables, dataset_of, offer_of, participant_of
 from sandbox.store.jobs import JobTables, job_of, key_request_of
 from sandbox.store.notices import notice_of
@@ -23,6 +25,7 @@ from sandbox.store.schema import (
     agreements,
     datasets,
     entries,
+    exchanges,
     jobs,
     key_requests,
     notices,
@@ -75,6 +78,10 @@ _NOTICES = _Sorted(
     order=((notices.c.at, True), (notices.c.id, False)),
     filters=(notices.c.state,),
 )
+_MINE = or_(*(column == bindparam("participant") for column in (exchanges.c.first, exchanges.c.second, exchanges.c.arbiter)))
+_EXCHANGES = _Sorted(
+    query=select(exchanges).where(_MINE), order=((exchanges.c.at, True), (exchanges.c.digest, False)), filters=(exchanges.c.stage,)
+)
 
 
 class Listings(ExchangeTables, JobTables):
@@ -119,6 +126,11 @@ class Listings(ExchangeTables, JobTables):
         """Notices to a participant's webhook, newest first, in one state if given."""
         rows, following = self._rows(_NOTICES, page, {"state": state}, participant=participant)
         return Listing(items=tuple(notice_of(row) for row in rows), next=following)
+
+    def exchanges_of(self, participant: str, page: Page, stage: str | None = None) -> Listing[StoredExchange]:
+        """Exchanges of which somebody is a participant or the arbiter, newest first, at one stage if given."""
+        rows, following = self._rows(_EXCHANGES, page, {"stage": stage}, participant=participant)
+        return Listing(items=tuple(exchange_of(row) for row in rows), next=following)
 
     def headers_of(self, participant: str, first: int, end: int) -> list[dict[str, Any]]:
         """Entry headers with first <= index < end that are about an agreement of a participant's."""

@@ -20,7 +20,7 @@ from policies.entries import MAX_ENTRY, SALT_BYTES, EntryKind, Header, LedgerCha
 from policies.errors import Malformed, NotFound
 from sandbox.audit import merkle
 from sandbox.store.once import insert_once
-from sandbox.store.schema import checkpoints, entries, log_state, openings, tree_nodes
+from sandbox.store.schema import checkpoints, cosignatures, entries, log_state, openings, tree_nodes
 
 T = TypeVar("T")
 
@@ -49,6 +49,7 @@ def _body(text: str) -> Any:
 # Statements of nearly every request, built once: building one costs as much as running it on SQLite.
 _SIZE = select(log_state.c.size).where(log_state.c.id == 1)
 _NEWEST = select(checkpoints).order_by(checkpoints.c.size.desc()).limit(1)
+_COSIGNATURES = select(cosignatures).where(cosignatures.c.size == bindparam("size"))
 _NODE = select(tree_nodes.c.hash).where(tree_nodes.c.level == bindparam("at_level"), tree_nodes.c.position == bindparam("at_position"))
 _NODES = select(tree_nodes).where(tuple_(tree_nodes.c.level, tree_nodes.c.position).in_(bindparam("wanted", expanding=True)))
 _ENTRIES = (
@@ -65,6 +66,26 @@ _ALL_OPENINGS = (
     select(openings).where(openings.c.position >= bindparam("first"), openings.c.position < bindparam("end")).order_by(openings.c.position)
 )
 _OPENINGS = _ALL_OPENINGS.where(openings.c.agreement.is_(None) | openings.c.agreement.in_(bindparam("agreements", expanding=True)))
+
+_OPENED = (
+    select(openings, entries.c.data)
+    .join(entries, entries.c.position == openings.c.position)
+    .where(
+        openings.c.position >= bindparam("first"),
+        openings.c.position < bindparam("end"),
+        openings.c.agreement.in_(bindparam("agreements", expanding=True)),
+    )
+    .order_by(openings.c.position)
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenedEntry:
+    """An entry with its opening, and the agreement whose parties may read it."""
+
+    data: bytes
+    opening: Opening
+    agreement: str
 
 
 def _asked(compute: Callable[[Callable[[int, int], bytes]], Any]) -> list[tuple[int, int]]:
@@ -225,6 +246,16 @@ class LogTables:
             rows = self.connection.execute(_OPENINGS, values | {"agreements": list(agreements)})
         return [Opening(index=row.position, salt=row.salt, body=_body(row.body)) for row in rows]
 
+    def opened_under(self, first: int, end: int, agreements: Iterable[str]) -> list[OpenedEntry]:
+        """Entries with first <= index < end whose openings are for the parties of one of `agreements`, with those openings."""
+        rows = self.connection.execute(_OPENED, {"first": first, "end": end, "agreements": list(agreements)})
+        return [
+            OpenedEntry(
+                data=bytes(row.data), opening=Opening(index=row.position, salt=row.salt, body=_body(row.body)), agreement=row.agreement
+            )
+            for row in rows
+        ]
+
     def newest_checkpoint(self) -> tuple[int, str] | None:
         """(size, note) of the newest published checkpoint."""
         row = self.connection.execute(_NEWEST).one_or_none()
@@ -233,3 +264,22 @@ class LogTables:
     def add_checkpoint(self, size: int, note: str) -> None:
         """Store a checkpoint unless one of that size is stored; Ed25519 makes it the same note."""
         insert_once(self.connection, checkpoints, size=size, note=note)
+
+    def checkpoint_of(self, size: int) -> str | None:
+        """The published note of the checkpoint of that size."""
+        found: str | None = self.connection.execute(select(checkpoints.c.note).where(checkpoints.c.size == size)).scalar_one_or_none()
+        return found
+
+    def add_cosignature(self, size: int, witness: str, line: str) -> None:
+        """Keep a witness's first cosignature on the checkpoint of that size: its line, by the digest of its verifier key."""
+        insert_once(self.connection, cosignatures, size=size, witness=witness, line=line)
+
+    def cosignatures(self, size: int) -> dict[str, str]:
+        """The lines that are kept of the checkpoint of that size, by the digest of the witness's verifier key."""
+        rows = self.connection.execute(_COSIGNATURES, {"size": size})
+        return {row.witness: row.line for row in rows}
+
+    def cosigned_sizes(self, limit: int = 100) -> list[int]:
+        """Sizes of the newest checkpoints that somebody has cosigned, newest first."""
+        query = select(cosignatures.c.size).distinct().order_by(cosignatures.c.size.desc()).limit(limit)
+        return [int(row.size) for row in self.connection.execute(query)]

@@ -183,6 +183,7 @@ jobs = Table(
     Column("facts", Text, nullable=False),
     Column("decision", Text, nullable=False),
     Column("grant_document", Text),
+    Column("former", Integer, nullable=False, server_default="0"),
     Column("evidence", Text),
     Column("positions", Text, nullable=False),
     Column("code", String(40), nullable=False),
@@ -254,6 +255,8 @@ scorings = Table(
     Column("agreement", String(71), ForeignKey("agreements.digest"), nullable=False, index=True),
     Column("model", String(81), nullable=False),
     Column("score_rows", BigInteger, nullable=False),
+    Column("former", Integer, nullable=False, server_default="0"),
+    Column("receipt", Text),
     Column("state", String(20), nullable=False),
     Column("signed", Text, nullable=False),
     Column("facts", Text, nullable=False),
@@ -290,6 +293,15 @@ tree_nodes = Table(
     Column("position", BigInteger, nullable=False),
     Column("hash", LargeBinary, nullable=False),
     PrimaryKeyConstraint("level", "position"),
+)
+
+cosignatures = Table(
+    "cosignatures",
+    metadata,
+    Column("size", BigInteger, nullable=False, autoincrement=False),
+    Column("witness", String(71), nullable=False),
+    Column("line", Text, nullable=False),
+    PrimaryKeyConstraint("size", "witness"),
 )
 
 checkpoints = Table(

@@ -12,8 +12,12 @@ from policies.finding import Decision
 from policies.scorer import ScoreRequest
 from policies.scoring_decision import ScoreFacts
 from sandbox.jobs.scoring_states import Scoring
-from sandbox.store.exchange import parsed, to_text
-from sandbox.store.schema import scorings
+from sandbox.store.exchange import from_text, parsed, to_text
+from sandbox.store.once import insert_once
+from sandbox.store.schema import scorings, settings
+
+LOST = "lost-"
+"""Before the name of a scoring: a setting that says of which agreement and model a lost request is, and its rows."""
 
 
 class ScoringTables:
@@ -64,11 +68,41 @@ class ScoringTables:
         return [_scoring_of(row) for row in self.connection.execute(query)]
 
     def encrypted_rows(self, agreement: str, model: str) -> tuple[int, int]:
-        """Rows and number of all requests to a model under an agreement that were allowed."""
-        mine = (scorings.c.agreement == agreement, scorings.c.model == model, scorings.c.state != "denied")
+        """Rows and number of all requests to a model under an agreement that were allowed in this log, and not returned."""
+        counted = (scorings.c.state.not_in(("denied", "returned")), scorings.c.former == 0)
+        mine = (scorings.c.agreement == agreement, scorings.c.model == model, *counted)
         total = select(func.coalesce(func.sum(scorings.c.score_rows), 0), func.count()).where(*mine)
         rows, requests = self.connection.execute(total).one()
-        return int(rows), int(requests)
+        lost = [int(value.rpartition(" ")[2]) for value in self._lost() if value.startswith(f"{agreement} {model} ")]
+        return int(rows) + sum(lost), int(requests) + len(lost)
+
+    def lose_scoring(self, name: str, agreement: str, model: str, rows: int | None) -> None:
+        """Remember a request of which a recovered log has only the header; its rows count, None for a denied or returned one."""
+        value = "" if rows is None else f"{agreement} {model} {rows}"
+        insert_once(self.connection, settings, name=f"{LOST}{name}", value=value)
+        self.connection.execute(update(settings).where(settings.c.name == f"{LOST}{name}").values(value=value))
+
+    def scoring_is_lost(self, name: str) -> bool:
+        """Whether only the header of this request is known."""
+        return self.connection.execute(select(settings.c.name).where(settings.c.name == f"{LOST}{name}")).first() is not None
+
+    def _lost(self) -> list[str]:
+        query = select(settings.c.value).where(settings.c.name.startswith(LOST, autoescape=True))
+        return [str(row.value) for row in self.connection.execute(query)]
+
+    def ended_scorings(self) -> list[Scoring]:
+        """Scorings that ended in the present log."""
+        query = select(scorings).where(scorings.c.ended.is_not(None), scorings.c.former == 0).order_by(scorings.c.ended)
+        return [_scoring_of(row) for row in self.connection.execute(query)]
+
+    def keep_score_receipt(self, name: str, receipt: Any) -> None:
+        """Keep the receipt of a scoring that ended in a log that ends now."""
+        self.connection.execute(update(scorings).where(scorings.c.id == name).values(receipt=to_text(receipt)))
+
+    def former_score_receipt(self, name: str) -> dict[str, Any] | None:
+        """The receipt of a scoring that ended in a former log."""
+        found = self.connection.execute(select(scorings.c.receipt).where(scorings.c.id == name)).scalar_one_or_none()
+        return None if found is None else dict(from_text(found))
 
 
 def _changing(scoring: Scoring) -> dict[str, Any]:
@@ -91,4 +125,5 @@ def _scoring_of(row: Any) -> Scoring:
         decided=int(row.decided),
         ended=None if row.ended is None else int(row.ended),
         created_at=int(row.created_at),
+        former=bool(row.former),
     )

@@ -8,7 +8,7 @@ from sandbox.exchange import escrow
 from sandbox.web.answers import reply
 from sandbox.web.auth import host
 from sandbox.web.escrow_views import Exchanges, exchange_view
-from sandbox.web.models import Query, SignedOnly
+from sandbox.web.models import ExchangesQuery, Query, SignedOnly, cursor_of
 from sandbox.web.operation import Call
 
 
@@ -22,9 +22,10 @@ def act_on_exchange(call: Call[Query, SignedOnly]) -> Response:
     return reply(exchange_view(escrow.act(host(), call.who, call.body.signed.document())))
 
 
-def list_exchanges(call: Call[Query, None]) -> Response:
-    """The newest exchanges of the caller."""
-    return reply(Exchanges(exchanges=tuple(map(exchange_view, escrow.listed(host(), call.who)))))
+def list_exchanges(call: Call[ExchangesQuery, None]) -> Response:
+    """The caller's exchanges."""
+    found = escrow.listed(host(), call.who, call.query.page(int, str), call.query.stage)
+    return reply(Exchanges(exchanges=tuple(map(exchange_view, found.items)), next=cursor_of(found.next)))
 
 
 def one_exchange(call: Call[Query, None], digest: str) -> Response:

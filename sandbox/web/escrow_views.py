@@ -18,6 +18,7 @@ class ExchangeView:
         signed: the document with its proposer's signature.
         course: how far it got; stages are in docs/exchange.md.
         closed: index of the entry that handed everything over, or ended it; -1 before.
+        reason: why the host ended it: `deadline`, `terms`, `attempts`, `undecided`, `expired` or `epoch`; else empty.
         at: milliseconds since 1970 at which it was proposed.
         acts: what was signed about it, in the order of the log.
         waiting_for: who has to do what next.
@@ -27,6 +28,7 @@ class ExchangeView:
     signed: Signed
     course: Course
     closed: int
+    reason: str
     at: int
     acts: tuple[StoredAct, ...]
     waiting_for: tuple[Waiting, ...]
@@ -34,9 +36,10 @@ class ExchangeView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exchanges:
-    """The newest exchanges of the caller."""
+    """A page of the caller's exchanges, newest first."""
 
     exchanges: tuple[ExchangeView, ...]
+    next: str | None
 
 
 def exchange_view(shown: Shown) -> ExchangeView:
@@ -47,6 +50,7 @@ def exchange_view(shown: Shown) -> ExchangeView:
         signed=stored.signed,
         course=stored.course,
         closed=stored.closed,
+        reason=shown.reason,
         at=stored.at,
         acts=shown.acts,
         waiting_for=shown.waiting,

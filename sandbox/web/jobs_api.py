@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from flask import Response
 
+from policies.audit_scope import Openable
 from policies.codec import decode
 from policies.errors import Conflict, Malformed, NotFound
 from policies.explain import explain
@@ -16,7 +18,8 @@ from policies.reveals import reveals
 from sandbox.audit.joint_receipt import JointReceipt
 from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
-from sandbox.jobs import approve, handout, keys, submit, voids
+from sandbox.exchange.scopes import closed_to
+from sandbox.jobs import approve, handout, keys, preview, submit, voids
 from sandbox.jobs.joint import progress_of
 from sandbox.jobs.states import FINAL, Job, KeyRequest
 from sandbox.web.answers import job_view, key_request_view, key_state, reply
@@ -29,30 +32,36 @@ from sandbox.web.views import Checked, Jobs, KeyRequests, KeyStateView, SealedRe
 if TYPE_CHECKING:
     from sandbox.store.database import Transaction
 
+SHOWN: tuple[Openable, ...] = ("decided",)
+"""Kinds of entries whose openings the record of a job shows: request, facts and decision."""
+
+IN_RECEIPTS: tuple[Openable, ...] = ("granted", "attested", "released", "withheld", "joint_released", "joint_withheld")
+"""Kinds of entries whose openings receipts show besides."""
+
 
 def check(call: Call[Query, CheckBody]) -> Response:
     """Decide a request without charging or logging it."""
     request = decode(JobRequest, call.body.request)
     if request.consumer != call.who.id:
         raise NotFound("a request is made in one's own name")
-    preview = submit.check(host(), call.who, request)
-    accuracy = submit.foresee(preview, request, rows=call.body.rows, half_widths=call.body.half_widths or {})
-    failed = [finding for finding in preview.decision.findings if not finding.allowed]
+    checked = preview.check(host(), call.who, request)
+    accuracy = preview.foresee(checked, request, rows=call.body.rows, half_widths=call.body.half_widths or {})
+    failed = [finding for finding in checked.decision.findings if not finding.allowed]
     return reply(
         Checked(
-            allowed=preview.decision.allowed,
-            accepted=preview.decision.allowed,
-            reason=refusal(preview.decision).message if failed else "",
+            allowed=checked.decision.allowed,
+            accepted=checked.decision.allowed,
+            reason=refusal(checked.decision).message if failed else "",
             outputs=accuracy.outputs,
-            loss=request.loss if preview.facts.repeats is None else replace(request.loss, amount=0, delta0=0),
+            loss=request.loss if checked.facts.repeats is None else replace(request.loss, amount=0, delta0=0),
             remaining=accuracy.remaining,
             needed=accuracy.needed,
-            plan=preview.plan,
-            facts=preview.facts,
-            decision=preview.decision,
-            grant=preview.grant,
-            explanation=explain(request, preview.agreement, preview.plan, preview.facts),
-            reveals=reveals(preview.plan, (request.consumer, *(use.recipient for use in request.onward)), request.sql),
+            plan=checked.plan,
+            facts=checked.facts,
+            decision=checked.decision,
+            grant=checked.grant,
+            explanation=explain(request, checked.agreement, checked.plan, checked.facts),
+            reveals=reveals(checked.plan, (request.consumer, *(use.recipient for use in request.onward)), request.sql),
         )
     )
 
@@ -72,7 +81,9 @@ def list_jobs(call: Call[JobsQuery, None]) -> Response:
     query = call.query
     with host().store.reading() as tx:
         found = tx.jobs(call.who.id, query.page(int, str), query.state, query.consumer, query.agreement)
-    return reply(Jobs(jobs=tuple(map(job_view, found.items)), next=cursor_of(found.next)))
+        closed = closed_to(tx, call.who.id, SHOWN, host().now())
+    seen = tuple(job_view(job) for job in found.items if job.request.agreement not in closed)
+    return reply(Jobs(jobs=seen, next=cursor_of(found.next)))
 
 
 def one_job(call: Call[Query, None], job_id: str) -> Response:
@@ -104,7 +115,7 @@ def release(call: Call[Query, None], job_id: str) -> Response:
 def receipt(call: Call[Query, None], job_id: str) -> Response:
     """The receipt, to every party of the agreement; it tells nothing of the figures."""
     with host().store.reading() as tx:
-        return reply(handout.receipt(tx, _ended(_visible(tx, job_id, call.who))))
+        return reply(handout.receipt(tx, _ended(_visible(tx, job_id, call.who, (*SHOWN, *IN_RECEIPTS)))))
 
 
 def cancel_job(call: Call[Query, SignedOnly]) -> Response:
@@ -148,9 +159,9 @@ def renounce_grant(call: Call[Query, SignedOnly]) -> Response:
     return reply(KeyStateView(state=key_state(voids.renounce(host(), call.who, call.body.signed.document()))))
 
 
-def _visible(tx: Transaction, job_id: str, who: Participant) -> Job:
+def _visible(tx: Transaction, job_id: str, who: Participant, kinds: Iterable[Openable] = SHOWN) -> Job:
     job = tx.job_of_party(job_id, who.id)
-    if job is None:
+    if job is None or job.request.agreement in closed_to(tx, who.id, kinds, host().now()):
         raise NotFound("there is no such job under an agreement of yours")
     return job
 

@@ -20,7 +20,8 @@ CHUNK = 1 << 20
 
 
 def list_joint_totals(call: Call[Query, None]) -> Response:
-    """Joint totals that wait for the caller."""
+    """Joint totals that wait for the caller, and those that come to it next."""
+    found, later = joint.waiting(host(), call.who)
     views = tuple(
         JointTotalView(
             task=item.task,
@@ -31,9 +32,9 @@ def list_joint_totals(call: Call[Query, None]) -> Response:
             total=item.attempt.total if item.task == "opening" else None,
             job=job_view(item.job),
         )
-        for item in joint.waiting(host(), call.who)
+        for item in found
     )
-    return reply(JointTotals(joint_totals=views))
+    return reply(JointTotals(joint_totals=views, next=later))
 
 
 def add_joint_file(call: Call[Query, None], job_id: str) -> Response:

@@ -7,9 +7,12 @@ from flask import Response
 from policies.errors import Malformed, NotFound
 from sandbox.audit import merkle
 from sandbox.audit.tiles import TILE_HEIGHT, TILE_WIDTH, pack_entries, parse_tile_path, tile_hashes
+from sandbox.exchange import cosigning
+from sandbox.exchange.cosigning import newest_cosigned, served_note
+from sandbox.exchange.scopes import openings_for
 from sandbox.web.answers import reply
 from sandbox.web.auth import host
-from sandbox.web.models import Query, RangeQuery
+from sandbox.web.models import NoteBody, Query, RangeQuery
 from sandbox.web.operation import Call
 from sandbox.web.views import ConsistencyProof, Entries, Health, LineageView, Openings
 
@@ -24,10 +27,25 @@ def healthz(_call: Call[Query, None]) -> Response:
 
 
 def checkpoint(_call: Call[Query, None]) -> Response:
-    """The newest checkpoint as a signed note."""
+    """The newest checkpoint as a signed note, with the cosignatures that are kept of it."""
     with host().store.reading() as tx:
         newest = tx.newest_checkpoint()
-    note = newest[1] if newest else host().publish()
+        note = None if newest is None else served_note(tx, *newest)
+    return _note(host().publish() if note is None else note)
+
+
+def cosigned_checkpoint(_call: Call[Query, None]) -> Response:
+    """The newest checkpoint that a quorum of the operator's witnesses has cosigned."""
+    with host().store.reading() as tx:
+        return _note(newest_cosigned(tx).note)
+
+
+def add_cosignatures(call: Call[Query, NoteBody]) -> Response:
+    """Keep cosignatures of witnesses on a checkpoint of the log."""
+    return reply(cosigning.add_cosignatures(host(), call.body.note), 201)
+
+
+def _note(note: str) -> Response:
     return Response(note, mimetype="text/plain", headers={"Cache-Control": "no-cache"})
 
 
@@ -47,16 +65,16 @@ def tile(_call: Call[Query, None], path: str) -> Response:
 
 def entries(call: Call[RangeQuery, None]) -> Response:
     """Entries `from` (inclusive) to `to` (exclusive) as text, at most 1000."""
-    first, end = _range(call.query, MAX_PAGE)
+    first, end = page_of(call.query)
     with host().store.reading() as tx:
         return reply(Entries(entries=tuple(data.decode() for data in tx.entries(first, end))))
 
 
 def openings(call: Call[RangeQuery, None]) -> Response:
-    """Openings of that range that the caller may read: those for all participants and those of its agreements."""
-    first, end = _range(call.query, MAX_PAGE)
+    """Openings of that range that the caller may read: those for all, those of its agreements, and what audit scopes give it."""
+    first, end = page_of(call.query)
     with host().store.reading() as tx:
-        return reply(Openings(openings=tuple(tx.openings(first, end, tx.agreements_of(call.who.id)))))
+        return reply(Openings(openings=tuple(openings_for(tx, call.who.id, first, end, host().now()))))
 
 
 def lineage(_call: Call[Query, None]) -> Response:
@@ -73,6 +91,11 @@ def consistency(call: Call[RangeQuery, None]) -> Response:
             raise NotFound("the log is not that long")
         proof = tx.over_nodes(lambda node: merkle.consistency_proof(old, new, node))
     return reply(ConsistencyProof(proof=tuple(item.hex() for item in proof)))
+
+
+def page_of(query: RangeQuery) -> tuple[int, int]:
+    """First index and end of a range of at most 1000 entries. Raises Malformed."""
+    return _range(query, MAX_PAGE)
 
 
 def _range(query: RangeQuery, limit: int | None) -> tuple[int, int]:

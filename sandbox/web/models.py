@@ -14,7 +14,9 @@ from enclaves.kit.envelope import Signed
 from policies.canonical import MAX_INTEGER, canonical, parse_json
 from policies.codec import decode
 from policies.errors import Malformed, TooLarge
+from policies.escrow import Stage
 from policies.names import PATTERNS
+from sandbox.audit.checkpoint import MAX_NOTE_BYTES
 from sandbox.exchange.paging import Page, Position
 from sandbox.jobs.notices import NoticeState
 from sandbox.jobs.states import JobState
@@ -85,6 +87,12 @@ class WebhookBody(Body):
     url: Annotated[str, Field(max_length=500)] | None
 
 
+class NoteBody(Body):
+    """A checkpoint as a signed note with the cosignatures of witnesses."""
+
+    note: str = Field(max_length=MAX_NOTE_BYTES)
+
+
 class KeysBody(Body):
     """A broker's signed statement and the keys that it sealed (hex)."""
 
@@ -137,6 +145,12 @@ class JobsQuery(Paged):
     state: JobState | None = Field(None, description="Only those in this state.")
     consumer: Name | None = None
     agreement: Digest | None = None
+
+
+class ExchangesQuery(Paged):
+    """A page of exchanges."""
+
+    stage: Stage | None = Field(None, description="Only those at this stage.")
 
 
 class NoticesQuery(Paged):

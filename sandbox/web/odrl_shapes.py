@@ -24,7 +24,7 @@ _TEXTS = {"type": "array", "items": {"type": "string"}}
 _RIGHT: dict[str, Any] = {
     **dict.fromkeys(("purposes", "recipients", "enclave_kinds", "measurements", "pre_approved", "output_kinds", "isolation"), _TEXTS),
     **dict.fromkeys(("enclave_jurisdictions", "recipient_jurisdictions"), _TEXTS),
-    **{key: {"type": "integer"} for key in ("minimum_group", "uses", "evidence_age", "output_rows", "output_bytes")},
+    **{key: {"type": "integer"} for key in ("minimum_group", "uses", "evidence_age", "output_rows", "output_bytes", "quantum")},
     **{key: {"type": "string", "pattern": "^[0-9-]{10}T[0-9:]{8}Z$"} for key in ("not_before", "not_after")},
     "no_debug": {"const": True},
     "exchange_only": {"const": True},

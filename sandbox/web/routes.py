@@ -15,7 +15,6 @@ from policies.documents import (
     KeyRotation,
     VersionManifest,
 )
-from policies.exchange import Exchange, ExchangeAct
 from policies.joint_documents import JointContribution, JointManifest, JointStatement
 from policies.lineage import Epoch
 from policies.names import PATTERNS
@@ -26,15 +25,16 @@ from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import EpochState, Participant
 from sandbox.web import (
     documentation,
-    escrow_api,
-    escrow_views,
+    escrow_routes,
     events,
     exchange_api,
     jobs_api,
     joint_api,
     ledgers_api,
     log_api,
+    log_routes,
     notices_api,
+    scope_routes,
     scoring_routes,
     views,
 )
@@ -48,7 +48,6 @@ from sandbox.web.models import (
     NoticesQuery,
     OfProvider,
     Paged,
-    RangeQuery,
     RotationBody,
     SignedOnly,
     WebhookBody,
@@ -332,27 +331,7 @@ JOINT = (
 
 SCORINGS = scoring_routes.operations(API, DIGEST, SAME_AGAIN)
 
-ESCROW = (
-    Operation(
-        method="POST", path=f"{API}/exchanges", view=escrow_api.propose_exchange, tag="exchanges", status=201, body=SignedOnly,
-        document=Document(purpose="exchange", body=Exchange), answer=escrow_views.ExchangeView, errors=(403, 404, 409),
-        summary="Propose an exchange of two legs to another participant.", description=SAME_AGAIN,
-    ),
-    Operation(
-        method="GET", path=f"{API}/exchanges", view=escrow_api.list_exchanges, tag="exchanges", answer=escrow_views.Exchanges,
-        summary="The newest exchanges of the caller, as participant or arbiter.",
-    ),
-    Operation(
-        method="GET", path=f"{API}/exchanges/<digest:digest>", view=escrow_api.one_exchange, tag="exchanges", parts={"digest": DIGEST},
-        answer=escrow_views.ExchangeView, summary="One exchange of the caller's.",
-    ),
-    Operation(
-        method="POST", path=f"{API}/exchanges/acts", view=escrow_api.act_on_exchange, tag="exchanges", body=SignedOnly,
-        document=Document(purpose="exchange-act", body=ExchangeAct), answer=escrow_views.ExchangeView, errors=(403, 404, 409),
-        summary="Accept, refuse or withdraw from an exchange, give, acknowledge or receive a leg, dispute or resolve.",
-        description=f"The acknowledgement that makes both hands both legs over in the same transaction. {SAME_AGAIN}",
-    ),
-)  # fmt: skip
+ESCROW = escrow_routes.operations(API, DIGEST, SAME_AGAIN, PAGES)
 
 NOTICES = (
     Operation(
@@ -371,34 +350,7 @@ NOTICES = (
     ),
 )  # fmt: skip
 
-LOG = (
-    Operation(
-        method="GET", path=f"{API}/log/checkpoint", view=log_api.checkpoint, tag="log",
-        answer=Media(type="text/plain", description="A checkpoint (C2SP tlog-checkpoint) as a signed note."),
-        summary="The newest checkpoint.",
-    ),
-    Operation(
-        method="GET", path=f"{API}/log/tile/<path:path>", view=log_api.tile, tag="log", parts={"path": TILE},
-        answer=Media(type="application/octet-stream", description="Hashes of 32 bytes, or entries with 16-bit lengths."),
-        summary="A hash tile or an entry bundle (C2SP tlog-tiles).",
-    ),
-    Operation(
-        method="GET", path=f"{API}/log/entries", view=log_api.entries, tag="log", query=RangeQuery, answer=views.Entries,
-        summary="A range of entries, at most 1000.",
-    ),
-    Operation(
-        method="GET", path=f"{API}/log/openings", view=log_api.openings, tag="log", query=RangeQuery, answer=views.Openings,
-        summary="Openings of a range that the caller may read, at most 1000 entries.",
-    ),
-    Operation(
-        method="GET", path=f"{API}/log/lineage", view=log_api.lineage, tag="log", answer=views.LineageView,
-        summary="What leads from the first log of the service to the one in force.",
-        description="Keys of the log, each signed by the one before it, and epochs that all providers signed.",
-    ),
-    Operation(
-        method="GET", path=f"{API}/log/consistency", view=log_api.consistency, tag="log", query=RangeQuery, errors=(404,),
-        answer=views.ConsistencyProof, summary="Proof that the tree of size `to` extends the tree of size `from`.",
-    ),
-)  # fmt: skip
+LOG = log_routes.operations(API, TILE)
+SCOPES = scope_routes.operations(API, DIGEST, SAME_AGAIN)
 
-OPERATIONS: tuple[Operation, ...] = (*SERVICE, *EXCHANGE, *JOBS, *JOINT, *SCORINGS, *ESCROW, *NOTICES, *LOG)
+OPERATIONS: tuple[Operation, ...] = (*SERVICE, *EXCHANGE, *JOBS, *JOINT, *SCORINGS, *ESCROW, *NOTICES, *LOG, *SCOPES)

@@ -54,6 +54,11 @@ def accept_score_statement(call: Call[Query, SignedOnly]) -> Response:
     return reply(_view(scorings.accept_statement(host(), call.who, call.body.signed.document())))
 
 
+def accept_score_return(call: Call[Query, SignedOnly]) -> Response:
+    """A client takes back the rows of a request that its owner let pass."""
+    return reply(_view(scorings.accept_return(host(), call.who, call.body.signed.document())))
+
+
 def score_receipt(call: Call[Query, None], scoring_id: str) -> Response:
     """The receipt of a scoring that has ended."""
     return reply(scorings.receipt(host(), call.who, scoring_id))
@@ -67,6 +72,7 @@ def _view(scoring: Scoring) -> ScoringView:
         signed=scoring.signed,
         facts=scoring.facts,
         decision=scoring.decision,
-        statement=scoring.statement,
+        statement=None if scoring.state == "returned" else scoring.statement,
+        returned=scoring.statement if scoring.state == "returned" else None,
         created_at=scoring.created_at,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.scorer import ScoreRequest, ScoreStatement
+from policies.scorer import ScoreRequest, ScoreReturn, ScoreStatement
 from sandbox.audit.scoring_receipt import ScoreReceipt
 from sandbox.web import scoring_api, scoring_views, views
 from sandbox.web.models import SignedOnly
@@ -44,6 +44,11 @@ def operations(api: str, digest: PathPart, again: str) -> tuple[Operation, ...]:
             method="POST", path=f"{api}/score-statements", view=scoring_api.accept_score_statement, tag="encrypted scoring",
             body=SignedOnly, document=Document(purpose="score-statement", body=ScoreStatement), answer=scoring_views.ScoringView,
             errors=(403, 404, 409), summary="State, as the model's owner, how a scoring ended.", description=again,
+        ),
+        Operation(
+            method="POST", path=f"{api}/score-returns", view=scoring_api.accept_score_return, tag="encrypted scoring",
+            body=SignedOnly, document=Document(purpose="score-return", body=ScoreReturn), answer=scoring_views.ScoringView,
+            errors=(403, 404, 409), summary="Take back, as the client, the rows of a request that its owner let pass.", description=again,
         ),
         Operation(
             method="GET", path=f"{api}/scorings/<scoring_id>/receipt", view=scoring_api.score_receipt, tag="encrypted scoring",

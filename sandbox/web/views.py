@@ -26,8 +26,8 @@ from sandbox.audit.receipt import Receipt
 from sandbox.exchange.records import Participant
 from sandbox.jobs.joint_states import JointProgress, JointTask
 from sandbox.jobs.notices import NoticeKind, NoticeState
+from sandbox.jobs.preview import Remaining
 from sandbox.jobs.states import JobState, Positions, ShownKeyState
-from sandbox.jobs.submit import Remaining
 from sandbox.web.odrl_shapes import AGREEMENT, OFFER
 from sandbox.web.shapes import Document
 
@@ -309,9 +309,10 @@ class JointTotalView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JointTotals:
-    """Joint totals that wait for the caller, oldest first."""
+    """Joint totals that wait for the caller, oldest first, and the jobs of those that come to it `next`."""
 
     joint_totals: tuple[JointTotalView, ...]
+    next: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -52,6 +52,18 @@ def _hide_a_finding(story: Story, history: list[Draft]) -> int:
     return at
 
 
+def _decision_that_only_python_reads_alike(story: Story, history: list[Draft]) -> int:
+    at = find(history, "decided", job=story.jobs["counted"].id)
+    history[at] = history[at].edited(lambda body: body["decision"].update(allowed=1))
+    return at
+
+
+def _plan_that_says_more(story: Story, history: list[Draft]) -> int:
+    at = find(history, "decided", job=story.jobs["counted"].id)
+    history[at] = history[at].edited(lambda body: body["plan"].update(more=None))
+    return at
+
+
 def _expired_forged_as_allowed(story: Story, history: list[Draft]) -> int:
     at = find(history, "decided", job=story.jobs["counted"].id)
     honest = history[at].body["decision"]
@@ -202,6 +214,8 @@ FORGERIES: list[tuple[Forgery, Promise]] = [
     (_flip_header_only, "decisions"),
     (_deny_what_is_allowed, "decisions"),
     (_hide_a_finding, "decisions"),
+    (_decision_that_only_python_reads_alike, "decisions"),
+    (_plan_that_says_more, "decisions"),
     (_expired_forged_as_allowed, "decisions"),
     (_time_stated_that_is_not_now, "decisions"),
     (_plan_that_the_sql_does_not_mean, "decisions"),

@@ -11,13 +11,12 @@ import pytest
 from enclaves.kit.envelope import Signed, document_digest, sign_document
 from enclaves.kit.sealing import SealingKey
 from enclaves.kit.signatures import SigningKey
-from policies.canonical import canonical
 from policies.codec import encode
 from policies.decide import LAW_VERSION
 from policies.documents import Admission, AgreementSignature
 from policies.entries import EntryKind, Header, commit
 from policies.odrl import agreement_digest, agreement_document
-from policies.scorer import ScoreStatement, scoring_id
+from policies.scorer import ScoreReturn, ScoreStatement, scoring_id
 from policies.scoring_decision import ScoreFacts, decide_scoring
 from sandbox.audit.checkpoint import LogKey
 from sandbox.audit.export import Opened
@@ -36,14 +35,19 @@ class Row:
     kind: EntryKind
     ids: dict[str, str]
     body: dict[str, Any]
+    at: int = NOW
 
 
 class World:
-    """An honest history: lender and bank agree on 150 rows; 100 are asked for and answered, then 50."""
+    """An honest history: lender and bank agree on 150 rows; 100 are asked for and answered, then 50.
 
-    def __init__(self) -> None:
+    Args:
+        answer_s: within which the lender answers.
+    """
+
+    def __init__(self, answer_s: int = 600) -> None:
         self.keys = {name: (SigningKey.generate(), SealingKey.generate()) for name in ("lender", "bank")}
-        self.agreement = risk_agreement(self.keys, scorers=(risk_scorer(rows=150),))
+        self.agreement = risk_agreement(self.keys, scorers=(risk_scorer(rows=150, answer_s=answer_s),))
         self.name = agreement_digest(self.agreement)
         self.rows: list[Row] = []
         self._exchange()
@@ -85,20 +89,28 @@ class World:
         self.rows.append(Row("score_decided", ids | {"allowed": "yes" if decision.allowed else "no"}, body))
         return name
 
-    def answer(self, name: str, by: str = "lender") -> None:
+    def answer(self, name: str, by: str = "lender", at: int = NOW) -> None:
         """The owner's answer."""
         statement = ScoreStatement(scoring=scoring_id(name), request=name, scores="sha256:" + "5c" * 32, refused=None)
         signed = self.sign("score-statement", by, statement)
         ids = {"scoring": scoring_id(name), "agreement": self.name, "statement": document_digest(signed), "scores": str(statement.scores)}
-        self.rows.append(Row("score_answered", ids, {"signed": encode(signed)}))
+        self.rows.append(Row("score_answered", ids, {"signed": encode(signed)}, at))
 
-    def judged(self) -> list[tuple[str, str]]:
-        """(kind, promise) of everything that a replay finds."""
-        state = State(log=LOG)
+    def give_back(self, name: str, by: str = "bank", at: int = NOW + 600, **changes: Any) -> None:
+        """The client's return of a request."""
+        signed = self.sign("score-return", by, ScoreReturn(scoring=scoring_id(name), request=name, reason="owner-silent"))
+        decided = next(row for row in self.rows if row.ids.get("request") == name)
+        ids = {"scoring": scoring_id(name), "agreement": self.name, "statement": document_digest(signed), "code": "owner-silent"}
+        body = {"signed": encode(signed), "request": decided.body["signed"]}
+        self.rows.append(Row("score_returned", ids | changes, body, at))
+
+    def judged(self, *, all_counted: bool = True) -> list[tuple[str, str]]:
+        """(kind, promise) of everything that a replay finds; of a log that opened with an epoch without counts if not `all_counted`."""
+        state = State(log=LOG, all_counted=all_counted)
         for index, row in enumerate(self.rows):
             commitment = commit(bytes(32), row.body)
-            header = Header(kind=row.kind, at=NOW * 1000, ids=row.ids, commitment=commitment)
-            judge_entry(state, index, canonical(encode(header)), Opened(commitment=commitment, body=row.body))
+            header = Header(kind=row.kind, at=row.at * 1000, ids=row.ids, commitment=commitment)
+            judge_entry(state, index, header, Opened(commitment=commitment, body=row.body))
         return [(mismatch.kind, mismatch.promise) for mismatch in state.found.mismatches]
 
 
@@ -142,6 +154,18 @@ FORGED: dict[str, tuple[Callable[[World], object], str]] = {
     "an answer twice": (lambda w: w.answer(w.asked[0]), "order"),
     "an answer to nothing": (lambda w: w.answer("sha256:" + "9" * 64), "order"),
     "an answer by the client": (lambda w: w.answer(w.asked[1], by="bank"), "signatures"),
+    "rows given back a second too early": (lambda w: w.give_back(w.asked[1], at=NOW + 599), "budgets"),
+    "rows given back twice": (lambda w: (w.give_back(w.asked[1]), w.give_back(w.asked[1])), "order"),
+    "rows given back of what was answered": (lambda w: w.give_back(w.asked[0]), "order"),
+    "rows given back by the owner": (lambda w: w.give_back(w.asked[1], by="lender"), "signatures"),
+    "rows given back of another request": (lambda w: w.give_back(w.asked[1], statement="sha256:" + "9" * 64), "releases"),
+    "rows given back for another reason": (lambda w: w.give_back(w.asked[1], code="owner-dead"), "releases"),
+    "a return that holds another request": (
+        lambda w: (w.give_back(w.asked[1]), last(w, "score_returned").body.update(request=w.rows[-4].body["signed"])), "releases",
+    ),
+    "an answer after the rows were given back": (lambda w: (w.give_back(w.asked[1]), w.answer(w.asked[1])), "order"),
+    "an answer after its time": (lambda w: w.answer(w.asked[1], at=NOW + 600), "releases"),
+    "rows given back count a second time": (lambda w: (w.give_back(w.asked[1]), w.ask(100, 50, 1)), "budgets"),
     "other scores than were signed": (lambda w: last(w, "score_answered").ids.update(scores="sha256:" + "0" * 64), "releases"),
 }  # fmt: skip
 
@@ -153,12 +177,41 @@ def test_a_forged_entry_is_named(what: str) -> None:
     act(world)
     found = world.judged()
     assert promise in {broken for _, broken in found}
-    assert {kind for kind, _ in found} <= {"score_decided", "score_answered"}
+    assert {kind for kind, _ in found} <= {"score_decided", "score_answered", "score_returned"}
 
 
-def test_a_host_may_count_more_rows_than_its_log_and_never_fewer() -> None:
-    """After a log has ended, the next one begins without its scorings; stated facts may still count them."""
+def test_rows_that_were_given_back_may_be_asked_for_again() -> None:
+    world = World()
+    world.give_back(world.asked[1])
+    world.ask(50, 100, 1)
+    assert world.judged() == []
+    assert world.rows[-1].ids["allowed"] == "yes"
+
+
+def test_without_an_agreed_time_no_rows_come_back() -> None:
+    """Agreements of before name none; in them rows are used up whether or not the owner answers."""
+    world = World(answer_s=0)
+    world.give_back(world.asked[1], at=NOW + 10**9)
+    assert world.judged() == [("score_returned", "budgets")]
+
+
+def test_a_return_that_cannot_be_read_gives_its_rows_back_all_the_same() -> None:
+    """An auditor without the opening counts as the host does, and says that it could not see why."""
+    world = World()
+    world.give_back(world.asked[1])
+    world.ask(50, 100, 1)
+    state = State(log=LOG)
+    for index, row in enumerate(world.rows):
+        opened = None if row.kind == "score_returned" else Opened(commitment=(commitment := commit(bytes(32), row.body)), body=row.body)
+        commitment = commit(bytes(32), row.body)
+        judge_entry(state, index, Header(kind=row.kind, at=row.at * 1000, ids=row.ids, commitment=commitment), opened)
+    assert not state.found.mismatches
+    assert "budgets" in state.found.missing
+
+
+def test_a_host_counts_the_rows_of_its_log_and_more_only_where_the_log_before_it_left_no_counts() -> None:
     world = World()
     world.rows = [row for row in world.rows if not row.kind.startswith("score")]
     world.ask(10, 140, 7)
-    assert world.judged() == []
+    assert world.judged(all_counted=False) == []
+    assert world.judged() == [("score_decided", "budgets")]

@@ -38,7 +38,7 @@ def verifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[Case]],
 
     def judge(cases: list[Case]) -> list[str]:
         lines = "".join(json.dumps(case.document()) + "\n" for case in cases)
-        done = subprocess.run([str(folder / "verify")], input=lines, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run([str(folder / "verify")], input=lines, capture_output=True, text=True, check=True, timeout=300)
         return done.stdout.splitlines()
 
     return judge

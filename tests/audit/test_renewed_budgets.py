@@ -26,7 +26,7 @@ from sandbox.audit.charge_times import ChargeTimes
 from sandbox.audit.export import Export
 from sandbox.audit.merkle import Frontier, leaf_hash
 from sandbox.audit.replay import Known
-from sandbox.jobs.submit import check, foresee
+from sandbox.jobs.preview import check, foresee
 from sandbox.party.deciding import require_timely_charge
 from sandbox.party.followed import EPOCH, Followed
 from sandbox.store.schema import charges

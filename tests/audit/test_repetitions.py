@@ -17,8 +17,8 @@ from policies.privacy import Loss, parse_epsilon
 from policies.request import JobRequest
 from sandbox.audit.receipt import Receipt, verify_receipt
 from sandbox.jobs import handout
+from sandbox.jobs.preview import check
 from sandbox.jobs.states import Job
-from sandbox.jobs.submit import check
 from sandbox.party.verify import require_same_question, verify_release
 from tests.support import terms
 from tests.support.forge import Draft, drafts, find, forged, replayed, require_named

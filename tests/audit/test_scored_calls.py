@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ def test_rows_made_to_copy_the_model_are_told_of_and_withheld_where_agreed(tmp_p
             assert stored is not None
             assert isinstance(stored.statement.statement, Statement)
             found[asked.id] = stored.statement.statement.probing
-    assert found == {honest.id: "none", job.id: "suspected"}
+    assert found == {honest.id: "few", job.id: "suspected"}
     with story.host.store.reading() as tx:
         told = {
             name: {(n.kind, n.subject) for n in tx.notices(name, Page(limit=100)).items} for name in ("insurer", "institute", "auditor")
@@ -234,3 +235,29 @@ def test_calls_without_sense_are_refused(change: dict[str, Any]) -> None:
 def test_queries_that_name_no_rows_or_no_features_are_refused(sql: str) -> None:
     with pytest.raises(Malformed):
         parse_plan(sql, scoring.market().by_dataset, scoring=SCORING)
+
+
+def test_a_grid_cut_into_many_small_calls_is_found_at_the_first_and_ordinary_rows_are_not(tmp_path: Path) -> None:
+    """Each call has fewer rows than anything could be said of; what is told apart is the version that they are cut from."""
+    story, agreement = told_story(tmp_path, scored_rows=RowQuota(rows=100), score_decimals=2)
+    draw = random.Random(7)
+    ordinary = [(who, draw.choice((0, 0, 0, 25, 95)), draw.choice((0, 0, 0, 1, 1, 2, 3, 5, 8))) for who in range(300)]
+
+    def words(label: str, cuts: list[str]) -> set[str]:
+        found = set()
+        for number, cut in enumerate(cuts):
+            sql = f"{SQL} WHERE person_id < {cut}"
+            job = story.ask(f"{label}-{number}", agreement=agreement, sql=sql, loss=NOTHING, scoring=call(rows=7, decimals=2))
+            assert job.state == "released"
+            with story.host.store.reading() as tx:
+                release = tx.release(job.id)
+            assert release is not None
+            assert isinstance(release.statement.statement, Statement)
+            found.add(str(release.statement.statement.probing))
+        return found
+
+    story.publish(scoring.people_declaration(), scoring.people_table(ordinary), 2)
+    assert words("ordinary", ["5", "6", "7"]) == {"none"}
+    story.publish(scoring.people_declaration(), scoring.people_table(GRID), 3)
+    assert words("grid", ["3 OR person_id > 24", "4", "2 OR person_id = 12"]) == {"suspected"}
+    story.host.store.close()

@@ -61,7 +61,14 @@ def test_a_refusal_is_an_exit_code_where_one_asks_for_it() -> None:
     assert shown.startswith("NOT genuine, refused: certificate-expired")
 
 
-@pytest.mark.parametrize("change", [("--kind", "simulated"), ("--at", "yesterday"), ("--at", "2026-13-01T00:00:00Z")])
+MALFORMED = [
+    *(("--at", text) for text in ("yesterday", "2026-13-01T00:00:00Z", "", "nan", "inf", "-1e400", "99999999999999999999", "1e12")),
+    *(("--measurement", text) for text in ("nope", "sha256:", "sha256:" + "0" * 63, "sha256:" + "G" * 64)),
+    *(("--bound", text) for text in ("", "zz", "0", "0x00")),
+]
+
+
+@pytest.mark.parametrize("change", [("--kind", "simulated"), *MALFORMED])
 def test_what_cannot_be_appraised_is_a_fault_of_the_command(change: tuple[str, str]) -> None:
     done = CliRunner().invoke(cli, ["enclave", "appraise", *NITRO, "--at", "2026-01-01T00:00:00Z", *change, "--json"])
     assert isinstance(done.exception, Malformed)

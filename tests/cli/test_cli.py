@@ -22,7 +22,7 @@ import yaml
 from policies.codec import decode, encode
 from policies.privacy import Loss, units_to_decimal
 from sandbox.audit.tiles import layout, unpack_entries
-from sandbox.cli import cli, main
+from sandbox.cli import COMMANDS, cli, main
 from sandbox.demo.attacks import flip_in_charge
 from sandbox.party.home import SECRET_FILES, Home
 from sandbox.party.publish import column_keys
@@ -185,10 +185,17 @@ def _agree(terminal: Terminal) -> None:
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Every command that does something, with the words that call it."""
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
             yield from commands(inner, (*path, name))
     else:
         yield path, command
+
+
+def test_the_commands_that_are_looked_at_are_all() -> None:
+    assert {path[0] for path, _ in commands(cli)} == set(COMMANDS)
 
 
 @pytest.mark.parametrize(("path", "command"), list(commands(cli)), ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
@@ -198,6 +205,7 @@ def test_every_command_explains_itself_with_an_example_that_it_understands(path:
     example = command.help.partition("Example:")[2].strip() if command.help else ""
     assert f"sandbox {' '.join(path)}" in example
     for parameter in command.params:
+        assert not isinstance(parameter, click.Option) or parameter.help, f"{parameter.opts[0]} is not explained"
         if isinstance(parameter, click.Option) and parameter.required:
             assert parameter.opts[0] in example, f"the example lacks {parameter.opts[0]}"
     for word in example.replace('"', " ").split():
@@ -329,7 +337,7 @@ def test_a_check_of_what_has_no_plan_says_why_on_both_ways_out(terminal: Termina
     error, verdict = json.loads(done.stderr), json.loads(done.stdout)
     assert error["error"] == "raw-column"
     assert verdict["accepted"] is False
-    assert verdict["reason"] == error["message"]
+    assert verdict["reason"] == f"{error['message']} (at line 1, column 8)"
     assert verdict["outputs"] == verdict["remaining"] == []
     assert terminal.service.state() == before
 

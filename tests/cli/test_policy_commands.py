@@ -17,6 +17,7 @@ from policies.odrl import agreement_document, offer_document, parse_offer
 from policies.plan import plan_of
 from policies.privacy import parse_loss
 from policies.request import UsesFact
+from policies.service import model_declaration
 from policies.training import Input, Linear, Training
 from sandbox.cli import cli
 from sandbox.party.term_forms import declaration_form, form_of, offer_of, to_yaml
@@ -96,9 +97,12 @@ def test_every_template_makes_an_offer_that_means_what_it_says(name: str, langua
     declaration = standard.declaration_insurer(**public)
     form = tmp_path / "declaration.yaml"
     form.write_text(to_yaml(declaration_form(declaration)), encoding="utf-8")
+    on = ("--declaration", str(form))
+    if TEMPLATES[name].model:
+        declaration, on = model_declaration("insurer.risk", "Risk"), ("--model", "insurer.risk")
     fixed = ("--pre-approved", standard.digest_of("a query")) if TEMPLATES[name].fixed else ()
     who = ("--uid", "offer", "--consumer", "institute", "--purpose", "research", "--from", "2026-01-01", "--until", "2027-01-01")
-    done = run("fill", name, "--declaration", form, *who, *fixed, "--language", language)
+    done = run("fill", name, *on, *who, *fixed, "--language", language)
     assert done.exit_code == 0, done.output
     offer = offer_of(yaml.safe_load(done.stdout), declaration, standard.MEASUREMENT)
     assert parse_offer(json.loads(json.dumps(offer_document(offer)))) == offer

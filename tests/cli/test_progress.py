@@ -39,7 +39,7 @@ def run(quiet: bool, *, terminal: bool) -> tuple[bytes, bytes]:
     except OSError:
         pass  # a terminal whose other end is closed
     os.close(ours)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     return output, seen
 

@@ -67,6 +67,31 @@ def test_delta0_is_planned_for_where_keys_are_discovered_only(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        (("--epsilon", "0"), "--epsilon"),
+        (("--epsilon", "much"), "--epsilon"),
+        (("--epsilon", ""), "--epsilon"),
+        (("--rho", "-1"), "--rho"),
+        (("--delta0", "2"), "--delta0"),
+        (("--epsilon", "1", "--rho", "1"), "--epsilon"),
+    ],
+)
+def test_losses_that_are_none_are_refused_by_their_option(options: tuple[str, ...], where: str, tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(SCHEMA)
+    (tmp_path / "q.sql").write_text("SELECT COUNT(*) FROM shop.sales")
+    arguments = ["sql", "check", "--schema", str(tmp_path / "schema.yaml"), str(tmp_path / "q.sql"), *options]
+    with pytest.raises(Malformed) as refused:
+        CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert refused.value.where == where
+
+
+def test_files_of_other_systems_are_read_with_their_places(tmp_path: Path) -> None:
+    found = _check(tmp_path, "\ufeff" + SCHEMA, "\ufeffSELECT COUNT(*) FROM shop.sales;\r\nSELECT COUNT(*)\r\nFROM shop.none")
+    assert [(line["accepted"], line["where"]) for line in found] == [(True, None), (False, "line 3, column 6")]
+
+
+@pytest.mark.parametrize(
     "schema",
     [
         SCHEMA + SCHEMA,

@@ -1,4 +1,4 @@
-"""The example of insurer and clinic does what its page says, at small scale."""
+"""The example of insurer and clinic does what its page says."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def test_an_insurer_pays_a_clinic_with_a_model(tmp_path: Path) -> None:
         thread = threading.Thread(target=Worker(host=service.host, stopping=ended.is_set).work)
         thread.start()
         try:
-            card = trade.main(service.url, {name: service.code(name) for name in trade.NAMES}, tmp_path / "homes", persons=1500)
+            card = trade.main(service.url, {name: service.code(name) for name in trade.NAMES}, tmp_path / "homes", persons=6000)
         finally:
             ended.set()
             thread.join()
         verdict = replay(export(service.host, "auditor").__getitem__, service.host.log_identity)
     assert [metric["name"] for metric in card["metrics"]] == ["auc"]
-    assert float(card["metrics"][0]["value"]) >= 0.7
+    assert float(card["metrics"][0]["value"]) >= 0.7, "it ranks nearly all rightly; eight deviations of the noise are 0.3"
     assert verdict.mismatches == ()

@@ -66,6 +66,8 @@ def test_published_evidence_is_genuine_and_judged(sample: Sample) -> None:
     assert (found[0] if found else None) == sample.refused
     ear = result.ear(int(sample.at))["submods"]["cpu0"]
     assert ear["ear.status"] == ("contraindicated" if sample.refused == "debug" else "affirming")
+    unknown = sample.evidence.kind == "intel-tdx" and sample.evidence.collateral is None
+    assert ear["ear.trustworthiness-vector"]["hardware"] == (0 if unknown else 2), "nothing is claimed of firmware that nobody looked at"
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=by_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import struct
 from collections import Counter
@@ -32,7 +33,7 @@ from policies.schedule import Statistic
 from tests.support.queries import LEFT, PLACES, RIGHT, UNITS, WORDS, Source, cases, grant_of, plans
 from tests.support.straight import Straight
 
-RUNS = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+RUNS = settings(max_examples=100 if os.environ.get("SANDBOX_FULL") else 15, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def exact(grant: Grant, held: Mapping[str, Source], tables: Mapping[str, pa.Table]) -> Exact:
@@ -119,7 +120,7 @@ def as_value(cell: Any) -> Any:
 
 
 @given(data=st.data(), seed=st.integers(0, 2**32), nullable=st.booleans())
-@settings(RUNS, max_examples=50)
+@settings(RUNS, max_examples=200 if os.environ.get("SANDBOX_FULL") else 25)
 def test_within_wide_bounds_every_vector_equals_a_straightforward_computation(data: st.DataObject, seed: int, nullable: bool) -> None:
     dice = random.Random(seed)
     drawn = {name: orderly(name, dice, nullable=nullable) for name in (LEFT, RIGHT)}

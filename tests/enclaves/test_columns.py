@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -233,6 +234,78 @@ def test_pages_moved_within_a_file_or_from_another_of_the_same_keys_are_refused(
     for (begin, end), (other, until) in itertools.combinations(places, 2):
         if end - begin == until - other:
             assert_unreadable(first[:begin] + first[other:until] + first[end:other] + first[begin:end] + first[until:])
+
+
+class DataKeys(pe.KmsClient):  # type: ignore[misc]
+    """A reader that takes the given data keys, whichever the file names, and unwraps and notes those that are not given."""
+
+    def __init__(self, version: int, given: dict[str, bytes]) -> None:
+        super().__init__()
+        self.version, self.taken = version, dict(given)
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+        raise AssertionError("it reads only")
+
+    def unwrap_key(self, wrapped_key: str, master_key_identifier: str) -> bytes:
+        context = key_context(DATASET, self.version, master_key_identifier)
+        wrapped = base64.b64decode(wrapped_key)
+        return self.taken.setdefault(master_key_identifier, sealing.unwrap_key(KEYS[master_key_identifier], wrapped, context))
+
+
+def read_by_pyarrow(file: bytes, version: int, given: dict[str, bytes]) -> tuple[pa.Table, dict[str, bytes]]:
+    """A file of `KEYS` read with given data keys, and all data keys that were used."""
+    client = DataKeys(version, given)
+    factory = pe.CryptoFactory(lambda _: client)
+    table = pq.ParquetFile(pa.BufferReader(file), decryption_properties=factory.file_decryption_properties(pe.KmsConnectionConfig())).read()
+    return table, client.taken
+
+
+def test_no_page_of_one_version_stands_in_for_the_same_page_of_another_under_the_same_data_key() -> None:
+    """A provider may use one column key twice, and a data key may leak: what keeps the pages apart then is their AAD alone."""
+    sink = io.BytesIO()
+    encrypt_table(TABLE, sink, dataset=DATASET, version=VERSION + 1, keys=KEYS)
+    first, second = encrypted(), sink.getvalue()
+    (read, ours), (_, theirs) = (read_by_pyarrow(file, version, {}) for file, version in ((first, VERSION), (second, VERSION + 1)))
+    assert read.equals(TABLE)
+    places = modules(first)
+    assert [end - begin for begin, end in places] == [end - begin for begin, end in modules(second)]
+    each = len(places) // len(TABLE.column_names)
+    for number, name in enumerate(TABLE.column_names):
+        begin, end = places[number * each][0], places[(number + 1) * each - 1][1]
+        moved = first[:begin] + second[begin:end] + first[end:]
+        assert_unreadable(moved)
+        with pytest.raises(OSError, match="Failed decryption"):
+            read_by_pyarrow(moved, VERSION, ours | {name: theirs[name]})
+
+
+PAGE_MODULES = {"dictionary header": 5, "dictionary": 3, "header": 4, "data": 2}
+"""Module types of a column chunk in the order of the file; those of data pages name the page, too (Encryption.md 4.4.2)."""
+
+
+def test_the_aad_of_each_page_names_its_file_column_and_page() -> None:
+    """An independent reader, by the format's specification: id of the file, type, row group, column and page, in little endian."""
+    file, other = encrypted(), encrypted()
+    _, keys = read_by_pyarrow(file, VERSION, {})
+    own, foreign = (data[footer_start(data) + 4 :][:8] for data in (file, other))
+    whole = [file[begin + 4 : end] for begin, end in modules(file)]
+    assert len(whole) == len(PAGE_MODULES) * len(TABLE.column_names)
+
+    def opens(module: bytes, key: bytes, file_id: bytes, kind: int, column: int, page: int) -> bool:
+        places = [0, column, page] if kind in (2, 4) else [0, column]
+        aad = file_id + bytes([kind]) + b"".join(place.to_bytes(2, "little") for place in places)
+        try:
+            return AESGCM(key).decrypt(module[:12], module[12:], aad) is not None
+        except InvalidTag:
+            return False
+
+    for number, module in enumerate(whole):
+        column, place = divmod(number, len(PAGE_MODULES))
+        key, kind = keys[TABLE.column_names[column]], list(PAGE_MODULES.values())[place]
+        assert opens(module, key, own, kind, column, 0)
+        assert not opens(module, key, foreign, kind, column, 0)
+        assert not any(opens(module, key, own, kind, elsewhere, 0) for elsewhere in range(3) if elsewhere != column)
+        assert not any(opens(module, key, own, another, column, 0) for another in PAGE_MODULES.values() if another != kind)
+        assert kind in (3, 5) or not opens(module, key, own, kind, column, 1)
 
 
 def test_a_footer_of_another_file_of_the_same_keys_is_refused() -> None:

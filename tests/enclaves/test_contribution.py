@@ -24,7 +24,8 @@ from policies.plan import parse_plan
 from policies.privacy import SCALE_UNIT, parse_loss
 from policies.schedule import Measured, Statistic, schedule
 from policies.shares import Moments, moment_worth
-from policies.training import UNIT, Encoded, Input, Learner, Linear, Logistic, Means, Task, Training, Trees, needs_of
+from policies.task import Task, needs_of
+from policies.training import UNIT, Encoded, Input, Learner, Linear, Logistic, Means, Training, Trees
 from tests.support import terms
 
 SQL = (

@@ -98,11 +98,11 @@ def released(sql: str, tables: dict[str, pa.Table]) -> tuple[tuple[str, ...], tu
 
 
 def comparable(value: Any) -> Any:
-    """A key as cells hold it: days since 1970 for dates, integers for whole numbers and for truth."""
+    """A key as cells hold it: ISO days for dates, integers for whole numbers and for truth."""
     if isinstance(value, datetime):
         value = value.date()
     if isinstance(value, date):
-        return (value - date(1970, 1, 1)).days
+        return value.isoformat()
     if isinstance(value, (bool, str)) or value is None:
         return value
     return int(value) if float(value).is_integer() else value
@@ -118,6 +118,8 @@ def as_released(sql: str) -> str:
 
 def matches(figure: Figure, exact: Any, ranked: bool) -> bool:
     """Whether a figure is the exact one: to the last decimal that it shows, or, read off bins, within the interval of whole bins."""
+    if ranked and isinstance(exact, date):
+        return figure.low <= figure.value <= figure.high and figure.low <= comparable(exact) <= figure.high
     if ranked:
         low, high = float(figure.low), float(figure.high)
         return low - 1e-6 <= float(comparable(exact)) <= high + 1e-6

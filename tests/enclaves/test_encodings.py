@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from enclaves.kit import columns
 from enclaves.kit.columns import FOOTER, StoredColumns, encrypt_table
 from enclaves.kit.encodings import MANY, encodings
 from enclaves.kit.prepared import prepared
@@ -60,6 +61,30 @@ def test_text_and_doubles_come_back_and_are_compressed_as_much_as_can_be() -> No
     table = pa.table({"text": [draw.choice(["a", "bb", None]) for _ in range(500)], "double": [draw.random() for _ in range(500)]})
     assert stored(table).table().equals(table)
     assert encodings(table)["compression"] == {"text": "zstd", "double": "zstd"}
+
+
+def test_whole_numbers_are_compressed_where_it_is_worth_the_time() -> None:
+    table = pa.table(
+        {
+            "alike": pa.array(np.arange(MANY_ROWS) // 1024, pa.int64()),
+            "drawn": pa.array(DICE.integers(0, 128, MANY_ROWS), pa.int32()),
+            "counted": pa.array(np.arange(MANY_ROWS), pa.int64()),
+        }
+    )
+    assert encodings(table)["compression"] == {"alike": "none", "drawn": "none", "counted": "lz4"}
+
+
+def test_files_of_other_pages_compression_and_encodings_are_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those that were published before these were chosen."""
+    table = pa.table({"many": pa.array(NUMBERS, pa.int32()), "few": pa.array(NUMBERS % 7, pa.int64())})
+    for other in (
+        {"compression": "lz4", "max_rows_per_page": 20_000},
+        {"compression": "zstd", "max_rows_per_page": 1000, "row_group_size": 3000, "use_dictionary": False},
+    ):
+        monkeypatch.setattr(columns, "encodings", lambda _, other=other: other)
+        held = stored(table)
+        assert held.table().equals(table)
+        assert pa.concat_tables(list(held.parts(1024))).equals(table)
 
 
 DECLARED = Declaration(

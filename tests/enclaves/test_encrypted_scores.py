@@ -93,7 +93,7 @@ def test_the_step_makes_scores_coarse_and_not_wrong(key: tuple[he_score.ClientKe
     exact = he_score.open_scores(key[0], answered(file_of(key[1], encoded_rows(risk_scorer(), rows[:1])), 1, model=model), 1, 1)[0, 0]
     assert np.abs(opened - exact).max() <= 0.2501
     assert np.abs(opened - exact).max() > 0.24
-    assert abs(opened.mean() - exact) < 5 * 0.5 / np.sqrt(12 * 2000)
+    assert abs(opened.mean() - exact) < 7 * 0.5 / np.sqrt(12 * 2000)
 
 
 def noise_of_inputs(key: he_score.ClientKey, data: bytes, width: int) -> he_score.Reals:
@@ -185,13 +185,13 @@ def test_the_child_process_scores_and_says_what_is_wrong(tmp_path: Path, key: tu
         "agreement": BOUND[0],
         "request_id": BOUND[1],
     }
-    assert Child().ask(question, {REQUEST: path}, output)["digest"] == digest_bytes(output.read_bytes())
+    assert Child("score").ask(question, {REQUEST: path}, output)["digest"] == digest_bytes(output.read_bytes())
     assert he_score.open_scores(key[0], output.read_bytes(), 3, 1).shape == (3, 1)
     with pytest.raises(Malformed) as refused:
-        Child().ask({**question, "rows": 5000}, {REQUEST: path})
+        Child("score").ask({**question, "rows": 5000}, {REQUEST: path})
     assert refused.value.code == "he-size"
     with pytest.raises(SandboxError) as tampered:
-        Child().ask({**question, "ciphertexts": "sha256:" + "0" * 64}, {REQUEST: path})
+        Child("score").ask({**question, "ciphertexts": "sha256:" + "0" * 64}, {REQUEST: path})
     assert tampered.value.code == "upload-digest"
 
 
@@ -215,9 +215,9 @@ def test_only_the_owner_of_a_key_decrypts_what_is_approximate() -> None:
 
 
 def test_no_document_can_hold_a_score_or_a_key(key: tuple[he_score.ClientKey, bytes]) -> None:
-    for document in (documents.ScoreRequest, documents.ScoreStatement):
+    for document in (documents.ScoreRequest, documents.ScoreStatement, documents.ScoreReturn):
         assert {field.type for field in fields(document)} <= {"str", "int", "str | None", "ScoreRefusal | None"} | {
-            f"Literal['{kind}/1']" for kind in ("score-request", "score-statement")
+            f"Literal['{word}']" for word in ("score-request/1", "score-statement/1", "score-return/1", "owner-silent")
         }
     for send in (lambda: canonical(encode(key[0])), lambda: json.dumps(encode(key[0])), lambda: pickle.dumps(key[0])):
         with pytest.raises((Malformed, TypeError)):

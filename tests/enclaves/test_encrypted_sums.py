@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tenseal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enclaves.kit import he
+from enclaves.kit import he, he_score
 from enclaves.kit.he_masks import MaskKey, add_mask, expand, mask_keys
 from enclaves.kit.sealing import SealingKey
 from policies.errors import Malformed, SandboxError, Tampered
 from policies.joint import GUARD_SLOTS, NARROW, PARAMETERS, WIDE, Parameters
 
+ROOT = Path(__file__).parents[2]
 NAMES = sorted(PARAMETERS)
 
 
@@ -143,6 +148,12 @@ def crafted_protobuf(sizes: bytes, ciphertexts: list[bytes]) -> bytes:
     return found + b"".join(b"\x12" + varint(len(c)) + c for c in ciphertexts)
 
 
+def of_other_scheme() -> bytes:
+    """An encrypted row of a scoring, under CKKS."""
+    _, half = he_score.generate_key("sha256:" + "a" * 64, "r-1")
+    return he_score.encrypt_rows(he_score.public_key(half, "sha256:" + "a" * 64, "r-1"), he_score.matrix([[0.5]]))
+
+
 def hostile(keys: dict[str, he.KeyPair]) -> dict[str, bytes]:
     good = he.write_ciphertexts(encrypted(NARROW, keys, [1, 2, 3]))
     other = he.write_ciphertexts(encrypted(WIDE, keys, [1]))
@@ -154,6 +165,7 @@ def hostile(keys: dict[str, he.KeyPair]) -> dict[str, bytes]:
         "longer": good + b"\0",
         "twice": good * 2,
         "other parameters": other,
+        "other scheme": of_other_scheme(),
         "zeros": bytes(len(good)),
         "all ones": b"\xff" * len(good),
         "no residue": good[:8] + (NARROW.primes[0]).to_bytes(8, "little") + good[16:],
@@ -162,7 +174,10 @@ def hostile(keys: dict[str, he.KeyPair]) -> dict[str, bytes]:
         "protobuf of size 0": crafted_protobuf(b"\x00", [good]),
         "protobuf of size 2^63": crafted_protobuf(b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", [good]),
         "protobuf with two ciphertexts": crafted_protobuf(b"\x80\x20", [good, good]),
+        "protobuf without ciphertext in a ciphertext's size": crafted_protobuf(b"\x80\x20", []).ljust(len(good), b"\0"),
+        "protobuf of size 0 in a ciphertext's size": crafted_protobuf(b"\x00", [good])[: len(good) // 2].ljust(len(good), b"\0"),
         "zstd bomb": bomb,
+        "zstd bomb in a ciphertext's size": bomb.ljust(len(good), b"\xff"),
         "text": b"a" * len(good),
     }
 
@@ -246,6 +261,35 @@ def test_a_public_key_of_another_shape_is_not_loaded(change: str, keys: dict[str
     with pytest.raises(Malformed) as refused:
         he.encrypt(NARROW.name, bad, he.pack(NARROW.name, np.array([1]), 1))
     assert refused.value.code == "he-key"
+
+
+def test_a_context_in_place_of_a_key_is_not_loaded(keys: dict[str, he.KeyPair]) -> None:
+    """TenSEAL's vectors come with a context and load it; here its bytes are no key, in whatever length they come."""
+    sent = tenseal.context(tenseal.SCHEME_TYPE.BFV, poly_modulus_degree=4096, plain_modulus=NARROW.plain_modulus).serialize()
+    packed, size = he.pack(NARROW.name, np.array([1]), 1), len(keys[NARROW.name].public)
+    for data in (sent, sent[:size], sent.ljust(size, b"\0"), (sent * (size // len(sent) + 1))[:size]):
+        with pytest.raises(Malformed) as refused:
+            he.encrypt(NARROW.name, data, packed)
+        assert refused.value.code == "he-key"
+
+
+def test_nothing_of_anybodys_makes_a_context_or_parameters() -> None:
+    """Contexts are made from pinned parameters alone; SEAL loads keys and ciphertexts whose residues were compared, and nothing else."""
+    made, loads = set[str](), set[str]()
+    for folder in ("enclaves", "sandbox", "policies"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            for node in ast.walk(ast.parse(text)) if "seal" in text else ():
+                if not isinstance(node, ast.Call):
+                    continue
+                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                if called in ("SEALContext", "EncryptionParameters", "context", "context_from"):
+                    made.add(f"{path.name} {ast.unparse(node)}")
+                if called in ("loaded", "load") and node.args and "seal" in ast.unparse(node.args[0]):
+                    loads.add(ast.unparse(node.args[0]))
+    assert {call.partition("(")[0].rpartition(" ")[2] for call in made} == {"seal.SEALContext", "seal.EncryptionParameters"}
+    assert all("made" in call or "SCHEME_TYPE" in call for call in made)
+    assert loads <= {"seal.PublicKey()", "seal.SecretKey()", "seal.Ciphertext()"}
 
 
 def test_the_text_of_a_key_pair_shows_nothing(keys: dict[str, he.KeyPair]) -> None:

@@ -20,7 +20,7 @@ from sandbox.jobs import launch
 from sandbox.jobs.isolation import Isolation, default_isolation
 from sandbox.jobs.launch import EnclaveProcess
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,9 @@ from enclaves.learn.rows import BLOCK, MISSING, Array, Rows, encode_rows, factor
 from enclaves.learn.trees import bins_of
 from policies.privacy import Loss, sigma_for
 from policies.schedule import Measured, Statistic
-from policies.training import UNIT, Encoded, Linear, Logistic, Means, Task, Trees, needs_of
+from policies.task import Task, needs_of
+from policies.training import UNIT, Encoded, Linear, Logistic, Means, Trees
+from tests.support.chance import NORMAL, least_covered, near
 
 NUMBER = Encoded(column="number", encoding="scaled", lower=-50, upper=100, centre=0)
 AMOUNT = Encoded(column="amount", encoding="log", decimals=2, lower=0, upper=100_000, centre=500)
@@ -251,15 +253,13 @@ def rank(scores: Array, positive: Array) -> float:
 
 def test_linear_regression_finds_the_slope_and_its_metric_says_so() -> None:
     wanted, rows, held = population("value")
-    model, metrics = train(rows, held, wanted, statistics_of(wanted, 10**8))
+    model, metrics = train(rows, held, wanted, statistics_of(wanted, 10**9))
     test = rows.only(held)
     error = predict(model, test.z) - test.y / UNIT
     exact = 1 - (error**2).mean() / (test.y / UNIT).var()
     assert exact > 0.85
-    value, low, high = (float(text) for text in (metrics[0].value, metrics[0].low, metrics[0].high))
-    assert low <= value <= high
-    # Three times the interval: five standard deviations of the noise.
-    assert abs(value - exact) <= 3 * max(high - value, value - low)
+    assert float(metrics[0].low) <= float(metrics[0].value) <= float(metrics[0].high)
+    assert near(metrics[0], exact, 2 * NORMAL)
 
 
 def test_intervals_of_metrics_cover_their_exact_value_about_as_often_as_they_say() -> None:
@@ -269,9 +269,9 @@ def test_intervals_of_metrics_cover_their_exact_value_about_as_often_as_they_say
     test = rows.only(held)
     error = np.clip(predict(model, test.z) - test.y / UNIT, -2, 2)
     exact = float(np.sqrt((error**2).mean()))
-    found = [measure(model, test, wanted, Purse.of(statistics))[1] for _ in range(200)]
+    found = [measure(model, test, wanted, Purse.of(statistics))[1] for _ in range(1000)]
     covered = sum(float(m.low) <= exact <= float(m.high) for m in found)
-    assert covered >= 178
+    assert covered >= least_covered(len(found))
 
 
 def test_trees_learn_what_a_line_cannot() -> None:
@@ -326,10 +326,10 @@ def advantage(with_person: list[float], without: list[float]) -> float:
 
 def attacked(runs: int, wanted: Task, statistics: Sequence[Statistic]) -> float:
     """Advantage of one who knows all rows but the target's and looks at the weights along the target's direction."""
-    cells = [(20, 500, 0, 0)] * 20
+    cells = [(20, 500, 0, index % 2) for index in range(100)]
     target = [(100, 100_000, 2, 1)] * MOST_ROWS
-    absent = table(wanted, cells, range(20))
-    present = table(wanted, [*cells, *target], [*range(20), *[99] * MOST_ROWS])
+    absent = table(wanted, cells, range(100))
+    present = table(wanted, [*cells, *target], [*range(100), *[100] * MOST_ROWS])
     direction = present.z[-1].astype(np.float64) / UNIT
 
     def score(rows: Rows) -> float:
@@ -340,19 +340,19 @@ def attacked(runs: int, wanted: Task, statistics: Sequence[Statistic]) -> float:
 
 
 def permitted(rho: float, runs: int) -> float:
-    """What rho-zCDP lets an attacker gain, and three standard errors of the estimate.
+    """What rho-zCDP lets an attacker gain, and seven standard errors of the estimate: by Hoeffding exceeded once in 10^10 runs.
 
     Pinsker's inequality with the Kullback-Leibler divergence that rho-zCDP bounds (alpha to 1): advantage <= sqrt(rho / 2).
     """
-    return float(np.sqrt(rho / 2) + 3 * np.sqrt(2 * 0.25 / (runs / 2)))
+    return float(np.sqrt(rho / 2) + 7 * np.sqrt(2 * 0.25 / (runs / 2)))
 
 
-RUNS = 1000 if os.environ.get("SANDBOX_FULL") else 150
+RUNS = 1000 if os.environ.get("SANDBOX_FULL") else 300
 RHO = 0.02
 
 
 def leaking() -> tuple[Task, tuple[Statistic, ...]]:
-    wanted = replace(TASKS["logistic, clipped"], learner=Logistic(steps=2, clip="0.2"), held_out=0)
+    wanted = replace(TASKS["logistic, clipped"], learner=Logistic(steps=2, clip="0.05"), held_out=0)
     return wanted, statistics_of(wanted, int(RHO / 2 * 10**9))
 
 

@@ -24,7 +24,8 @@ from policies.model import WEIGHT_BITS, Model, Tree
 from policies.privacy import parse_loss
 from policies.scoring import predicted
 from policies.statement import Release
-from policies.training import Encoded, Input, Linear, Logistic, Means, Task, Training, Trees
+from policies.task import Task
+from policies.training import Encoded, Input, Linear, Logistic, Means, Training, Trees
 from tests.support.runs import Bench, bench
 
 NUMBER = Encoded(column="number", encoding="scaled", decimals=1, lower=-50, upper=100, centre=0)

@@ -100,9 +100,9 @@ def test_known_answers_of_thresholds_and_conversion() -> None:
 
 def test_a_key_that_one_unit_holds_practically_never_leaves() -> None:
     held = replace(statistic(sensitivity=3, scale=1.0, amount=NANO, quantity="units"), scale=scale_for(3, NANO))
-    held = replace(held, threshold=threshold_for(held, 3, 10**6))
-    assert not any(value is not None for value in discover([1] * 2000, held, 10**6))
-    assert all(value is not None for value in discover([1000] * 10, held, 10**6))
+    held = replace(held, threshold=threshold_for(held, 3, 1))
+    assert not any(value is not None for value in discover([1] * 300, held, 1)), "each leaves with a third of 10^-12"
+    assert all(value is not None for value in discover([1000] * 10, held, 1))
 
 
 def test_without_a_threshold_nothing_is_discovered() -> None:
@@ -141,7 +141,7 @@ def pmf(mechanism: str, scale: float, value: int) -> float:
 @pytest.mark.parametrize("scale", [0.75, 12.5])
 def test_noise_has_its_distribution(mechanism: str, scale: float) -> None:
     """Chi-square goodness of fit, also over the seam between two calls. By Laurent and Massart (2000, lemma 1) a chi-square value of k
-    degrees exceeds k + 2 sqrt(k x) + 2 x with probability below exp(-x); x = 17 makes that 4e-8."""
+    degrees exceeds k + 2 sqrt(k x) + 2 x with probability below exp(-x); x = 25 makes that 2e-11."""
     assert DRAWS > CHUNK
     drawn = Counter(add_noise([0] * DRAWS, statistic(sensitivity=1, scale=scale, amount=10 * NANO, mechanism=mechanism)))
     reach = next(t for t in range(1, 10_000) if DRAWS * pmf(mechanism, scale, t + 1) < 25)
@@ -151,7 +151,7 @@ def test_noise_has_its_distribution(mechanism: str, scale: float) -> None:
     bins = [*((observed[v], expected[v]) for v in expected), (sum(n for v, n in drawn.items() if v > 0), outside)]
     bins.append((sum(n for v, n in drawn.items() if v < 0), outside))
     chi_square = sum((found - wanted) ** 2 / max(wanted, 1.0) for found, wanted in bins)
-    degrees, x = len(bins) - 1, 17.0
+    degrees, x = len(bins) - 1, 25.0
     assert sum(found for found, _ in bins) == DRAWS
     assert chi_square <= degrees + 2 * math.sqrt(degrees * x) + 2 * x
 
@@ -160,7 +160,7 @@ def test_noise_has_its_distribution(mechanism: str, scale: float) -> None:
 def test_noise_is_fresh_for_every_cell_and_every_call(mechanism: str) -> None:
     wide = statistic(sensitivity=1, scale=2.0**31, amount=NANO, mechanism=mechanism)
     drawn = [value for _ in range(5) for value in add_noise([0] * 200, wide)]
-    assert len(set(drawn)) >= len(drawn) - 1, "two of a thousand draws fall together once in ten thousand runs"
+    assert len(set(drawn)) >= len(drawn) - 3, "two of a thousand draws fall together once in ten thousand runs, four times over never"
 
 
 # The recorder: neighbouring tables differ in noised values only

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from enclaves import bounded, lines, pairs
 from enclaves.aggregate import Exact, aggregate
 from enclaves.bounded import Sums, first_cells, hashes
-from enclaves.kit.arrays import whole_numbers
+from enclaves.kit.arrays import is_within, whole_numbers
 from enclaves.kit.columns import FOOTER, StoredColumns, encrypt_table
 from enclaves.kit.expressions import Fragment
 from enclaves.kit.prepared import prepared
@@ -245,6 +245,55 @@ def test_packing_sorting_and_numbering_find_the_same_pairs(seed: int, spread: in
                 assert pair not in got, "a unit lies in one part"
                 got[pair] = [int(total[index]) for total in totals]
         assert got == expected
+
+
+@given(
+    runs=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    largest=st.sampled_from([3, 2**26, 2**31 - 1]),
+    signs=st.sampled_from([(0, 1), (-1, 0), (-1, 1)]),
+    first=st.sampled_from([0, 2**31 - 2, -(2**62)]),
+)
+@RUNS
+def test_amounts_of_32_bits_add_up_as_those_of_64_also_where_their_sums_pass_32(
+    runs: list[int], largest: int, signs: tuple[int, int], first: int
+) -> None:
+    dice = np.random.default_rng(sum(runs))
+    units = first + np.repeat(np.arange(len(runs)), runs)
+    amounts = dice.integers(signs[0] * largest, signs[1] * largest, len(units), endpoint=True)
+    held = Lines(units=units, keys=(), amounts={"a": amounts.astype(np.int32)}, largest={"a": largest})
+    expected = [int(part.sum()) for part in np.split(amounts, np.cumsum(runs)[:-1])]
+    for found in ([pairs_of(held, in_order=True)], [pairs_of(held)], list(sorted_pairs([held], held.largest))):
+        assert [total for part in found for total in part.totals["a"].tolist()] == expected
+        assert [unit for part in found for unit in part.units.tolist()] == sorted(set(units.tolist()))
+        assert [count for part in found for count in part.rows.tolist()] == runs
+
+
+@given(
+    lines=st.lists(
+        st.tuples(st.integers(-(2**62), 2**62), st.sampled_from([2, 7, 2**31]), st.floats(0, 0.999)) | st.tuples(
+            st.integers(-(2**20), 2**20), st.integers(2, 50), st.floats(0, 0.999)
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    most=st.integers(1, 4),
+)  # fmt: skip
+@RUNS
+def test_a_weighed_total_is_the_exact_quotient_rounded_down(lines: list[tuple[int, int, float]], most: int) -> None:
+    # A pair of n rows has at most n times the largest amount, which `fits` bounds.
+    chosen = [(max(-n * 2**31, min(n * 2**31, total)), n, int(n * share)) for total, n, share in lines if n > most]
+    for one in ([(2**52 // most, 2**31, 2**31 - 1)] if most < 2**31 else [], [(-(2**52) // most + 7, 13, 12)], chosen):
+        totals, rows_, turns = (np.asarray([line[index] for line in one], np.int64) for index in range(3))
+        if len(one):
+            found = bounded._weighed(totals, np.arange(len(one)), rows_, most, turns)
+            assert found.tolist() == [(total * most + turn) // n for total, n, turn in one]
+
+
+@given(values=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5), lower=st.integers(-3, 3), upper=st.integers(-3, 2**31))
+@RUNS
+def test_values_within_bounds_are_told_from_others(values: list[int], lower: int, upper: int) -> None:
+    for kind in (np.int32, np.int64):
+        assert is_within(np.asarray(values, kind), lower, upper) == all(lower <= value <= upper for value in values)
 
 
 def test_sums_beyond_what_doubles_hold_stay_exact() -> None:

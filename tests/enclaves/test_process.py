@@ -34,7 +34,7 @@ from tests.support.runs import Bench, bench, gone, replace_grant
 COMMAND = [sys.executable, "-I", "-B", "-c", START.format(root=str(checkout_root()), call="main(3072)")]
 """What `EnclaveProcess` runs; here with a pipe where it has none, to see what would be said."""
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -139,18 +139,19 @@ def test_limited_code_cannot_write_a_file(tmp_path: Path) -> None:
     assert [path.stat().st_size for path in tmp_path.iterdir()] in ([], [0])
 
 
-@pytest.mark.parametrize(
-    "incoming",
-    [
-        b"\x00\x00\x00\x05hello",
-        b"\x00\x00\x00\x02{}",
-        b"\xff\xff\xff\xff" + b"x" * 100,
-        (MAX_FRAME + 1).to_bytes(4, "big"),
-        b"\x00\x00",
-        b"",
-        b"\x00\x00\x00\x10" + b'{"grant": "\xff\xff"}'[:16],
-    ],
+GARBAGE = (
+    b"\x00\x00\x00\x02{}",
+    (MAX_FRAME + 1).to_bytes(4, "big"),
+    b"",
+    b"\xff\xff\xff\xff" + b"x" * 100,
+    b"\x00\x00\x00\x05hello",
+    b"\x00\x00",
+    b"\x00\x00\x00\x10" + b'{"grant": "\xff\xff"}'[:16],
 )
+"""Another message, one that is too large, and none; with SANDBOX_FULL=1 more of each, at an enclave's start apiece."""
+
+
+@pytest.mark.parametrize("incoming", GARBAGE if os.environ.get("SANDBOX_FULL") else GARBAGE[:3])
 def test_garbage_ends_it_without_a_word(incoming: bytes) -> None:
     """Standard error is a pipe here, which it is not when the host starts an enclave."""
     ours, theirs = socket.socketpair()

@@ -24,6 +24,7 @@ from policies.privacy import Loss
 from policies.statement import Release
 from sandbox.party.checking import check_statement, statements
 from sandbox.party.forms import declaration_of, read_form
+from tests.support.chance import near
 from tests.support.queries import grant_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -111,6 +112,6 @@ def test_with_noise_the_answer_lies_near_the_published_one() -> None:
     assert set(cells) == set(PUBLISHED)
     for coinsurance, (rows, mean) in PUBLISHED.items():
         counted, visits = cells[coinsurance]
-        assert abs(float(counted.value) - rows) <= 6 * (float(counted.high) - float(counted.low))
-        assert float(visits.low) - 0.4 <= mean <= float(visits.high) + 0.4
+        assert near(counted, rows)
+        assert near(visits, mean, also=0.4)
         assert math.isfinite(float(visits.value))

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 import enclaves.gate
 import enclaves.run
 from enclaves.evidence import attest_simulated
-from enclaves.gate import PADDING
 from enclaves.kit.appraisal import Attested, key_release_info, release_info, verify_statement
 from enclaves.kit.columns import FOOTER
 from enclaves.kit.sealing import ENCAPSULATED_BYTES, TAG_BYTES, SealingKey, seal
+from enclaves.kit.tables import OutOfMemory
 from enclaves.run import Inputs, run
 from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode
+from policies.errors import Tampered
 from policies.grant import Grant, grant_digest
-from policies.granted import MAX_RELEASE, Recipient, WithheldCode
+from policies.granted import MAX_RELEASE, PADDING, Recipient, WithheldCode
 from policies.query import Join, Table
 from policies.schedule import Measured, Statistic
 from policies.statement import Nonce, Release, SignedStatement
@@ -265,18 +266,18 @@ def test_no_sealed_body_makes_a_run_raise(honest: Bench, body: Any) -> None:
 
 
 def test_what_fails_inside_is_told_by_a_closed_word_only(honest: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    for raised, word in ((ValueError("row 17 says 'secret'"), "internal"), (MemoryError("secret"), "resource-limit")):
+    for raised in (ValueError("row 17 says 'secret'"), MemoryError("secret"), OutOfMemory("secret"), Tampered("secret")):
 
         def fail(*_: Any, raised: Exception = raised, **__: Any) -> None:
             raise raised
 
         monkeypatch.setattr(enclaves.run, "aggregate_files", fail)
         statement, sealed = ended(honest)
-        assert (statement.statement.withheld, sealed) == (word, None)
+        assert (statement.statement.withheld, sealed) == ("internal", None)
         assert "secret" not in repr(statement)
 
 
-def test_a_database_out_of_memory_is_a_resource_limit() -> None:
+def test_a_database_out_of_memory_is_told_like_every_other_error() -> None:
     rows = 400_000
     table = pa.table(
         {
@@ -289,7 +290,7 @@ def test_a_database_out_of_memory_is_a_resource_limit() -> None:
     )
     sql = "SELECT AVG(s.n) AS years FROM (SELECT person_id, COUNT(*) AS n FROM insurer.plans GROUP BY person_id) AS s"
     laid = bench({"insurer.plans": table, "clinic.care": care(1)}, sql=sql)
-    assert code(laid, memory_mib=8) == "resource-limit"
+    assert code(laid, memory_mib=8) == "internal"
 
 
 def test_a_release_too_large_to_hand_out_is_withheld(honest: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

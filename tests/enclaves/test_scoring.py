@@ -21,7 +21,7 @@ from policies.codec import encode
 from policies.errors import Malformed
 from policies.model import Model, Tree
 from policies.scoring import predicted
-from policies.service import MODEL_COLUMN, PART_CHARACTERS, PART_COLUMN, model_declaration, model_parts, parse_model
+from policies.service import MODEL_COLUMN, PART_CHARACTERS, PART_COLUMN, copied_by, model_declaration, model_parts, parse_model
 from policies.training import Encoded
 from tests.support.scoring import one
 
@@ -153,7 +153,8 @@ def _life(rows: int, seed: int) -> Any:
 @pytest.mark.parametrize("seed", range(5))
 def test_rows_met_in_life_are_not_suspected(rows: int, seed: int) -> None:
     assert probing_of(_life(rows, seed)) == "none"
-    assert probing_of(_life(rows, seed)[:, [1, 2, 3]]) == "none"
+    narrow = _life(rows, seed)[:, [1, 2, 3]]
+    assert probing_of(narrow) == ("few" if len(np.unique(narrow, axis=0)) < FEWEST_ROWS else "none")
 
 
 BASE = [40, 25, 3, 0, 200]
@@ -183,7 +184,48 @@ def test_rows_made_to_copy_a_model_are_suspected_in_any_order(rows: Any) -> None
     assert probing_of(rows[order]) == "suspected"
 
 
-def test_nothing_is_said_of_a_few_rows() -> None:
-    assert probing_of(_one_at_a_time()[: FEWEST_ROWS - 1]) == "none"
-    assert probing_of(np.zeros((0, 3), np.int64)) == "none"
-    assert probing_of(np.zeros((500, 3), np.int64)) == "none"
+def test_of_a_few_rows_it_is_said_that_they_are_few() -> None:
+    assert probing_of(_one_at_a_time()[: FEWEST_ROWS - 1]) == "few"
+    assert probing_of(np.zeros((0, 3), np.int64)) == "few"
+    assert probing_of(np.zeros((500, 3), np.int64)) == "few"
+    assert probing_of(np.arange(500).reshape(-1, 1)) == "none"
+
+
+def test_a_grid_over_fifty_small_versions_is_told_of_fifty_times_and_fifty_honest_batches_never() -> None:
+    """No version knows of another: the owner counts the words."""
+    grid = np.array([[age, plan, visits, 0, 200] for age in range(20, 70, 5) for plan in range(7) for visits in range(5)])
+    cuts = np.array_split(np.random.default_rng(11).permutation(grid), 50)
+    assert {probing_of(cut) for cut in cuts} == {"few"}
+    assert [probing_of(_life(150, seed)) for seed in range(50)] == ["none"] * 50
+
+
+def _rows_of_z(draw: Any, count: int, width: int) -> Any:
+    return np.column_stack([np.full(count, 1024), draw.integers(-1024, 1025, (count, width - 1))]).astype(np.int16)
+
+
+@pytest.mark.parametrize("name", ["number", "chance", "chances"])
+def test_as_many_rows_as_are_said_to_be_enough_copy_a_model_and_one_less_does_not(name: str) -> None:
+    """Equations on rows of the asker's choice: below that number a model with the same answers differs elsewhere."""
+    model = MODELS[name]
+    model = replace(model, label=replace(NUMBER, encoding="scaled", lower=-90_000)) if name == "number" else model
+    enough = copied_by(model)
+    assert enough == model.width
+    draw = np.random.default_rng(5)
+    z, true = _rows_of_z(draw, enough, enough) / 1024, np.array(model.weights, float) / 2**20
+    answers = scores_of(model, (z * 1024).astype(np.int16))
+    if model.link == "identity":
+        assert model.label is not None
+        linear, wanted = (answers - model.label.offset) / model.label.reach, true.T
+    elif model.link == "logistic":
+        linear, wanted = np.log(answers / (1 - answers)), true.T
+    else:  # probabilities know weights up to what is common to all classes
+        linear, wanted = np.log(answers[:, 1:] / answers[:, :1]), (true[1:] - true[0]).T
+    assert np.allclose(np.linalg.solve(z, linear), wanted, atol=1e-3)
+    free = np.linalg.svd(z[:-1])[2][-1]  # no answer to the first rows moves along it
+    assert np.allclose(z[:-1] @ free, 0, atol=1e-9)
+    assert abs(z[-1] @ free) > 1e-3
+
+
+def test_trees_and_clusters_say_what_is_known_of_them() -> None:
+    assert copied_by(MODELS["trees"]) == 1 + 2 * 3
+    assert copied_by(MODELS["cluster"]) is None

@@ -95,7 +95,7 @@ def test_whatever_rows_hold_a_model_of_numbers_is_released(name: str, learner: s
 
 
 def test_a_model_larger_than_agreed_is_withheld() -> None:
-    laid = bench(sql=SQL, training=asked(Trees(rounds=40, depth=5, bins=4)), loss=RHO)
+    laid = bench(sql=SQL, training=asked(Trees(rounds=12, depth=5, bins=4)), loss=RHO)
     assert released(laid).model is not None
     agreement = replace(laid.agreement, terms=tuple(replace(item, output_bytes=8192) for item in laid.agreement.terms))
     other = replace_grant(laid, agreement=agreement_digest(agreement))

@@ -74,7 +74,7 @@ def _ran(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ra
         request = market.request(market.join_sql, "2", "r-full-job")
         with found.brokers(market.clients["insurer"], market.clients["clinic"]):
             released = market.clients["institute"].submit(request)["id"]
-            assert market.clients["institute"].wait(released, 120)["state"] == "released"
+            assert market.clients["institute"].wait(released, 300)["state"] == "released"
         waiting = _attest(market)
         with found.host.store.transaction() as tx:
             tx.hold_log()  # so that the worker is not frozen amid a transaction that holds everybody up
@@ -110,7 +110,7 @@ def _refuse(market: Market) -> str:
     job = market.clients["institute"].submit(market.request(market.join_sql, "0.5", "r-refused-keys"))
     _until(lambda: bool(market.clients["clinic"].key_requests()))
     market.clients["clinic"].send_refusal(KeyRefusalStatement(job=job["id"], grant=job["grant_digest"], reason="not-today"))
-    assert market.clients["institute"].wait(job["id"], 90)["state"] == "failed"
+    assert market.clients["institute"].wait(job["id"], 240)["state"] == "failed"
     return str(job["id"])
 
 
@@ -124,7 +124,7 @@ def _attest(market: Market) -> str:
     return job
 
 
-def _until(condition: object, seconds: float = 90.0) -> None:
+def _until(condition: object, seconds: float = 240.0) -> None:
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from enclaves.kit.envelope import Signed, sign_document
 from policies.agreement import LogIdentity
-from policies.canonical import digest_bytes
+from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
 from policies.errors import Conflict, Forbidden, Malformed, NotFound, PolicyRefused, ReleaseWithheld, SandboxError, Tampered
+from policies.odrl import agreement_document
 from policies.scorer import ScoreRequest, ScoreStatement
 from policies.scoring import predicted
 from policies.tightening import Tightening
 from sandbox.audit.receipt import log_key
 from sandbox.audit.replay import replay
 from sandbox.audit.scoring_receipt import verify_score_receipt
+from sandbox.cli import cli
 from sandbox.party.acts import next_tightening
 from sandbox.party.encrypted_scoring import ModelOwner, Rows
 from sandbox.party.exporting import export_log
@@ -72,6 +75,28 @@ def test_a_client_gets_the_models_scores_and_everything_is_replayed(market: Scor
     kinds = [header["kind"] for header in market.service.headers()]
     assert kinds.count("score_decided") >= 1
     assert kinds.count("score_answered") >= 1
+
+
+def test_anybody_with_the_agreement_verifies_a_kept_receipt_offline(market: ScoreMarket, done: str, tmp_path: Path) -> None:
+    file, changed, log_proof = tmp_path / "receipt.json", tmp_path / "changed.json", tmp_path / "end.tlog-proof"
+    home, agreement = str(market.bank.home.folder), tmp_path / "agreement.json"
+    agreement.write_bytes(canonical(agreement_document(market.bank.signed_agreement(market.agreement))))
+    run = CliRunner().invoke
+    assert run(cli, ["model", "read-encrypted", "--home", home, done, "--receipt", str(file)]).exit_code == 0
+    for known in (["--agreement", str(agreement)], ["--home", str(market.auditor.home.folder)]):
+        shown = run(cli, ["receipt", "verify", str(file), *known, "--json"], catch_exceptions=False)
+        facts = parse_json(shown.output.encode(), limit=1 << 20)
+        assert (facts["scoring"], facts["outcome"], facts["ok"]) == (done, "answered", True)
+    assert run(cli, ["receipt", "tlog-proof", str(file), str(log_proof)], catch_exceptions=False).exit_code == 0
+    kept = parse_json(file.read_bytes(), limit=1 << 20)
+    kept["statement"]["body"]["scores"] = "sha256:" + "0" * 64
+    changed.write_bytes(canonical(kept))
+    (tmp_path / "answer").write_bytes(b"other ciphertexts")
+    refused = run(cli, ["receipt", "verify", str(changed), "--agreement", str(agreement)])
+    other = run(cli, ["receipt", "verify", str(file), "--agreement", str(agreement), "--sealed", str(tmp_path / "answer")])
+    assert isinstance(refused.exception, Tampered)
+    assert isinstance(other.exception, Tampered)
+    assert other.exception.code == "receipt-sealed"
 
 
 def test_a_receipt_that_was_changed_does_not_hold(market: ScoreMarket, done: str) -> None:

@@ -40,11 +40,11 @@ def listening(client: Client) -> Iterator[list[tuple[str, str]]]:
     until(lambda: ("connected", "") in heard)
     yield heard
     done.set()
-    thread.join(timeout=events.STREAM_S + 5)
+    thread.join(timeout=events.STREAM_S + 60)
     assert not thread.is_alive()
 
 
-def until(condition: object, seconds: float = 20.0) -> None:
+def until(condition: object, seconds: float = 90.0) -> None:
     """Wait for what must come."""
     assert callable(condition)
     deadline = time.monotonic() + seconds
@@ -70,10 +70,10 @@ def test_a_stream_begins_behind_the_last_event_that_was_seen(noticed: Service) -
     client = market.clients["institute"]
     before = len(noticed.headers())
     job = client.submit(market.request())["id"]
-    until(lambda: client.job(job)["state"] == "running", 60)  # from here on it waits for its brokers, and nothing new is told of it
+    until(lambda: client.job(job)["state"] == "running")  # from here on it waits for its brokers, and nothing new is told of it
     for seen, told in ((str(before), True), (str(len(noticed.headers()) + 5), False), ("-1", False), ("x", False)):
         headers = {"Authorization": f"Bearer {client.home.credential}", "Last-Event-ID": seen}
-        with _opened(noticed, headers) as response:
+        with _opened(noticed, headers, 60.0 if told else 1.5) as response:
             assert response.headers["Content-Type"].startswith("text/event-stream")
             text = b""
             with suppress(requests.RequestException):
@@ -91,7 +91,7 @@ def test_a_participant_cannot_use_up_the_service_with_streams(tmp_path: Path) ->
         headers = {"Authorization": f"Bearer {client.home.credential}"}
         open_streams, refused = [], []
         for _ in range(12):
-            response = requests.get(service.api + "/events", headers=headers, stream=True, timeout=10)
+            response = requests.get(service.api + "/events", headers=headers, stream=True, timeout=60)
             (open_streams if response.status_code == 200 else refused).append(response)
         assert len(open_streams) <= 2 * events.MAX_STREAMS_EACH
         assert refused
@@ -99,24 +99,25 @@ def test_a_participant_cannot_use_up_the_service_with_streams(tmp_path: Path) ->
             expect_problem(response, 503, "too-many-streams")
         started = time.monotonic()
         assert all(get(client, "/me").status_code == 200 for _ in range(20))
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < events.STREAM_S - 5, "none waits until a stream ends"
         for response in open_streams:
             response.close()
-        until(lambda: _opens(service, headers), 2 * events.HEARTBEAT_S + 5)
+        until(lambda: _opens(service, headers), 90)
 
 
-def _opened(service: Service, headers: dict[str, str]) -> requests.Response:
-    """A stream; the place of one that a client left is free again at the next heartbeats."""
+def _opened(service: Service, headers: dict[str, str], silence_s: float) -> requests.Response:
+    """A stream that is given up after so much silence; the place of one that a client left is free again at the next heartbeats."""
     found: list[requests.Response] = []
 
     def opened() -> bool:
-        found.append(requests.get(service.api + "/events", headers=headers, stream=True, timeout=(5, 1.5)))
-        return found[-1].status_code == 200
+        with suppress(requests.Timeout):
+            found.append(requests.get(service.api + "/events", headers=headers, stream=True, timeout=(60, silence_s)))
+        return bool(found) and found[-1].status_code == 200
 
-    until(opened, 30)
+    until(opened, 120)
     return found[-1]
 
 
 def _opens(service: Service, headers: dict[str, str]) -> bool:
-    with requests.get(service.api + "/events", headers=headers, stream=True, timeout=10) as response:
+    with requests.get(service.api + "/events", headers=headers, stream=True, timeout=60) as response:
         return response.status_code == 200

@@ -22,13 +22,12 @@ from policies.joint_documents import JointContribution, JointManifest, JointRele
 from sandbox.audit.joint_receipt import JointReceipt, verify_joint_receipt
 from sandbox.audit.receipt import log_key
 from sandbox.audit.replay import replay
-from sandbox.cli.show import joint_rows
 from sandbox.host import Host
 from sandbox.party.connection import Connection
 from sandbox.party.exporting import export_log
 from sandbox.party.joint import JointPart
 from tests.support.pool import BANDS, REGIONS, distributed
-from tests.support.pooled import PoolMarket, open_pool, work_in_this_process
+from tests.support.pooled import PoolMarket, finish_without, open_pool, until, work_in_this_process
 from tests.support.service import Service, running
 
 
@@ -169,36 +168,6 @@ def test_asking_again_runs_and_charges_again(pooled: PoolMarket, done: str) -> N
 # --- drop-outs
 
 
-def finish_without(market: PoolMarket, job: str, gone: str) -> dict[str, Any]:
-    """Let everybody but one contribute, however long that takes; only then the run's patience is over, and has time again afterwards."""
-    parts = market.parts(without=[gone])
-
-    def contributed() -> bool:
-        for part in parts:
-            part.step()
-        with market.service.host.store.reading() as tx:
-            return len(tx.joint_contributions(job, 1)) == len(market.insurers) - 1
-
-    with market.working(keys_timeout_s=300) as worker:
-        config = worker.host.config
-
-        def patient_again(step: str) -> None:
-            """Within the run's own step: however slowly this test looks, the next attempt has all its time."""
-            if step == "joint-dropped":
-                object.__setattr__(config, "keys_timeout_s", 300.0)
-
-        object.__setattr__(worker.host, "on_step", patient_again)
-        until(contributed, 100)
-        shown = market.clients[market.analyst].joint_progress(job)
-        assert shown is not None
-        assert (shown["attempt"], shown["waiting_for"]) == (1, [gone])
-        assert shown["contributed"] == [name for name in market.insurers if name != gone]
-        assert market.service.host.now() < shown["until"]
-        assert ("waits for", gone) == (joint_rows(shown)[2][0], joint_rows(shown)[2][1].split(" until ")[0])
-        object.__setattr__(config, "keys_timeout_s", 0.0)
-        return market.finish(job, parts)
-
-
 def test_a_contributor_that_drops_out_leads_to_another_attempt_without_it(pooled: PoolMarket) -> None:
     job, gone = pooled.submit(), pooled.insurers[1]
     record = finish_without(pooled, job, gone)
@@ -306,15 +275,6 @@ def test_uploads_of_another_size_are_refused_at_the_door(pooled: PoolMarket) -> 
         with pytest.raises(NotFound):
             pooled.clients[pooled.analyst].add_file(job, b"x" * 65536)
         pooled.finish(job, pooled.parts())
-
-
-def until(condition: Any, seconds: float = 30.0) -> None:
-    import time
-
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_contributions_count_once_and_only_by_their_own_signer(pooled: PoolMarket) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import time
 from typing import Any
 
 import pytest
 
-from policies.canonical import canonical
+from policies.canonical import canonical, digest
+from policies.exchange import Exchange, Leg
+from sandbox.party import exchanges
 from tests.support.doors import DOORS, expect_problem, get
-from tests.support.market import Market
+from tests.support.market import PURPOSE, Market
 
-LISTINGS = ("participants", "datasets", "offers", "agreements", "jobs", "key-requests")
+LISTINGS = ("participants", "datasets", "offers", "agreements", "jobs", "key-requests", "exchanges")
 
 
 def pages(market: Market, role: str, path: str, limit: int, query: str = "") -> list[list[dict[str, Any]]]:
@@ -36,10 +39,22 @@ def filled(market: Market) -> Market:
         for _ in range(3):
             door = DOORS[name](market)
             assert door.post(door.request()).status_code == 201
+    for number in range(3):
+        exchanges.propose(market.clients["institute"], order_for_scenario(market, f"listed-{number}"))
     return market
 
 
-@pytest.mark.parametrize("path", ["participants", "datasets", "offers", "agreements", "jobs"])
+def order_for_scenario(market: Market, uid: str) -> Exchange:
+    """The institute orders something, and may evaluate on the insurer's table."""
+    institute, insurer, now = market.name("institute"), market.name("insurer"), int(time.time())
+    right = Leg(
+        kind="scenario", giver=insurer, receiver=institute, agreement=market.agreement, purpose=PURPOSE, until=now + 9 * 86_400, jobs=2
+    )
+    order = Leg(kind="order", giver=institute, receiver=insurer, document=digest("order"))
+    return Exchange(uid=uid, title="Listed", accept_by=now + 86_400, deadline=now + 8 * 86_400, dispute_days=7, legs=(right, order))
+
+
+@pytest.mark.parametrize("path", ["participants", "datasets", "offers", "agreements", "jobs", "exchanges"])
 def test_pages_of_any_length_lead_through_the_same_items_once(filled: Market, path: str) -> None:
     whole = [item for page in pages(filled, "insurer", path, 200) for item in page]
     assert len(whole) >= 3
@@ -47,6 +62,16 @@ def test_pages_of_any_length_lead_through_the_same_items_once(filled: Market, pa
         assert [item for page in pages(filled, "insurer", path, limit) for item in page] == whole
     keys = [canonical(item) for item in whole]
     assert len(set(keys)) == len(keys)
+
+
+def test_exchanges_are_listed_newest_first_to_those_who_take_part(filled: Market, stranger: Market) -> None:
+    whole = [item for page in pages(filled, "institute", "exchanges", 2) for item in page]
+    assert [item["signed"]["body"]["uid"] for item in whole[:3]] == ["listed-2", "listed-1", "listed-0"]
+    client = filled.clients["institute"]
+    assert exchanges.listed(client, "proposed") == exchanges.listed(client) == whole
+    assert exchanges.listed(client, "open") == []
+    assert exchanges.listed(stranger.clients["institute"]) == []
+    expect_problem(get(client, "/exchanges?stage=over"), 400)
 
 
 def test_jobs_are_listed_newest_first(filled: Market) -> None:
@@ -130,9 +155,9 @@ def test_who_has_an_answer_already_gets_304(market: Market, path: str) -> None:
     assert first.headers["ETag"]
     headers = {"Authorization": f"Bearer {client.home.credential}", "If-None-Match": first.headers["ETag"]}
     url = market.service.api + path
-    again = client.session.get(url, headers=headers, timeout=10)
+    again = client.session.get(url, headers=headers, timeout=60)
     assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
-    other = client.session.get(url, headers=headers | {"If-None-Match": '"another"'}, timeout=10)
+    other = client.session.get(url, headers=headers | {"If-None-Match": '"another"'}, timeout=60)
     assert (other.status_code, other.content) == (200, first.content)
 
 
@@ -141,5 +166,5 @@ def test_a_changed_answer_has_another_etag_and_304_needs_the_credential(filled: 
     tag = get(client, "/jobs").headers["ETag"]
     filled.clients["institute"].submit(filled.request())
     assert get(client, "/jobs").headers["ETag"] != tag
-    answer = client.session.get(filled.service.api + "/jobs", headers={"If-None-Match": "*"}, timeout=10)
+    answer = client.session.get(filled.service.api + "/jobs", headers={"If-None-Match": "*"}, timeout=60)
     expect_problem(answer, 401, "unauthenticated")

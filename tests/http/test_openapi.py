@@ -19,6 +19,7 @@ from sandbox.web.routes import OPERATIONS
 from tests.http.conftest import Ran
 from tests.support.doors import DOORS, KEY_DOORS, get
 from tests.support.market import Market
+from tests.support.service import ON_ONE_DATABASE
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +28,10 @@ def document() -> dict[str, Any]:
     return describe(OPERATIONS)
 
 
+@ON_ONE_DATABASE
 def test_the_description_is_valid_openapi_and_served(market: Market, document: dict[str, Any]) -> None:
     validate(document, cls=OpenAPIV31SpecValidator)
-    response = requests.get(market.service.api + "/openapi.json", timeout=10)
+    response = requests.get(market.service.api + "/openapi.json", timeout=60)
     assert response.headers["Content-Type"] == "application/json"
     assert response.json() == document
 
@@ -67,6 +69,7 @@ def _validator(document: dict[str, Any], schema: dict[str, Any]) -> Any:
     return jsonschema_rs.validator_for({**schema, "components": document["components"]})
 
 
+@ON_ONE_DATABASE
 @pytest.mark.parametrize("name", [*DOORS, *KEY_DOORS])
 def test_what_the_service_accepts_fits_the_described_request(market: Market, ran: Ran, document: dict[str, Any], name: str) -> None:
     door = KEY_DOORS[name](ran.market, ran.waiting) if name in KEY_DOORS else DOORS[name](market)
@@ -79,6 +82,7 @@ def test_what_the_service_accepts_fits_the_described_request(market: Market, ran
         assert not validator.is_valid(door.request(door.changed("unheard", to="of"))), "the document's own members are described"
 
 
+@ON_ONE_DATABASE
 def test_the_answers_about_a_full_job_fit_their_descriptions(ran: Ran, document: dict[str, Any]) -> None:
     client = ran.market.clients["institute"]
     paths = {
@@ -101,8 +105,9 @@ def test_the_answers_about_a_full_job_fit_their_descriptions(ran: Ran, document:
     assert [error.message for error in _validator(document, schema).iter_errors(encode(checked))] == []
 
 
+@ON_ONE_DATABASE
 def test_the_page_shows_every_operation_and_loads_nothing(market: Market, document: dict[str, Any]) -> None:
-    response = requests.get(market.service.api + "/docs", timeout=10)
+    response = requests.get(market.service.api + "/docs", timeout=60)
     assert response.headers["Content-Type"].startswith("text/html")
     for methods in document["paths"].values():
         for operation in methods.values():

@@ -29,7 +29,7 @@ def at_once(calls: list[Callable[[], T]]) -> list[T | SandboxError]:
     barrier = threading.Barrier(len(calls))
 
     def one(call: Callable[[], T]) -> T | SandboxError:
-        barrier.wait(timeout=30)
+        barrier.wait(timeout=120)
         try:
             return call()
         except SandboxError as error:

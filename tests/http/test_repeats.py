@@ -274,6 +274,8 @@ SCORING = "tests/http/test_encrypted_scoring.py"
 ON_ITS_OWN = {
     "sign_epoch": "below: an epoch begins a new log, so it has a town of its own",
     "tighten": ACTS,
+    "give_scope": ACTS,
+    "add_cosignatures": "tests/party/test_cosigned_service.py::test_two_of_three_are_served_exported_and_replayed",
     "approve_job": ACTS,
     "cancel_job": ACTS,
     "report_duty": ACTS,
@@ -287,6 +289,7 @@ ON_ITS_OWN = {
     "ask": f"{SCORING}::test_what_is_sent_twice_counts_once",
     "add_score_file": f"{SCORING}::test_what_is_sent_twice_counts_once",
     "accept_score_statement": f"{SCORING}::test_what_is_sent_twice_counts_once",
+    "accept_score_return": "tests/jobs/test_returned_scorings.py::test_a_return_whose_answer_was_lost_is_sent_again_and_counts_once",
 }
 """Operations that need more than a market, and where they are sent twice."""
 
@@ -344,7 +347,7 @@ def test_twice_at_once_is_once(shop: Market, name: str) -> None:
     first, barrier = len(shop.service.headers()), threading.Barrier(2)
 
     def send(_: int) -> requests.Response:
-        barrier.wait(timeout=30)
+        barrier.wait(timeout=120)
         return request.to(shop.service.url)
 
     with ThreadPoolExecutor(2) as pool:
@@ -424,7 +427,7 @@ def test_keys_and_a_refusal_at_once_are_one_of_them(shop: Market) -> None:
     first, barrier = len(shop.service.headers()), threading.Barrier(2)
 
     def send(request: Sent) -> requests.Response:
-        barrier.wait(timeout=30)
+        barrier.wait(timeout=120)
         return request.to(shop.service.url)
 
     with ThreadPoolExecutor(2) as pool:

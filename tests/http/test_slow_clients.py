@@ -36,7 +36,7 @@ def hasty_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, s
         settings = environment(Config(data=folder / "data", queue="off"))
         process = subprocess.Popen(command, env=settings, cwd=checkout(), stdout=log, stderr=log, start_new_session=True)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not _healthy(port, str(cert)):
             assert time.monotonic() < deadline, (folder / "web.log").read_text()
             time.sleep(0.1)
@@ -81,7 +81,7 @@ def test_slow_clients_over_tls_keep_nobody_else_out_for_long(hasty_tls: tuple[in
         thread.start()
     try:
         time.sleep(0.3)
-        deadline = time.monotonic() + 45
+        deadline = time.monotonic() + 180
         while not _healthy(port, cert):
             assert time.monotonic() < deadline, "slow clients have taken the service"
     finally:

@@ -36,7 +36,7 @@ def send(market: Market, data: bytes | Iterator[bytes], **headers: str) -> reque
     """Upload as the insurer; an iterator is sent in chunks without a length."""
     credential = market.clients["insurer"].home.credential
     return requests.post(
-        market.service.api + "/uploads", data=data, headers={"Authorization": f"Bearer {credential}", **headers}, timeout=30
+        market.service.api + "/uploads", data=data, headers={"Authorization": f"Bearer {credential}", **headers}, timeout=60
     )
 
 
@@ -145,7 +145,7 @@ def test_what_was_refused_in_parts_is_accepted_whole(market: Market, encrypted: 
 def test_nobody_uploads_without_a_credential(market: Market, encrypted: bytes) -> None:
     before = market.service.state()
     for header in ({}, {"Authorization": "Bearer " + "x" * 43}):
-        expect_problem(requests.post(market.service.api + "/uploads", data=encrypted, headers=header, timeout=10), 401, "unauthenticated")
+        expect_problem(requests.post(market.service.api + "/uploads", data=encrypted, headers=header, timeout=60), 401, "unauthenticated")
     assert market.service.state() == before
 
 
@@ -153,7 +153,7 @@ def _raw(market: Market, body: bytes, length: str) -> bytes:
     """Send a request by hand, stop sending, and return the answer up to the end of the connection."""
     credential = market.clients["insurer"].home.credential
     head = f"POST /api/v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {credential}\r\n{length}\r\nConnection: close\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", market.service.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", market.service.port), timeout=60) as connection:
         connection.sendall(head.encode() + body)
         connection.shutdown(socket.SHUT_WR)
         answer = b""

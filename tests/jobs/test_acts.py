@@ -15,7 +15,7 @@ from policies.errors import Conflict, Forbidden, Malformed, NotFound
 from policies.privacy import parse_epsilon
 from policies.tightening import Tightening
 from sandbox.audit.replay import replay
-from sandbox.cli.jobs import show_duties
+from sandbox.cli.releases import show_duties
 from sandbox.exchange.paging import Page
 from sandbox.exchange.tightening import tighten, tightenings_of
 from sandbox.jobs import handout

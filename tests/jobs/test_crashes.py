@@ -1,12 +1,14 @@
 """kill -9 at every step of the durable order: nothing is spent twice, no grant runs twice, nothing stored is lost.
 
 For every step one process of the service, or a provider's broker, kills itself there, with a job of its own. Then honest processes start,
-and all jobs end. On SQLite and on PostgreSQL.
+and all jobs end. On SQLite; on PostgreSQL with SANDBOX_FULL=1, where the commits that a death may cut are cut in
+test_lost_database.py in any case.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -40,7 +42,7 @@ WORKER_STEPS = BEFORE_STORING + AFTER_STORING
 BROKER_STEPS = ("nonce-kept", "nonce-sent", "keys-kept", "keys-sent")
 STEPS = (*WEB_STEPS, "key-released", *BROKER_STEPS, *WORKER_STEPS)
 EPSILON = parse_epsilon("0.5").amount
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 
 
 @dataclass
@@ -115,7 +117,7 @@ class Doomed:
 def answers(port: int) -> bool:
     """Whether a web process is up."""
     try:
-        return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).ok
+        return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=30).ok
     except requests.RequestException:
         return False
 
@@ -193,7 +195,7 @@ def kill_worker(town: Town, others: Doomed, step: str) -> Seen:
     return look(town, job)
 
 
-@pytest.fixture(scope="module", params=DATABASES)
+@pytest.fixture(scope="module", params=DATABASES if os.environ.get("SANDBOX_FULL") else DATABASES[:1])
 def aftermath(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
     with fresh_database(request.param) as database:
         yield from crash_everywhere(tmp_path_factory.mktemp(f"crashes-{request.param}"), database)
@@ -201,8 +203,8 @@ def aftermath(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def crash_everywhere(folder: Path, database: str) -> Iterator[Aftermath]:
     """Let a process die at every step, start honest ones, and wait until all jobs have ended."""
-    town = found_town(folder, total="100", lease_s=1.5, database=database)
-    settings = environment(town.host.config) | {"SANDBOX_LEASE_S": "1.5", "TMPDIR": str(folder)}
+    town = found_town(folder, total="100", lease_s=3.0, database=database)
+    settings = environment(town.host.config) | {"SANDBOX_LEASE_S": "3.0", "TMPDIR": str(folder)}
     insurer, clinic = town.clients["insurer"], town.clients["clinic"]
     port, honest = free_port(), {}
     try:

@@ -26,7 +26,7 @@ from tests.support.runs import COUNT_SQL, Town, brokers_running, found_town, gon
 from tests.support.service import checkout
 from tests.support.steps import require_sound
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def test_a_connection_that_breaks_fails_the_run_and_ends_the_enclave(town: Town,
     with brokers_running(town.clients["insurer"]):
         assert Worker(host=replace(town.host, on_step=on_step), launch=enclaves.launch).step()
     assert killed
-    assert (town.job(job).state, town.job(job).code) == ("failed", "enclave-died")
+    assert (town.job(job).state, town.job(job).code) == ("failed", "engine-error")
     assert len(town.headers("charged", job)) == 1
     require_sound(town.host)
     until_ended(served)

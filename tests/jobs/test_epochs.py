@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from enclaves.kit.signatures import SigningKey
 from policies.agreement import LogIdentity
 from policies.canonical import canonical, digest
 from policies.codec import decode, encode
+from policies.counts import Counts
 from policies.entries import LedgerCharge
 from policies.errors import Conflict, Forbidden, Malformed, NotFound, Refused, SandboxError, Tampered, Unavailable
 from policies.lineage import Consent, Epoch, LogRotation, SignedEpoch, links_from
@@ -38,12 +39,14 @@ from sandbox.host import Host
 from sandbox.jobs.delivery import Outcome, deliver_one, due
 from sandbox.jobs.notices import Notice, Webhook
 from sandbox.jobs.worker import Worker
+from sandbox.party.acting import tighten
 from sandbox.party.client import Client
-from sandbox.party.epochs import compare, sign_epoch
+from sandbox.party.epochs import compare, seen_counts, sign_epoch
 from sandbox.party.exporting import export_log
 from sandbox.party.home import Home
 from sandbox.party.inbox import inbox
 from sandbox.party.rekeying import rotate_keys
+from sandbox.party.scopes import give_scope, scopes_under, take_back
 from sandbox.store.backup import make_backup, restore_backup
 from sandbox.store.database import Store
 from sandbox.store.lineage import LineageTables
@@ -97,11 +100,11 @@ def restart(town: Town, **options: Any) -> None:
     serve(town, compose(replace(town.host.config, origin="town.test/log"), **options))
 
 
-def begin(town: Town, totals: dict[tuple[str, str], Loss] | None = None, *, new_key: bool = False) -> Epoch:
+def begin(town: Town, totals: dict[tuple[str, str], Loss] | None = None, counts: Iterable[Counts] = (), *, new_key: bool = False) -> Epoch:
     """Open an epoch as the operator does, and start the service again."""
     if new_key:
         restart(town, lost_log_key=True)
-    _, epoch = open_epoch(town.host, totals or {})
+    _, epoch = open_epoch(town.host, totals or {}, counts)
     restart(town)
     return epoch
 
@@ -277,8 +280,12 @@ def test_a_lost_log_begins_anew_once_every_provider_has_signed(tmp_path: Path, k
         assert caught.value.code == "epoch-unsigned"
         assert "insurer" in caught.value.message
         shown = {(total.provider, total.id_space): total.seen for total in compare(town.clients["clinic"], low)}
-        epoch = begin(town, shown)
-        assert (epoch.number, epoch.before, epoch.size) == (3, low.before, low.size)
+        begin(town, shown)
+        with pytest.raises(Refused, match="1 instead of 2") as fewer:
+            sign_epoch(town.clients["clinic"])
+        assert fewer.value.code == "epoch-counts"
+        epoch = begin(town, shown, [seen_counts(town.clients["clinic"])])
+        assert (epoch.number, epoch.before, epoch.size) == (4, low.before, low.size)
         assert epoch.total("insurer", "study-person") == paid
         sign_epoch(town.clients["insurer"])
         with pytest.raises(Unavailable):
@@ -295,7 +302,7 @@ def test_a_lost_log_begins_anew_once_every_provider_has_signed(tmp_path: Path, k
             town.clients["institute"].job(lost)
         agreement = town.clients["institute"].signed_agreement(town.agreement)
         receipt = decode(Receipt, town.clients["institute"].receipt(job))
-        assert verify_receipt(receipt, agreement).checkpoint.origin == "town.test/log/epoch-3"
+        assert verify_receipt(receipt, agreement).checkpoint.origin == "town.test/log/epoch-4"
         verdict = replayed(town)
         assert verdict.ok, verdict.mismatches
         assert verdict.ledgers["insurer/study-person"] == town.spent()["insurer"]
@@ -576,3 +583,24 @@ def test_who_signed_an_epoch_pays_from_no_ledger_of_the_log_before_it_any_more(t
     with pytest.raises(Tampered) as caught:
         insurer.followed_agreement(town.agreement)
     assert caught.value.code == "rolled-back"
+
+
+def test_what_a_provider_tightened_and_what_it_gave_to_auditors_counts_in_the_next_log(town: Town) -> None:
+    insurer = town.clients["insurer"]
+    tighten(insurer, town.agreement, "insurer.plans", output_rows=50)
+    given = give_scope(insurer, town.agreement, "auditor", ("decided",))
+    begin(town)
+    for name in PROVIDERS:
+        sign_epoch(town.clients[name])
+    insurer = town.clients["insurer"]
+    assert scopes_under(insurer, town.agreement) == (given,)
+    run(town, "after")
+    taken = take_back(insurer, town.agreement, "auditor")
+    assert taken.scope.sequence == 2
+    tighten(insurer, town.agreement, "insurer.plans", output_rows=40)
+    run(town, "tighter")
+    files = export(town.host, "insurer")
+    with town.host.store.reading() as tx:
+        files[LINEAGE_PATH] = canonical({"links": encode(tx.log_links())})
+    verdict = replay(files.__getitem__, town.host.log_identity)
+    assert verdict.ok, verdict.mismatches

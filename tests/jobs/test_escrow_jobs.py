@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 
-from policies.conditions import DAY_S
+from policies.acts import JobApproval
+from policies.conditions import DAY_S, Approvals
 from policies.errors import Conflict, Forbidden, Malformed, NotFound, SandboxError
-from policies.exchange import Exchange
+from policies.escrow import FINAL
+from policies.exchange import Exchange, Leg
 from policies.privacy import parse_epsilon
 from policies.tightening import Tightening
 from sandbox.audit.replay import replay
 from sandbox.exchange import escrow
+from sandbox.exchange.paging import Page
 from sandbox.exchange.tightening import tighten
+from sandbox.jobs.approve import approve
 from sandbox.jobs.record import record_failure
 from tests.support import exchanges as ex
 from tests.support import terms
@@ -91,6 +95,54 @@ def test_a_job_that_ends_after_its_exchange_returned_gives_nothing(story: Story)
     story.work()
     assert ex.stored(story, job.id).state == "released"
     assert code_of(lambda: ex.handed(story, job)) == "returned"
+
+
+@pytest.mark.parametrize("state", ["awaiting_approval", "charged", "running", "attested", "in dispute"])
+def test_a_participant_that_withdraws_at_each_step_of_a_job_leaves_nothing_behind(
+    story: Story, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """Queued, granted, running, with its evidence, or frozen by a dispute: the job gives nothing, and what was charged stays."""
+    approvals = {"approvals": Approvals(need=1, of=("auditor",))} if state == "awaiting_approval" else {}
+    label = state.replace("_", "-").replace(" ", "-")
+    document = ex.begun(story, ex.agreed(story, label, **approvals), uid=label)
+    job = ex.charged(story, document, 1, label)
+    assert job.state == ("awaiting_approval" if approvals else "charged")
+
+    def withdrawn() -> None:
+        if ex.stage(story, document) not in FINAL:
+            ex.did(story, "clinic", document, "withdraw")
+
+    if state == "awaiting_approval":
+        withdrawn()
+        approval = JobApproval(job=job.id, agreement=job.request.agreement, request=job.request_digest)
+        ended = approve(story.host, story.member("auditor"), story.firms["auditor"].sign("job-approval", approval))
+        assert {finding.rule for finding in ended.decision.findings if not finding.allowed} == {"exchange_only"}
+        assert (ended.state, ended.positions.charged) == ("denied", -1)
+        return
+    if state == "in dispute":
+        ex.did(story, "insurer", document, "dispute", about=terms.digest_of("doubts"))
+        story.work()
+        assert ex.stage(story, document) == "disputed"
+    if state in ("running", "attested"):
+        answers = Story.on_step
+
+        def on_step(self: Story, step: str) -> None:
+            if step == state:
+                withdrawn()
+            answers(self, step)
+
+        monkeypatch.setattr(Story, "on_step", on_step)
+    else:
+        withdrawn()
+    if state != "in dispute":
+        story.work()
+    assert ex.stage(story, document) == ("returned" if state == "in dispute" else "withdrawn")
+    with story.host.store.reading() as tx:
+        release = tx.release(job.id)
+    assert release is not None
+    assert release.sealed == b""
+    assert code_of(lambda: ex.handed(story, job)) == "returned"
+    assert ex.charged(story, document, 1, f"{label}-again").state == "denied"
 
 
 def test_no_job_outside_of_the_exchange_gets_what_is_in_escrow(story: Story) -> None:
@@ -194,6 +246,28 @@ def test_a_right_begins_with_the_hand_over(story: Story) -> None:
     assert ex.charged(story, document, 2, "right-3").state == "denied"
 
 
+def test_a_scenario_for_money_takes_no_job_before_the_hand_over_and_none_if_nobody_pays(story: Story) -> None:
+    name = ex.agreed(story, "paid-right")
+    until = story.clock.at // 1000 + 90 * DAY_S
+    price = terms.digest_of("invoice for two looks")
+    money = Leg(kind="money", giver="clinic", receiver="insurer", document=price)
+    for uid, paid in (("paid-right", True), ("unpaid-right", False)):
+        document = ex.begun(story, name, first=ex.scenario_leg(name, until=until), second=money, uid=uid)
+        ex.did(story, "insurer", document, "give", 1, name)
+        assert ex.charged(story, document, 1, f"{uid}-early").state == "denied"
+        if not paid:
+            assert code_of(lambda found=document: ex.did(story, "insurer", found, "acknowledge", 2, price)) == "exchange-state"  # type: ignore[misc]
+            story.clock.at = document.deadline * 1000
+            escrow.sweep(story.host)
+            assert ex.stage(story, document) == "returned"
+            assert ex.charged(story, document, 1, f"{uid}-late").state == "denied"
+            continue
+        ex.did(story, "clinic", document, "give", 2, price)
+        ex.did(story, "clinic", document, "acknowledge", 1, name)
+        ex.did(story, "insurer", document, "acknowledge", 2, price)
+        assert ex.handed(story, ex.delivered(story, document, 1, f"{uid}-1"))
+
+
 def test_what_cannot_be_an_exchange_is_refused_before_anything_is_stored(story: Story) -> None:
     name = ex.agreed(story, "refused")
     loose = ex.agreed(story, "loose", exchange_only=False)
@@ -227,7 +301,7 @@ def test_strangers_learn_of_no_exchange(story: Story) -> None:
             escrow.read(story.host, story.member(who), name)
         with pytest.raises(NotFound):
             ex.did(story, who, document, "withdraw")
-        assert escrow.listed(story.host, story.member(who)) == []
+        assert escrow.listed(story.host, story.member(who), Page(limit=9)).items == ()
     assert escrow.read(story.host, story.member("auditor"), name).stored.exchange == document
-    assert document in [found.stored.exchange for found in escrow.listed(story.host, story.member("insurer"))]
+    assert document in [found.stored.exchange for found in escrow.listed(story.host, story.member("insurer"), Page(limit=200)).items]
     assert parse_epsilon("0.25") == ex.data_leg(name).ask.loss  # type: ignore[union-attr]

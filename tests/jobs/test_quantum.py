@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.quantum import due_at, longest_quantum
+from sandbox.audit.replay import replay
 from sandbox.jobs.launch import EnclaveDied, EnclaveProcess
-from sandbox.jobs.run import due_at
+from sandbox.jobs.run import Run, Steps
 from sandbox.jobs.states import FINAL
-from tests.support.runs import COUNT_SQL, Town, found_town
+from sandbox.jobs.worker import SLOW_S, Worker
+from tests.support import terms
+from tests.support.runs import COUNT_SQL, JOIN_SQL, Town, found_town
 from tests.support.steps import Line, require_sound, state_of
-from tests.support.story import EnclaveHere
+from tests.support.story import EnclaveHere, export
 
 QUANTUM_S = 2.0
 
@@ -98,6 +105,30 @@ def test_a_wall_clock_that_jumps_shows_nothing_earlier(town: Town) -> None:
     assert state_of(town.host, job) == "released"
 
 
+@pytest.mark.parametrize("long", [False, True])
+def test_when_a_worker_takes_and_computes_another_job_tells_nothing_of_how_long_the_first_one_took(town: Town, long: bool) -> None:
+    """The next job is taken as long after the first began to compute, and computed only once the first one's end is told."""
+    ran: list[tuple[float, str]] = []
+    taken = threading.Event()
+
+    class Timed(Enclave):
+        def run(self, *arguments: Any) -> Any:
+            ran.append((time.monotonic(), state_of(town.host, first)))
+            if long and len(ran) == 1:
+                assert taken.wait(60), "the next job is taken while the first one computes"
+            return super().run(*arguments)
+
+    line = Line(host=town.host, brokers=[town.broker("insurer")])
+    line.worker.launch = lambda: cast(EnclaveProcess, Timed(town.host.measurement, []))
+    first, second = (town.charged(f"next-{long}-{n}", sql=COUNT_SQL, epsilon="0.1") for n in range(2))
+    line.until(lambda: state_of(town.host, second) == "running")
+    taken.set()
+    assert time.monotonic() - ran[0][0] > SLOW_S - 0.1, "no sooner where that one was done at once"
+    assert state_of(town.host, first) == "running"
+    line.finish(first, second)
+    assert [state for _, state in ran] == ["running", "released"], "the second one is computed once the first one is told"
+
+
 def test_a_worker_takes_other_jobs_while_an_end_waits_for_its_time(town: Town) -> None:
     line = Line(host=town.host, brokers=[town.broker("insurer")])
     first, second = (town.charged(f"beside-{n}", sql=COUNT_SQL, epsilon="0.1") for n in range(2))
@@ -105,3 +136,79 @@ def test_a_worker_takes_other_jobs_while_an_end_waits_for_its_time(town: Town) -
     assert state_of(town.host, first) == "running", "it waits, and the second one was taken"
     line.finish(first, second)
     assert {state_of(town.host, job) for job in (first, second)} == {"released"}
+
+
+AGREED_S = 1
+
+
+@pytest.fixture(scope="module")
+def bound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    """A town where nobody but the insurer wants a quantum."""
+    found = found_town(tmp_path_factory.mktemp("agreed"), persons=10, total="100", queue="off", quantum={"insurer": AGREED_S})
+    yield found
+    found.close()
+
+
+def took_ms(town: Town, job: str) -> int:
+    """From the entry by which a worker took a job to the one by which it ended."""
+    (ended,) = [header for kind in ("released", "withheld", "failed") for header in town.headers(kind, job)]
+    (taken,) = town.headers("running", job)
+    return int(ended["at"]) - int(taken["at"])
+
+
+def test_the_strictest_quantum_of_all_terms_counts() -> None:
+    both = terms.agreement(terms=(terms.terms_insurer(quantum=60), terms.terms_clinic(quantum=90)))
+    insurer, clinic = (declaration.dataset for declaration in both.declarations)
+    found = [longest_quantum(both, datasets) for datasets in ([insurer], [clinic], [insurer, clinic])]
+    assert found == [60, 90, 90]
+    assert longest_quantum(terms.agreement(), [insurer, clinic]) == 0
+
+
+@pytest.mark.parametrize("end", ["released", "withheld", "failed"])
+def test_every_end_waits_for_the_quantum_of_the_terms(bound: Town, end: str) -> None:
+    line = Line(host=bound.host, brokers=[bound.broker("insurer"), bound.broker("clinic")])
+    line.worker.launch = lambda: cast(EnclaveProcess, Enclave(bound.host.measurement, [], **ENDS[end]))
+    job = bound.charged(f"agreed-{end}", sql=JOIN_SQL, epsilon="0.1")
+    line.finish(job)
+    assert state_of(bound.host, job) == end
+    assert took_ms(bound, job) >= AGREED_S * 1000
+    require_sound(bound.host)
+
+
+def test_a_wall_clock_that_is_set_back_makes_a_run_wait_until_the_log_shows_the_quantum(bound: Town) -> None:
+    began = time.monotonic()
+    back = replace(bound.host, now=lambda: time.time_ns() // 10**6 - (700 if time.monotonic() > began + 0.3 else 0))
+    line = Line(host=back, brokers=[bound.broker("insurer")])
+    job = bound.charged("set-back", sql=COUNT_SQL, epsilon="0.1")
+    began = time.monotonic()
+    line.finish(job)
+    assert took_ms(bound, job) >= AGREED_S * 1000
+    require_sound(bound.host)
+
+
+def test_a_dead_workers_run_is_not_ended_before_the_quantum(bound: Town) -> None:
+    job = bound.charged("left", sql=COUNT_SQL, epsilon="0.1")
+    taker = Worker(host=bound.host)
+    assert taker._take() is not None
+    line = Line(host=replace(bound.host, config=replace(bound.host.config, lease_s=0.05)), brokers=[])
+    line.until(lambda: state_of(bound.host, job) in FINAL)
+    assert state_of(bound.host, job) == "failed"
+    assert took_ms(bound, job) >= AGREED_S * 1000
+
+
+def test_an_end_before_the_quantum_of_the_terms_is_found_by_a_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hasty(_: Run, quantum: float) -> Steps[None]:
+        yield from ()
+
+    town = found_town(tmp_path, persons=10, total="100", queue="off", quantum={"insurer": 3600})
+    monkeypatch.setattr(Run, "told", hasty)
+    line = Line(host=town.host, brokers=[town.broker("insurer")])
+    for end in ("released", "withheld", "failed"):
+        line.worker.launch = lambda end=end: cast(EnclaveProcess, Enclave(town.host.measurement, [], **ENDS[end]))  # type: ignore[misc]
+        line.finish(town.charged(f"hasty-{end}", sql=COUNT_SQL, epsilon="0.1"))
+    files = export(town.host, "auditor")
+    found = [str(mismatch) for mismatch in replay(lambda path: io.BytesIO(files[path]).read(), town.host.log_identity).mismatches]
+    assert len(found) == 3
+    for end in ("released", "withheld", "failed"):
+        assert sum(f"`{end}` was told" in mismatch for mismatch in found) == 1, found
+    town.close()

@@ -9,14 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from enclaves.kit.jail import START, Jail, command
 from enclaves.kit.measure import checkout_root
 from policies.isolation import LAYERS
+from sandbox.cli import main as cli
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
-UNITS = sorted(DEPLOY.glob("*.service"))
+UNITS = sorted([*DEPLOY.glob("*.service"), *DEPLOY.glob("*.timer")])
 
 FILTERED = """
 import ctypes, os, socket, sys
@@ -90,7 +92,31 @@ def test_the_delivered_unit_of_enclaves_gives_each_a_uid_of_its_own() -> None:
 def test_systemd_understands_every_line(unit: Path, tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("install systemd")
-    copy = tmp_path / unit.name
-    copy.write_text(unit.read_text(encoding="utf-8").replace("/opt/sandbox/.venv/bin/sandbox", "/bin/true"), encoding="utf-8")
-    done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, timeout=60, check=False)
+    for delivered in UNITS:
+        text = delivered.read_text(encoding="utf-8").replace("/opt/sandbox/.venv/bin/sandbox", "/bin/true")
+        (tmp_path / delivered.name).write_text(text, encoding="utf-8")
+    done = subprocess.run(["systemd-analyze", "verify", str(tmp_path / unit.name)], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit.suffix == ".service"], ids=lambda unit: unit.name)
+def test_every_unit_runs_a_command_that_there_is(unit: Path) -> None:
+    _, *words = settings(unit)["ExecStart"].removeprefix("/opt/sandbox/.venv/bin/").split()
+    command: click.Command = cli
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        command = command.commands[word]
+    assert not isinstance(command, click.Group)
+
+
+def test_cosignatures_are_asked_for_in_time_and_their_unit_may_do_no_more_than_the_web_service() -> None:
+    timer, service, web = (settings(DEPLOY / name) for name in ("sandbox-cosign.timer", "sandbox-cosign.service", "sandbox-web.service"))
+    assert timer["OnUnitInactiveSec"] == "5min"
+    assert timer["WantedBy"] == "timers.target"
+    assert service["Type"] == "oneshot"
+    assert "SuccessExitStatus" not in service, "a quorum that is missing is to be seen"
+    own = {"Description", "Type", "ExecStart", "TimeoutStartSec"}
+    assert {name: value for name, value in service.items() if name not in own}.items() <= web.items()
+    given_up = web.keys() - service.keys() - own
+    assert given_up == {"Restart", "RestartSec", "TimeoutStopSec", "WantedBy"}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -17,7 +15,8 @@ from policies.errors import PolicyRefused, Unavailable
 from sandbox.cli import cli
 from sandbox.party.acting import approve, cancel, confirm_payment, tighten
 from sandbox.party.keeping import destroy
-from tests.support.runs import COUNT_SQL, Answer, Direct, Town, copy_town, found_town, network_down
+from sandbox.party.scopes import give_scope
+from tests.support.runs import COUNT_SQL, Answer, Direct, Town, network_down
 
 
 class Twice(Direct):
@@ -30,20 +29,6 @@ class Twice(Direct):
             again = super().request(method, url, **arguments)
             assert (again.status_code, again.content) == (answer.status_code, answer.content)
         return answer
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("town") / "template"
-    found_town(folder).close()
-    return folder
-
-
-@pytest.fixture
-def town(template: Path, tmp_path: Path) -> Iterator[Town]:
-    copy = copy_town(template, tmp_path / "town")
-    yield copy
-    copy.close()
 
 
 def agree(town: Town, **insurer: Any) -> None:
@@ -84,9 +69,11 @@ def test_acts_that_are_sent_twice_count_once(town: Town) -> None:
     assert cancel(town.clients["institute"], taken_back["id"])["state"] == "cancelled"
     tighten(town.clients["insurer"], town.agreement, "insurer.plans", minimum_group=500)
     destroy(town.clients["insurer"], "insurer.plans", 1)
+    give_scope(town.clients["insurer"], town.agreement, "auditor", ("decided",))
     with town.host.store.reading() as tx:
         kinds = Counter(parse_header(data).kind for data in tx.entries(0, tx.log_size()))
-    assert [kinds[kind] for kind in ("duty_done", "approved", "charged", "cancelled", "tightened", "destroyed")] == [2, 1, 1, 1, 1, 1]
+    counted = ("duty_done", "approved", "charged", "cancelled", "tightened", "destroyed", "audit_scoped")
+    assert [kinds[kind] for kind in counted] == [2, 1, 1, 1, 1, 1, 1]
 
 
 def test_the_own_broker_obeys_a_tightening_that_the_service_never_got(town: Town) -> None:

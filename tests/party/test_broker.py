@@ -6,10 +6,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,24 +36,9 @@ from sandbox.party.following import Follower
 from sandbox.party.publish import column_keys
 from sandbox.store.schema import ledgers
 from tests.support.forge import Draft, drafts, find
-from tests.support.runs import Answer, Direct, Town, copy_town, found_town, network_down
+from tests.support.runs import Answer, Direct, Town, network_down
 
 Change = Callable[[Any], Any]
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A town's folder at rest, right after everybody signed."""
-    folder = tmp_path_factory.mktemp("town") / "template"
-    found_town(folder).close()
-    return folder
-
-
-@pytest.fixture
-def town(template: Path, tmp_path: Path) -> Iterator[Town]:
-    copy = copy_town(template, tmp_path / "town")
-    yield copy
-    copy.close()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from policies.agreement import Role
 from policies.canonical import digest_bytes
+from policies.conditions import DAY_S
 from policies.entries import parse_header
 from policies.errors import Conflict, Malformed, NotFound, PolicyRefused, Tampered
 from policies.exchange import ExchangeAct
@@ -23,6 +24,7 @@ from policies.privacy import parse_loss
 from policies.statement import Release
 from sandbox.audit.replay import replay
 from sandbox.cli import cli, exchange
+from sandbox.exchange import escrow
 from sandbox.jobs.worker import Worker
 from sandbox.party import exchanges
 from sandbox.party.inbox import inbox
@@ -223,6 +225,182 @@ def test_a_right_is_used_after_the_hand_over(town: Town, tmp_path: Path, monkeyp
     assert exchanges.right_of(clinic, None) is None
     with pytest.raises(Malformed):
         exchanges.use(insurer, name, 1, "SELECT 1", parse_loss("zcdp", "0.5"))
+
+
+ORDER = digest_bytes(b"invoice 9: 4000 for figures on visits")
+SPENT = "SELECT COUNT(*) AS years FROM insurer.plans"
+
+
+def opened(town: Town, folder: Path, kind: str, uid: str, by: str = "clinic") -> str:
+    """An exchange that was proposed: figures of the clinic's for the insurer, and money or a scenario for the clinic."""
+    path = form(town, folder, uid)
+    document = yaml.safe_load(path.read_text())
+    back: dict[str, Any] = {"kind": kind, "giver": "insurer", "receiver": "clinic"}
+    if kind == "money":
+        back["document"] = ORDER
+    else:
+        until = f"{datetime.now(UTC) + timedelta(days=90):%Y-%m-%dT%H:%M:%SZ}"
+        back |= {"agreement": town.agreement, "purpose": "health-economics", "jobs": 1, "until": until}
+    path.write_text(yaml.safe_dump({**document, "legs": [document["legs"][0], back]}))
+    return str(exchanges.propose(town.clients[by], exchanges.read_exchange(path))["digest"])
+
+
+def both_given(town: Town, folder: Path, kind: str, uid: str) -> tuple[str, str]:
+    """The exchange with both legs in escrow, and the job of the first."""
+    insurer, clinic = town.clients["insurer"], town.clients["clinic"]
+    name = opened(town, folder, kind, uid)
+    exchanges.accept(insurer, name)
+    job = str(exchanges.run(insurer, name, 1)["id"])
+    worked(town)
+    assert exchanges.give(insurer, name, 2)["course"]["stage"] == "both_in_escrow"
+    assert {exchanges.known(who, name).course.stage for who in (insurer, clinic)} == {"both_in_escrow"}
+    return name, job
+
+
+def days_later(town: Town, days: int) -> None:
+    """The worker looks at the clock so many days from now."""
+    escrow.sweep(replace(town.host, now=lambda: town.host.now() + days * DAY_S * 1000))
+
+
+def nobody_has_anything(town: Town, name: str, job: str = "") -> None:
+    """The release is gone and stays charged, and the right cannot be used."""
+    insurer, clinic = town.clients["insurer"], town.clients["clinic"]
+    if job:
+        with pytest.raises(NotFound) as gone:
+            insurer.release(job)
+        assert gone.value.code == "returned"
+        assert town.headers("charged", job)
+    if exchanges.kept(clinic, name).leg(2).form == "right":
+        with pytest.raises(PolicyRefused):
+            exchanges.use(clinic, name, 2, SPENT, parse_loss("zcdp", "0.5"))
+    assert not kinds(town, name)["handed_over"]
+
+
+PAID = pytest.mark.parametrize("kind", ["money", "scenario"])
+
+
+@PAID
+def test_figures_for_money_or_a_scenario_through_a_dispute_to_the_hand_over(town: Town, tmp_path: Path, kind: str) -> None:
+    insurer, clinic = town.clients["insurer"], town.clients["clinic"]
+    name, job = both_given(town, tmp_path, kind, f"paid-{kind}")
+    assert waits(town, "clinic") == ["exchange acknowledge --leg 2"]
+    with pytest.raises(Conflict) as held:
+        insurer.release(job)
+    assert held.value.code == "in-escrow"
+    exchanges.dispute(insurer, name, digest_bytes(b"visits of another year"))
+    with pytest.raises(Conflict):
+        exchanges.acknowledge(clinic, name, 2)
+    exchanges.resolve(clinic, name, "continue")
+    assert exchanges.resolve(insurer, name, "continue")["course"]["stage"] == "both_in_escrow"
+    exchanges.acknowledge(clinic, name, 2)
+    with pytest.raises(Conflict):
+        exchanges.receive(insurer, name, 1)
+    assert exchanges.acknowledge(insurer, name, 1)["course"]["stage"] == "handed_over"
+    release, record = exchanges.receive(insurer, name, 1)
+    assert isinstance(release, Release)
+    assert release.cells
+    assert record["course"]["first"]["received"]
+    decided = 1
+    if kind == "scenario":
+        used = exchanges.use(clinic, name, 2, SPENT, parse_loss("zcdp", "0.5"))["id"]
+        worked(town)
+        assert clinic.release(used)[0].cells
+        with pytest.raises(PolicyRefused):
+            exchanges.use(clinic, name, 2, SPENT + " WHERE year > 1", parse_loss("zcdp", "0.5"))
+        decided = 3
+    with pytest.raises(Conflict) as late:
+        exchanges.dispute(clinic, name, ORDER)
+    assert late.value.code == "exchange-state"
+    # accept, give, dispute, two resolutions, two acknowledgements, received
+    assert kinds(town, name) == {"exchange_proposed": 1, "exchange_act": 8, "handed_over": 1, "decided": decided}
+
+
+@PAID
+def test_a_proposal_that_is_refused_or_not_accepted_in_time_moves_nothing(town: Town, tmp_path: Path, kind: str) -> None:
+    insurer, clinic = town.clients["insurer"], town.clients["clinic"]
+    spent = town.spent()
+    name = opened(town, tmp_path, kind, f"refused-{kind}")
+    assert exchanges.refuse(insurer, name)["course"]["stage"] == "refused"
+    with pytest.raises(NotFound):
+        exchanges.run(insurer, name, 1)
+    with pytest.raises(Conflict):
+        exchanges.give(insurer, opened_and_kept(insurer, clinic, name), 2)
+    assert kinds(town, name) == {"exchange_proposed": 1, "exchange_act": 1}
+    late = opened(town, tmp_path, kind, f"late-{kind}")
+    days_later(town, 2)
+    with pytest.raises(Conflict) as over:
+        exchanges.accept(insurer, late)
+    assert over.value.code == "exchange-state"
+    assert exchanges.known(clinic, late).course.stage == "expired"
+    assert kinds(town, late) == {"exchange_proposed": 1, "exchange_ended": 1}
+    for ended in (name, late):
+        nobody_has_anything(town, ended)
+    assert town.spent() == spent
+
+
+def opened_and_kept(client: Any, proposer: Any, name: str) -> str:
+    """The exchange, kept in a home that never accepted it: whoever refused may still send acts."""
+    exchanges._keep(client, exchanges.kept(proposer, name))
+    return name
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        ("money", "deadline"),
+        ("scenario", "deadline"),
+        ("money", "undecided"),
+        ("scenario", "return"),
+        ("money", "withdrawn in dispute"),
+        ("scenario", "withdrawn"),
+    ],
+)
+def test_what_is_in_escrow_for_money_or_a_scenario_returns(town: Town, tmp_path: Path, kind: str, end: str) -> None:
+    insurer, clinic = town.clients["insurer"], town.clients["clinic"]
+    spent = town.spent()
+    name, job = both_given(town, tmp_path, kind, f"{end.replace(' ', '-')}-{kind}")
+    exchanges.acknowledge(clinic, name, 2)
+    if end in ("undecided", "return", "withdrawn in dispute"):
+        exchanges.dispute(clinic, name, digest_bytes(b"nothing was paid"))
+    if end in ("deadline", "undecided"):
+        days_later(town, {"deadline": 31, "undecided": 15}[end])
+        assert exchanges.known(insurer, name).record["reason"] == end
+    elif end == "return":
+        for who in (insurer, clinic):
+            exchanges.resolve(who, name, "return")
+    else:
+        exchanges.withdraw(insurer, name)
+    assert exchanges.known(clinic, name).course.stage == "returned"
+    nobody_has_anything(town, name, job)
+    with pytest.raises(Conflict):
+        exchanges.acknowledge(insurer, name, 1)
+    assert town.spent()["clinic"] > spent.get("clinic", 0), "persons' data were used"
+    listed = [item for who in (insurer, clinic) for item in inbox(who.home, [], [], who.jobs(), None, exchanges.listed(who))]
+    assert not [item.command for item in listed if name in item.command or job in item.command]
+
+
+@pytest.mark.parametrize("who", ["clinic", "insurer"])
+def test_no_keys_leave_for_a_job_whose_exchange_has_ended_and_its_charge_is_void(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Whoever withdraws while the job waits: data that nobody may get are not even read. What one withdrew from, one knows by oneself."""
+    insurer, clinic = town.clients["insurer"], town.clients["clinic"]
+    spent = town.spent()
+    name = opened(town, tmp_path, "money", f"queued-{who}")
+    exchanges.accept(insurer, name)
+    job = exchanges.run(insurer, name, 1)["id"]
+    assert exchanges.withdraw(town.clients[who], name)["course"]["stage"] == "withdrawn"
+    if who == "clinic":  # the service tells it that all goes on
+        seen = exchanges.known(clinic, name)
+        monkeypatch.setattr(exchanges, "known", lambda *_: replace(seen, course=replace(seen.course, stage="open")))
+    worked(town)
+    monkeypatch.undo()
+    assert (town.job(job).state, town.job(job).code) == ("failed", "keys-refused")
+    assert not town.headers("key_released", job)
+    assert any(note.get("code") == "exchange-over" and note.get("job") == job for note in town.journal("clinic"))
+    town.broker("clinic").step()
+    assert town.headers("voided", job)
+    assert town.spent() == spent
 
 
 def test_nothing_else_than_what_was_agreed_is_acknowledged(town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

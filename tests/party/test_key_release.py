@@ -39,14 +39,6 @@ PLANS = market.plans_declaration("insurer")
 FLOOR = SnpFloor(bootloader=4, tee=1, snp=23, microcode=213)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A town's folder at rest, right after everybody signed."""
-    folder = tmp_path_factory.mktemp("town") / "template"
-    found_town(folder).close()
-    return folder
-
-
 @pytest.fixture
 def town(template: Path, tmp_path: Path) -> Iterator[Town]:
     found = copy_town(template, tmp_path / "town")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from policies.statement import Release
 from sandbox.audit.receipt import Receipt
 from sandbox.jobs.worker import Worker
 from sandbox.party.modelling import card_of, model_of, read_training, score_file
+from tests.support.chance import NORMAL, near
 from tests.support.runs import Town, brokers_running, found_town
 
 FORM = """
@@ -75,7 +77,7 @@ def test_the_card_says_what_was_trained_on_at_what_loss(town: Town, trained: tup
     assert card["loss"] == "rho 2"
     assert float(card["epsilon"]) > 8
     assert [metric["name"] for metric in card["metrics"]] == ["r2", "rmse"]
-    assert float(card["persons"]["low"]) <= 200 <= float(card["persons"]["high"]) + 20
+    assert near(SimpleNamespace(**card["persons"]), 200, NORMAL, also=20)
     assert card["predicts"]["column"] == "spend"
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -27,24 +25,10 @@ from sandbox.party.inbox import inbox
 from sandbox.party.rekeying import rejoin, rotate_keys
 from tests.support import market
 from tests.support.forge import Draft, drafts, fresh
-from tests.support.runs import COUNT_SQL, Town, brokers_running, copy_town, found_town, network_down
+from tests.support.runs import COUNT_SQL, Town, brokers_running, network_down
 from tests.support.story import export
 
 LATE = "c" * 64
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("town") / "template"
-    found_town(folder).close()
-    return folder
-
-
-@pytest.fixture
-def town(template: Path, tmp_path: Path) -> Iterator[Town]:
-    copy = copy_town(template, tmp_path / "town")
-    yield copy
-    copy.close()
 
 
 def run(town: Town, label: str, sql: str = COUNT_SQL) -> str:
@@ -279,7 +263,7 @@ def test_a_host_that_lets_the_old_key_ask_gets_no_keys_and_does_not_replay(town:
     with brokers_running(town.clients["insurer"]):
         Worker(host=town.host).step()
     assert town.job(job.id).code == "keys-refused"
-    assert town.journal("insurer")[-1]["code"] == "bad-signature"
+    assert town.refusals("insurer")[-1] == "bad-signature"
     verdict = replay(export(town.host, "auditor").__getitem__, town.host.log_identity)
     assert verdict.promises["signatures"] == "broken"
 
@@ -296,7 +280,7 @@ def test_a_host_that_keeps_to_the_old_sealing_key_is_refused(town: Town) -> None
     with brokers_running(town.clients["insurer"]):
         Worker(host=town.host).step()
     assert town.job(job).code == "keys-refused"
-    assert town.journal("insurer")[-1]["code"] == "grant-mismatch"
+    assert town.refusals("insurer")[-1] == "grant-mismatch"
     verdict = replay(export(town.host, "auditor").__getitem__, town.host.log_identity)
     assert verdict.promises["decisions"] == "broken"
 
@@ -411,7 +395,7 @@ def test_after_a_revocation_nothing_new_starts_and_brokers_give_no_keys(town: To
         with brokers_running(town.clients["insurer"]):
             Worker(host=town.host).step()
         assert town.job(waiting).code == "keys-refused"
-        assert town.journal("insurer")[-1]["code"] == "party-revoked"
+        assert town.refusals("insurer")[-1] == "party-revoked"
     require_replays(town)
 
 

@@ -66,6 +66,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Any:
         columns=tuple(ColumnTerm(column=name, operations=("feature", "filter")) for name in ("person_id", "plan", "visits")),
     )  # fmt: skip
     mine = Offer(uid="own-rows", title="Own rows", declaration=scoring.people_declaration(), terms=own)
+    assert json.loads(offered)["copied_by_rows"] == scoring.risk_model().width
     offers = [json.loads(offered)["digest"], found.clients["institute"].offer(mine)["digest"]]
     found.composed = compose(found.clients["institute"], "risk", "Scores of risk", offers, ["auditor"])
     found.agreement = found.clients["institute"].propose(found.composed)["digest"]
@@ -130,6 +131,7 @@ def test_the_owner_sees_calls_rows_and_suspicions_and_no_row(town: Town, asked: 
     run_next(town)
     (usage,) = usage_of(town.clients["insurer"], "insurer.risk")
     assert (usage.consumer, usage.calls, usage.rows, usage.released, usage.suspected) == ("institute", 2, 28, 2, 1)
+    assert (usage.versions, usage.few) == (2, 1), "four rows are too few to say anything of"
     assert usage.quota == "60 rows in 30 days"
     shown = json.loads(_run(town, "insurer", "status", "insurer.risk"))
     assert shown == [encode(usage)]

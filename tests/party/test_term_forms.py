@@ -57,6 +57,7 @@ FULL = standard.terms_insurer(
     output_kinds=("number",),
     output_rows=5,
     output_bytes=4096,
+    quantum=60,
     approvals=Approvals(need=1, of=("insurer",)),
     payment=Payment(amount="9.5", currency="CNY", per="job"),
     notify=("auditor",),

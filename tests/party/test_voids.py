@@ -42,21 +42,6 @@ from tests.support.story import export
 PROVIDERS = ("insurer", "clinic")
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A town's folder at rest, right after everybody signed."""
-    folder = tmp_path_factory.mktemp("town") / "template"
-    found_town(folder).close()
-    return folder
-
-
-@pytest.fixture
-def town(template: Path, tmp_path: Path) -> Iterator[Town]:
-    copy = copy_town(template, tmp_path / "town")
-    yield copy
-    copy.close()
-
-
 def dead(town: Town, label: str, **request: Any) -> str:
     """A job whose run failed while it waited for keys; nobody has answered yet."""
     job = town.charged(label, **request)

@@ -114,7 +114,7 @@ def test_of_two_histories_submitted_at_once_one_is_cosigned(log: Log, witnesses:
 
         def submit(fork: Log) -> None:
             body = Submission(old=0, proof=(), note=fork.note(12)).render()
-            answer = requests.post(f"{url}/add-checkpoint", data=body.encode(), timeout=10)
+            answer = requests.post(f"{url}/add-checkpoint", data=body.encode(), timeout=60)
             answers.append((answer.status_code, fork.note(12) + answer.text if answer.status_code == 200 else answer.text))
 
         threads = [threading.Thread(target=submit, args=(fork,)) for fork in forks]
@@ -156,12 +156,12 @@ def test_a_cosignature_is_on_disk_before_it_leaves(log: Log, witnesses: list[Wit
 
 def test_the_door_answers_what_is_no_submission(witnesses: list[Witness]) -> None:
     with served(witnesses[0]) as url:
-        assert requests.get(f"{url}/vkey", timeout=10).text == witnesses[0].key.vkey + "\n"
-        assert requests.get(f"{url}/other", timeout=10).status_code == 404
-        assert requests.post(f"{url}/other", data=b"", timeout=10).status_code == 404
+        assert requests.get(f"{url}/vkey", timeout=60).text == witnesses[0].key.vkey + "\n"
+        assert requests.get(f"{url}/other", timeout=60).status_code == 404
+        assert requests.post(f"{url}/other", data=b"", timeout=60).status_code == 404
         for body in (b"", b"\xff\xfe", b"old 0\n\n", b"old 0\n\nlog\n"):
-            assert requests.post(f"{url}/add-checkpoint", data=body, timeout=10).status_code == 400, body
-        assert requests.post(f"{url}/add-checkpoint", data=b"x" * (MAX_REQUEST + 1), timeout=10).status_code == 400
+            assert requests.post(f"{url}/add-checkpoint", data=body, timeout=60).status_code == 400, body
+        assert requests.post(f"{url}/add-checkpoint", data=b"x" * (MAX_REQUEST + 1), timeout=60).status_code == 400
 
 
 def test_a_home_with_a_policy_follows_only_what_witnesses_cosigned(log: Log, witnesses: list[Witness], tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from policies.errors import Malformed, Tampered
 from policies.model import Metric, passes
 from policies.privacy import parse_loss
 from policies.statement import SignedStatement, Statement, verdict_of
-from policies.training import Input, Linear, Logistic, Means, Training, resolve
+from policies.task import resolve
+from policies.training import Input, Linear, Logistic, Means, Training
 from policies.typed_values import Typed
 from tests.support.runs import bench, care, plans
 

@@ -40,6 +40,8 @@ def test_terms_that_make_sense_draw_no_remark() -> None:
         ({"pre_approved": ()}, ("never-allows", "pre_approved")),
         ({"output_kinds": ()}, ("never-allows", "output_kinds")),
         ({"uses": 0}, ("never-allows", "uses")),
+        ({"output_bytes": 4159}, ("never-allows", "output_bytes")),
+        ({"output_bytes": 4160}, None),
         ({"no_debug": True}, ("contradiction", "no_debug")),
         ({"recipient_jurisdictions": ("CN",)}, ("contradiction", "recipient_jurisdictions")),
         ({"approvals": Approvals(need=1, of=("institute",))}, ("contradiction", "approvals")),

@@ -11,7 +11,17 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.canonical import MAX_DEPTH, MAX_INTEGER, canonical, digest, digest_bytes, parse_canonical, parse_json
+from policies.canonical import (
+    MAX_DEPTH,
+    MAX_INTEGER,
+    canonical,
+    canonical_part,
+    canonical_with,
+    digest,
+    digest_bytes,
+    parse_canonical,
+    parse_json,
+)
 from policies.errors import Malformed
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -35,6 +45,18 @@ def test_bytes_equal_those_of_a_second_implementation(value: Any) -> None:
 def test_parsing_canonical_bytes_gives_the_value_back(value: Any) -> None:
     assert parse_json(canonical(value)) == value
     assert canonical(parse_json(canonical(value))) == canonical(value)
+
+
+@given(VALUES)
+def test_a_part_of_what_was_parsed_is_written_as_any_value(value: Any) -> None:
+    part = parse_json(canonical({"part": value}))["part"]
+    assert canonical_part(part) == canonical(value)
+
+
+@given(st.dictionaries(st.text("abcxyz_", min_size=1), VALUES), VALUES)
+def test_an_object_is_written_around_a_member_that_is_written_already(value: dict[str, Any], member: Any) -> None:
+    others = {name: item for name, item in value.items() if name != "plan"}
+    assert canonical_with(others, "plan", canonical(member)) == canonical({**others, "plan": member})
 
 
 @given(VALUES, VALUES)

@@ -15,7 +15,7 @@ import sqlglot.parser
 
 from policies.errors import Malformed
 from policies.query import MAX_SQL
-from policies.sql_text import MAX_JOIN_WORDS, parse_select
+from policies.sql.text import MAX_JOIN_WORDS, parse_select
 from sandbox.party.checking import statements
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def _deep_texts() -> list[str]:
 @needs_compiled
 def test_the_deepest_texts_leave_half_of_a_usual_stack() -> None:
     code = (
-        "import json, sys\nfrom policies.errors import Malformed\nfrom policies.sql_text import parse_select\n"
+        "import json, sys\nfrom policies.errors import Malformed\nfrom policies.sql.text import parse_select\n"
         "for number, sql in enumerate(json.load(sys.stdin)):\n    try:\n        parse_select(sql)\n    except Malformed:\n        pass\n"
         "    print(number, flush=True)"
     )

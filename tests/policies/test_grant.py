@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 
-from policies.canonical import canonical, parse_json
+from policies.canonical import canonical, digest_bytes, parse_json
 from policies.codec import decode, encode
 from policies.decide import decide
 from policies.errors import Malformed
-from policies.finding import Decision
-from policies.grant import Grant, grant_digest, ledgers_charged, make_grant
+from policies.finding import Decision, is_spelled_by
+from policies.grant import Grant, grant_digest, grant_text, ledgers_charged, make_grant
 from policies.granted import Read, Recipient, WithheldCode, job_id
 from policies.odrl import agreement_digest
+from policies.plan_text import plan_text
 from policies.privacy import parse_epsilon
 from policies.schedule import schedule
 from tests.support.terms import (
@@ -39,6 +41,44 @@ def _grant(sql: str = JOIN_SQL, **asked: Any) -> Grant:
     signed, wanted, stated = agreement(), request(sql=sql, **asked), facts()
     decision = decide(wanted, signed, plan(sql), stated)
     return make_grant(agreement_digest(signed), digest_of("request"), wanted, signed, plan(sql), stated, decision)
+
+
+def test_the_bytes_of_a_grant_are_those_of_its_document() -> None:
+    for sql in (JOIN_SQL, COUNT_SQL):
+        grant = _grant(sql)
+        assert grant_text(grant) == canonical(encode(grant)) == grant_text(decode(Grant, encode(grant)))
+        assert plan_text(grant.plan) == canonical(encode(grant.plan))
+        assert digest_bytes(grant_text(grant)) == grant_digest(grant)
+
+
+def test_only_its_own_document_spells_a_decision() -> None:
+    decision = decide(request(sql=JOIN_SQL), agreement(), plan(JOIN_SQL), facts())
+    assert is_spelled_by(decision, encode(decision))
+    changes: list[Callable[[dict[str, Any]], object]] = [
+        lambda document: document.update(allowed=1),
+        lambda document: document.update(allowed=not decision.allowed),
+        lambda document: document.update(minimum_group=True),
+        lambda document: document.update(minimum_group=decision.minimum_group + 1),
+        lambda document: document.update(more=None),
+        lambda document: document.pop("minimum_group"),
+        lambda document: document.update(findings={}),
+        lambda document: document["findings"].pop(),
+        lambda document: document["findings"].append(document["findings"][0]),
+        lambda document: document["findings"].reverse(),
+        lambda document: document["findings"][0].update(allowed=1),
+        lambda document: document["findings"][-1].update(other=document["findings"][-1].pop("remedy")),
+        *(
+            lambda document, name=name: document["findings"][2].update({name: "another"})
+            for name in ("rule", "dataset", "message", "column", "clause", "remedy")
+        ),
+    ]
+    for number, change in enumerate(changes):
+        document = encode(decision)
+        change(document)
+        assert not is_spelled_by(decision, document), number
+    others: tuple[Any, ...] = (None, [], "", 3, {"allowed": True, "minimum_group": 1, "findings": [3]})
+    for value in others:
+        assert not is_spelled_by(decision, value)
 
 
 def test_grant_of_a_join_is_exact() -> None:

@@ -14,7 +14,7 @@ from policies.decide import decide
 from policies.errors import Malformed
 from policies.finding import Decision
 from policies.grant import entail, grant_digest, ledgers_charged, public_providers
-from policies.joint_grant import JointGrant, make_joint_grant
+from policies.joint_grant import JointGrant, make_joint_grant, windows_of
 from policies.odrl import agreement_digest, agreement_document, parse_agreement
 from policies.privacy import parse_epsilon, parse_loss
 from policies.request import SpentFact
@@ -147,7 +147,7 @@ def test_a_grant_is_exactly_what_agreement_and_request_entail() -> None:
         assert bounds["rows"] == bounds["units"] == pool.rows
         assert decode(JointGrant, parse_json(canonical(encode(grant)))) == grant
         assert grant_digest(grant) == grant_digest(granted(agreement))
-        assert len(grant.windows(6, 3)) == 6 * len(grant.statistics)
+        assert len(windows_of(grant, agreement.by_dataset, 3)) == 6 * len(grant.statistics)
 
 
 def test_intervals_are_of_all_noise_that_was_drawn() -> None:
@@ -224,3 +224,9 @@ def test_a_query_on_a_member_alone_still_needs_an_enclave() -> None:
     agreement = agreement_of(NAMES)
     sql = "SELECT COUNT(*) AS n FROM insurer_a.claims"
     assert {("enclave", "insurer_a.claims"), ("version", "insurer_a.claims")} <= denied_by(decided(agreement, sql))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_quantum_that_one_member_asks_for_denies_since_nobody_could_keep_it(name: str) -> None:
+    terms = tuple(claims_terms(other, **({"quantum": 60} if other == name else {})) for other in NAMES)
+    assert denied_by(decided(agreement_of(NAMES, terms=terms))) == {("quantum", f"{name}.claims")}

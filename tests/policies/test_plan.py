@@ -78,6 +78,7 @@ def test_corpus_query_is_refused_by_name(reason: str, sql: str) -> None:
     assert reason in str(refused.value)
     assert str(refused.value).isprintable()
     assert len(str(refused.value)) < 600
+    assert re.fullmatch(r"line \d+, column \d+", refused.value.where or "")
 
 
 PLACES = [
@@ -133,7 +134,7 @@ MORE_REFUSED = [
     (f"{SELECT} WHERE region = 'a\x7fb'", "control character"),
     (f"{SELECT} WHERE region = 'a\ud800b'", "control character or a lone surrogate"),
     (f"{SELECT}\x00", "control character"),
-    (f"{SELECT} WHERE born = '2026-02-30'", "must be a date like"),
+    (f"{SELECT} WHERE born = '2026-02-30'", "stands beside a date and is no day"),
     (f"{SELECT} WHERE year = 1.5", "needs declared bounds"),
     (f"{SELECT} HAVING COUNT(*) > 5 OR COUNT(*) < 3", "is not accepted in HAVING"),
     (f"{SELECT} HAVING n > COUNT(*)", "compare a selected aggregate with a number"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.agreement import Agreement
-from policies.conditions import Approvals, Window
+from policies.conditions import Approvals, RowQuota, Window
 from policies.errors import Malformed
 from policies.odrl import agreement_digest, agreement_document, parse_agreement
 from policies.scorer import BLOCK, CIPHERTEXT_BYTES, KEY_BYTES, Scorer, answer_bytes, request_bytes, scorer_of
@@ -87,6 +87,10 @@ def test_a_term_that_nothing_holds_here_denies_and_is_not_passed_over(name: str)
         "notify": ("lender",),
         "attribution": "by the lender",
         "delete_after": 7,
+        "quantum": 60,
+        "scored_rows": RowQuota(rows=10, days=30),
+        "score_decimals": 2,
+        "withhold_probing": True,
     }
     if name == "payment":
         from policies.conditions import Payment

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.acceptance import Acceptance
 from policies.codec import decode, encode
+from policies.conditions import Division
 from policies.decide import decide
 from policies.derive import derive
 from policies.errors import Malformed
@@ -19,7 +21,8 @@ from policies.privacy import Loss, parse_loss
 from policies.query import Plan, columns_read
 from policies.schedule import TRAINED, schedule, task_of
 from policies.shape import require_sound
-from policies.training import Input, Linear, Logistic, Means, Training, Trees, needs_of
+from policies.task import needs_of
+from policies.training import Input, Linear, Logistic, Means, Training, Trees
 from tests.support import terms
 
 SQL = (
@@ -204,12 +207,42 @@ def test_shapes_that_fit_no_learner_are_refused(wrong: dict[str, Any]) -> None:
         replace(TRAINING, **wrong)
 
 
-def test_a_pool_of_datasets_cannot_be_trained_on() -> None:
+POOLED = Training(learner=Linear(), features=(VISITS,), label=Input(column="stays", encoding="scaled"))
+
+
+def pooled(training: Training) -> Plan:
     declarations = terms.agreement().by_dataset
-    pooled = {**declarations, "pool.plans": replace(declarations["insurer.plans"], dataset="pool.plans")}
-    training = replace(TRAINING, features=(FEMALE,), label=replace(ADMITTED, column="plan"))
-    with pytest.raises(Malformed, match="pool"):
-        parse_plan("SELECT female, coinsurance AS plan FROM pool.plans", pooled, training)
+    known = {**declarations, "pool.care": replace(declarations["clinic.care"], dataset="pool.care")}
+    return parse_plan("SELECT doctor_visits AS visits, admissions AS stays FROM pool.care", known, training)
+
+
+def test_a_pool_is_trained_on_by_linear_regression() -> None:
+    assert pooled(POOLED).training == POOLED
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learner": Logistic(), "label": replace(ADMITTED, column="stays", categories=(0, 1))},
+        {"learner": Trees()},
+        {"learner": Means(clusters=2), "label": None, "features": (VISITS, Input(column="stays", encoding="scaled"))},
+        {"held_out": 30},
+        {"held_out": 30, "test": Acceptance(metric="r2", least="0.1")},
+        {"division": Division(method="shapley", amount=100)},
+    ],
+    ids=["logistic", "trees", "k-means", "held out", "test", "division"],
+)
+def test_what_one_sum_over_a_pool_does_not_answer_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(Malformed) as refused:
+        pooled(replace(POOLED, **change))
+    assert refused.value.code == "joint-plan"
+
+
+@pytest.mark.parametrize("ridge", ["-1", "1000000001", "0.0000001", "1e3", ""])
+def test_a_ridge_is_a_plain_number_of_rows(ridge: str) -> None:
+    with pytest.raises(Malformed):
+        Linear(ridge=ridge)
+    assert "ridge" not in encode(Linear())
 
 
 def test_more_rows_per_person_cost_more_noise() -> None:

@@ -58,7 +58,7 @@ def at_once(code: str, url: str, count: int = 2) -> list[str]:
         )
         for number in range(count)
     ]
-    ended = [process.communicate(timeout=120) for process in started]
+    ended = [process.communicate(timeout=600) for process in started]
     assert [process.returncode for process in started] == [0] * count, [error.decode()[-2000:] for _, error in ended]
     return [out.decode() for out, _ in ended]
 

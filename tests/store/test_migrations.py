@@ -157,7 +157,7 @@ def test_an_unknown_revision_is_refused(store: Store) -> None:
 def test_processes_that_start_at_once_on_an_empty_database_make_it_once(url: str, engine: Engine) -> None:
     command = [sys.executable, "-c", START, url, ORIGIN]
     started = [subprocess.Popen(command, cwd=checkout(), stderr=subprocess.PIPE) for _ in range(4)]
-    ended = [process.communicate(timeout=60)[1].decode() for process in started]
+    ended = [process.communicate(timeout=300)[1].decode() for process in started]
     assert [process.returncode for process in started] == [0] * 4, ended
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM log_state")).scalar_one() == 1

@@ -16,8 +16,10 @@ from enclaves.kit.rotation import sign_rotation
 from enclaves.kit.signatures import SigningKey
 from policies.acts import DutyDone, JobApproval, SignedApproval, SignedDuty
 from policies.agreement import LogIdentity
+from policies.audit_scope import AuditScope, SignedAuditScope
 from policies.canonical import digest
 from policies.codec import encode
+from policies.counts import Counts, Used
 from policies.documents import KeyRotation, SignedRotation, secret_digest
 from policies.entries import LedgerCharge, parse_header
 from policies.errors import Conflict, Forbidden, Malformed, NotFound
@@ -541,6 +543,9 @@ def test_an_epoch_ends_the_log_carries_what_it_should_and_waits_for_signatures(t
     assert tx.append_bytes(former[0], None) == len(carried), "without an opening"
     assert len(tx.openings(0, len(carried) + 1, None)) == len(carried)
     assert tx.newest_epoch() == (epoch, False)
+    assert tx.epochs() == [epoch]
+    assert list(tx.ended_entries(2)) == list(former)
+    assert tx.opening_counts() == Counts()
     assert tx.epoch_signatures(2) == {}
     tx.set_webhook("clinic", "https://hooks.example/", 1)
     tx.add_notices("epoch", digest(encode(epoch)), ["clinic"], 1)
@@ -554,6 +559,20 @@ def test_an_epoch_ends_the_log_carries_what_it_should_and_waits_for_signatures(t
     assert {item.state for item in tx.notices("clinic", ALL).items} == {"settled"}
     tx.complete_epoch(2)
     assert tx.newest_epoch() == (epoch, True)
+
+
+def test_what_an_epoch_counts_the_tables_count_no_more(tx: Transaction, story: Story) -> None:
+    agreement = story.jobs["released"].request.agreement
+    assert tx.uses(agreement)
+    before = replace(_epoch(story, tx.log_size()), counts=None)
+    tx.begin_epoch(before, frozenset())
+    assert tx.uses(agreement), "an epoch without counts leaves them to the tables"
+    used = Used(agreement=agreement, provider="insurer", consumer="institute", jobs=4)
+    log = LogIdentity(origin="other/third", key="cd" * 32)
+    tx.begin_epoch(replace(before, number=3, log=log, counts=Counts(uses=(used,))), frozenset())
+    assert tx.uses(agreement) == []
+    assert tx.released_to(agreement, "institute") == []
+    assert tx.opening_counts().uses == (used,)
 
 
 def test_webhooks_and_notices(tx: Transaction) -> None:
@@ -637,6 +656,22 @@ def test_scorings_and_the_rows_that_they_use_up(tx: Transaction, story: Story) -
     tx.set_scoring(ended)
     assert tx.scoring(scoring.id) == ended
     assert tx.open_scorings("clinic") == []
+    assert tx.encrypted_rows(request.agreement, "clinic.risk") == (7, 1)
+    assert tx.ended_scorings() == [ended]
+    assert tx.former_score_receipt(scoring.id) is None
+    tx.keep_score_receipt(scoring.id, {"index": 9})
+    assert tx.former_score_receipt(scoring.id) == {"index": 9}
+    assert tx.former_score_receipt("scoring-" + "1" * 20) is None
+    tx.lose_scoring("scoring-lost", request.agreement, "clinic.risk", 5)
+    tx.lose_scoring("scoring-other", request.agreement, "clinic.other", 3)
+    assert tx.encrypted_rows(request.agreement, "clinic.risk") == (12, 2)
+    tx.lose_scoring("scoring-lost", request.agreement, "", None)
+    assert tx.scoring_is_lost("scoring-lost")
+    assert not tx.scoring_is_lost(scoring.id)
+    assert tx.encrypted_rows(request.agreement, "clinic.risk") == (7, 1)
+    tx.set_scoring(replace(ended, state="returned"))
+    assert tx.encrypted_rows(request.agreement, "clinic.risk") == (0, 0)
+    assert tx.open_scorings("clinic") == []
     with pytest.raises(Exception, match=r"(?i)unique"), tx.connection.begin_nested():
         tx.add_scoring(replace(scoring, id="scoring-" + "2" * 20))
 
@@ -672,6 +707,17 @@ def test_acts_under_an_agreement_and_what_counts_of_its_jobs(tx: Transaction, st
     second = replace(first, tightening=replace(first.tightening, sequence=2, revoked=True))
     tx.add_tightening(second)
     assert tx.tightenings(name) == (first, second)
+    scope = AuditScope(agreement=name, owner="insurer", auditor="stranger", sequence=1, openings=("decided",), not_before=0, not_after=9)
+    assert tx.scopes_of_auditor("stranger") == {}
+    given = SignedAuditScope(scope=scope, signature="00")
+    ended = replace(given, scope=replace(scope, sequence=2, openings=()))
+    tx.add_audit_scope(given)
+    tx.add_audit_scope(ended)
+    assert tx.audit_scopes(name) == (given, ended)
+    assert tx.scopes_of_auditor("stranger") == {name: (given, ended)}
+    (seen,) = tx.opened_under(job.positions.decided, job.positions.decided + 1, [name])
+    assert (seen.agreement, seen.opening.index, parse_header(seen.data).kind) == (name, job.positions.decided, "decided")
+    assert tx.opened_under(0, tx.log_size(), ["sha256:other"]) == []
     approval = SignedApproval(approval=JobApproval(agreement=name, job=job.id, request=job.request_digest), by="clinic", signature="00")
     tx.add_approval(approval)
     assert tx.approvals(name, job.id) == (approval,)
@@ -709,8 +755,9 @@ def test_exchanges_and_what_was_signed_about_them(tx: Transaction, story: Story)
     assert tx.exchange(kept.digest) == kept
     assert tx.running_exchanges() == [kept]
     for name, seen in (("clinic", [kept]), ("insurer", [kept]), ("auditor", [kept]), ("institute", [])):
-        assert tx.exchanges_of(name, 5) == seen
-    assert tx.exchanges_of("clinic", 0) == []
+        assert list(tx.exchanges_of(name, Page(limit=5)).items) == seen
+    assert tx.exchanges_of("clinic", Page(limit=5), "open").items == ()
+    assert tx.live_exchanges() == [kept]
     done = sign_exchange_act(exchanges.act(document, "accept"), "insurer", story.firms["insurer"].signing)
     more = sign_exchange_act(exchanges.act(document, "withdraw"), "insurer", story.firms["insurer"].signing)
     tx.add_exchange_act(done, 8)
@@ -720,4 +767,19 @@ def test_exchanges_and_what_was_signed_about_them(tx: Transaction, story: Story)
     tx.set_course(kept.digest, ended, 3)
     found = tx.exchange(kept.digest)
     assert found == replace(kept, course=ended, closed=3)
-    assert tx.running_exchanges() == []
+    assert tx.running_exchanges() == tx.live_exchanges() == []
+    tx.set_course(kept.digest, replace(kept.course, stage="handed_over"))
+    assert (tx.running_exchanges(), [item.digest for item in tx.live_exchanges()]) == ([], [kept.digest])
+
+
+def test_cosignatures_on_checkpoints(tx: Transaction) -> None:
+    newest = tx.newest_checkpoint()
+    assert newest is not None
+    size, note = newest
+    assert (tx.checkpoint_of(size), tx.checkpoint_of(size + 1)) == (note, None)
+    assert (tx.cosignatures(size), tx.cosigned_sizes()) == ({}, [])
+    tx.add_cosignature(size, "sha256:a", "line 1\n")
+    tx.add_cosignature(size, "sha256:a", "line 2\n")
+    tx.add_cosignature(size - 1, "sha256:b", "line 3\n")
+    assert tx.cosignatures(size) == {"sha256:a": "line 1\n"}
+    assert (tx.cosigned_sizes(), tx.cosigned_sizes(1)) == ([size, size - 1], [size])

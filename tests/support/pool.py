@@ -19,6 +19,7 @@ from policies.plan import parse_plan
 from policies.privacy import Loss, parse_loss
 from policies.query import Plan
 from policies.request import Facts, JobRequest
+from policies.training import Input, Linear, Training
 
 REGIONS = ("north", "south")
 BANDS = ("0-39", "40-64", "65+")
@@ -79,6 +80,30 @@ def claims_terms(provider: str, consumer: str = "analyst", **changes: Any) -> Te
         measurements=(),
     )
     return replace(terms, **changes)
+
+
+def teaching(provider: str, consumer: str = "analyst", **changes: Any) -> Terms:
+    """Terms that allow models instead of totals: the amount is learned from the other columns, and may be a feature, too."""
+    learned: dict[str, tuple[Operation, ...]] = {
+        "region": ("feature",),
+        "age_band": ("feature",),
+        "days": ("feature",),
+        "amount": ("label", "feature"),
+    }
+    columns = tuple(ColumnTerm(column=name, operations=allowed) for name, allowed in learned.items())
+    return claims_terms(provider, consumer, columns=columns, **changes)
+
+
+MODEL_SQL = "SELECT days, region, age_band, amount FROM pool.claims"
+TRAINING = Training(
+    learner=Linear(),
+    features=(
+        Input(column="days", encoding="scaled"),
+        Input(column="region", encoding="categories"),
+        Input(column="age_band", encoding="categories"),
+    ),
+    label=Input(column="amount", encoding="scaled", upper="1500"),
+)
 
 
 def claims_pool(names: tuple[str, ...], key_holder: str = "notary", **changes: Any) -> Pool:

@@ -17,16 +17,19 @@ import pytest
 
 from enclaves.joint_main import answer
 from enclaves.kit.child import Child
-from policies.agreement import Offer
+from policies.agreement import Offer, Terms
 from policies.canonical import canonical, parse_json
 from policies.errors import Unavailable
 from policies.joint import Pool
 from policies.privacy import parse_loss
 from policies.request import JobRequest
+from sandbox.cli.show import joint_rows
 from sandbox.jobs.worker import Worker
 from sandbox.party.agreeing import compose
-from sandbox.party.joint import Contributor, JointPart, KeyHolder
+from sandbox.party.contributing import Contributor
+from sandbox.party.joint import JointPart
 from sandbox.party.joint_client import JointClient
+from sandbox.party.key_holding import KeyHolder
 from tests.support.market import fresh_home
 from tests.support.pool import SQL, claims_declaration, claims_pool, claims_table, claims_terms
 from tests.support.service import Service
@@ -92,7 +95,7 @@ class PoolMarket:
             ended.set()
             thread.join()
 
-    def finish(self, job: str, parts: list[JointPart], *, seconds: float = 120.0) -> dict[str, Any]:
+    def finish(self, job: str, parts: list[JointPart], *, seconds: float = 300.0) -> dict[str, Any]:
         """Let parts work until the job has ended; returns its record."""
         deadline = time.monotonic() + seconds
         while (record := self.clients[self.analyst].job(job))["state"] in ("charged", "running"):
@@ -105,9 +108,18 @@ class PoolMarket:
 
 
 def open_pool(
-    service: Service, *, insurers: int = 3, pool: Callable[[tuple[str, ...], str], Pool] | None = None, people: int = 200
+    service: Service,
+    *,
+    insurers: int = 3,
+    pool: Callable[[tuple[str, ...], str], Pool] | None = None,
+    people: int = 200,
+    terms_of: Callable[[str, str], Terms] = claims_terms,
 ) -> PoolMarket:
-    """Admit everybody, make offers and agree on a pool."""
+    """Admit everybody, make offers and agree on a pool.
+
+    Args:
+        terms_of: an insurer's terms for a consumer.
+    """
     tag = service.next_tag()
     names = tuple(f"insurer_{letter}_{tag}" for letter in "abcdefghij"[:insurers])
     notary, analyst, auditor = f"notary_{tag}", f"analyst_{tag}", f"auditor_{tag}"
@@ -119,7 +131,7 @@ def open_pool(
     for index, name in enumerate(names):
         declaration = claims_declaration(name)
         clients[name].declare(declaration)
-        terms = claims_terms(name, analyst)
+        terms = terms_of(name, analyst)
         offers.append(clients[name].offer(Offer(uid="claims", title="Claims", declaration=declaration, terms=terms))["digest"])
         tables[name] = claims_table(people, seed=index, first_person=index * 10_000)
         files[name] = clients[name].home.folder / "claims.parquet"
@@ -149,3 +161,42 @@ def work_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Child, "ask", ask)
     monkeypatch.setattr(Child, "ready", lambda self: None)
+
+
+def finish_without(market: PoolMarket, job: str, gone: str) -> dict[str, Any]:
+    """Let everybody but one contribute, however long that takes; only then the run's patience is over, and has time again afterwards."""
+    parts = market.parts(without=[gone])
+
+    def contributed() -> bool:
+        for part in parts:
+            part.step()
+        with market.service.host.store.reading() as tx:
+            return len(tx.joint_contributions(job, 1)) == len(market.insurers) - 1
+
+    with market.working(keys_timeout_s=300) as worker:
+        config = worker.host.config
+
+        def patient_again(step: str) -> None:
+            """Within the run's own step: however slowly this test looks, the next attempt has all its time."""
+            if step == "joint-dropped":
+                object.__setattr__(config, "keys_timeout_s", 300.0)
+
+        object.__setattr__(worker.host, "on_step", patient_again)
+        until(contributed, 100)
+        shown = market.clients[market.analyst].job(job).get("joint")
+        assert shown is not None
+        assert (shown["attempt"], shown["waiting_for"]) == (1, [gone])
+        assert shown["contributed"] == [name for name in market.insurers if name != gone]
+        assert market.service.host.now() < shown["until"]
+        assert ("waits for", gone) == (joint_rows(shown)[2][0], joint_rows(shown)[2][1].split(" until ")[0])
+        object.__setattr__(config, "keys_timeout_s", 0.0)
+        return market.finish(job, parts)
+
+
+def until(condition: Any, seconds: float = 120.0) -> None:
+    import time
+
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

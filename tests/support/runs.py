@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
@@ -344,6 +345,10 @@ class Town:
         path = self.clients[name].home.folder / "journal.jsonl"
         return [json_library.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    def refusals(self, name: str) -> list[str]:
+        """The codes of what a participant's journal says it refused; a broker that goes on also notes what became of the job."""
+        return [note["code"] for note in self.journal(name) if note["event"] == "refused"]
+
     def close(self) -> None:
         """Close the store."""
         self.host.store.close()
@@ -365,6 +370,7 @@ def found_town(
     isolation: tuple[Layer, ...] = (),
     measure: Measure = "pure",
     refresh: int | None = None,
+    quantum: Mapping[str, int] = MappingProxyType({}),
     **config: Any,
 ) -> Town:
     """Admit everybody, publish both tables and sign the agreement.
@@ -372,6 +378,7 @@ def found_town(
     Args:
         isolation: what both providers require.
         refresh: days after which a charge on their whole budget counts no more.
+        quantum: seconds at whose multiples a run's end may be told, of the providers whose terms say so.
     """
     town = open_town(folder, homes=(), **config)
     for name in market.ROLES:
@@ -386,7 +393,7 @@ def found_town(
         offer = market.offer_on(
             declaration, "institute", measurement(checkout_root()), total=total, per_job=per_job, isolation=isolation, measure=measure
         )
-        offer = replace(offer, terms=replace(offer.terms, total_refresh=refresh))
+        offer = replace(offer, terms=replace(offer.terms, total_refresh=refresh, quantum=quantum.get(name)))
         offers.append(town.clients[name].offer(offer)["digest"])
     composed = compose(town.clients["institute"], "study", "Coinsurance and use of care", offers, ["auditor"])
     town.agreement = town.clients["institute"].propose(composed)["digest"]

@@ -151,7 +151,7 @@ class ScoreMarket:
         return Rows(client=self.bank).ask(self.agreement, self.model, purpose, rows, named).scoring
 
 
-def open_scoring(service: Service, *, step: str = "0", rows: int = 10_000, **terms: Any) -> ScoreMarket:
+def open_scoring(service: Service, *, step: str = "0", rows: int = 10_000, answer_s: int = 0, **terms: Any) -> ScoreMarket:
     """Admit everybody and agree."""
     tag = service.next_tag()
     clients = {}
@@ -163,7 +163,7 @@ def open_scoring(service: Service, *, step: str = "0", rows: int = 10_000, **ter
     clients[lender].declare(declaration)
     offer = Offer(uid="risk", title="Risk", declaration=declaration, terms=risk_terms(lender, bank, **terms))
     digest = clients[lender].offer(offer)["digest"]
-    scorer = risk_scorer(lender, step=step, rows=rows)
+    scorer = risk_scorer(lender, step=step, rows=rows, answer_s=answer_s)
     composed = compose(clients[bank], f"risk-{tag}", "Scores", [digest], [auditor], scorers=(scorer,))
     agreement = clients[bank].propose(composed)["digest"]
     for client in clients.values():

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,30 @@ DATABASES = ("sqlite", "postgresql")
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432")
 ON_ONE_DATABASE = pytest.mark.parametrize("database", ["sqlite"], indirect=True, scope="session")
 """For what is refused before any database is asked."""
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 240.0
 UPLOAD_BYTES = 400_000
 JSON_BYTES = 1 << 20
+LOWEST_PORT, HIGHEST_PORT = 20_000, 32_000
+_FIRST = LOWEST_PORT + os.getpid() * 97 % (HIGHEST_PORT - LOWEST_PORT)
+_PORTS = chain(range(_FIRST, HIGHEST_PORT), range(LOWEST_PORT, _FIRST))
+_CLAIMS: list[socket.socket] = []
 
 
 @contextmanager
 def fresh_database(kind: str) -> Iterator[str]:
-    """The URL of an empty database, dropped afterwards; empty for SQLite, which lives in the data folder. Skips without PostgreSQL."""
+    """The URL of an empty database, dropped afterwards; empty for SQLite, which lives in the data folder. Skips without PostgreSQL.
+
+    A commit does not wait for the disk here: what a dead server leaves is shown by servers of the tests' own (`tests.support.cluster`).
+    """
     if kind == "sqlite":
         yield ""
         return
     name = f"sandbox_test_{uuid.uuid4().hex[:12]}"
-    server = create_engine(f"{POSTGRESQL}/postgres", isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 3})
+    server = create_engine(f"{POSTGRESQL}/postgres", isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 30})
     try:
         with server.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))
+            connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
     except OperationalError:
         server.dispose()
         pytest.skip(f"no PostgreSQL at {POSTGRESQL}: apt-get install postgresql, or name another server in TEST_POSTGRESQL")
@@ -240,10 +249,23 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A loopback port for this process alone.
+
+    It is below those that the kernel gives to whoever asks for any, so that nobody is given it before a service listens there; and while
+    this process lives, a name among the kernel's abstract sockets keeps every other test process from it.
+    """
+    for port in _PORTS:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0sandbox-tests-{port}")
+            with socket.socket() as trial:
+                trial.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        _CLAIMS.append(claim)
+        return port
+    raise AssertionError("no port is free")
 
 
 def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -251,7 +273,7 @@ def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if requests.get(f"{url}/healthz", timeout=5).ok:
+            if requests.get(f"{url}/healthz", timeout=30).ok:
                 return
         except requests.RequestException:
             pass

@@ -38,6 +38,7 @@ from sandbox.config import Config
 from sandbox.exchange import agreements, datasets, participants
 from sandbox.exchange.paging import Page
 from sandbox.exchange.records import Participant
+from sandbox.exchange.scopes import openings_for
 from sandbox.host import Host
 from sandbox.jobs import keys
 from sandbox.jobs.launch import EnclaveProcess
@@ -87,6 +88,11 @@ class EnclaveHere:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    @property
+    def peak_mib(self) -> int | None:
+        """Nobody measures it."""
         return None
 
     def start(self, grant: Grant, agreement: Mapping[str, Any], nonces: list[Nonce], timeout: float) -> SignedEvidence:
@@ -323,14 +329,13 @@ def export(host: Host, participant: str) -> dict[str, bytes]:
         assert newest is not None
         size, note = newest
         files[CHECKPOINT_PATH] = note.encode()
-        readable = tx.agreements_of(participant)
         for file in layout(size):
             first = file.index * TILE_WIDTH
             if file.kind == "tile":
                 files[file.path] = tile_hashes(file.level, file.index, file.width, tx.node)
                 continue
             files[file.path] = pack_entries(tx.entries(first, first + file.width))
-            openings = tx.openings(first, first + file.width, readable)
+            openings = openings_for(tx, participant, first, first + file.width, host.now())
             if openings:
                 files[openings_path(file.index)] = render_openings(openings)
     return files

@@ -102,7 +102,7 @@ def verify_tdx(quote: bytes, collateral: bytes | None, at: datetime, roots: Coll
         instance_identity=2,
         configuration=96 if debug else 2,
         executables=2 if claims["measured"] else 33,
-        hardware=2,
+        hardware=0 if collateral is None else 2,
         runtime_opaque=96 if debug else 2,
     )
     return AttestationResult(

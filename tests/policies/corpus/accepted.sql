@@ -52,4 +52,34 @@ WITH v AS (SELECT person_id, COUNT(*) AS years, MAX(doctor_visits) AS most FROM 
 WITH c AS (SELECT person_id, year, medical_spend * 2 AS twice FROM insurer.plans WHERE female = 1), d AS (SELECT * FROM c WHERE twice > 10) SELECT year, SUM(twice) AS s FROM d GROUP BY year;
 SELECT AVG(q.visits / q.years) AS a FROM (SELECT person_id, SUM(doctor_visits) AS visits, COUNT(*) AS years FROM clinic.care GROUP BY person_id) q JOIN insurer.plans p ON p.person_id = q.person_id WHERE p.female = 1;
 SELECT COUNT(*) AS n FROM (SELECT person_id, year, COUNT(*) FILTER (WHERE admissions > 0) AS a FROM clinic.care GROUP BY person_id, year) q WHERE a > 0;
-SELECT AVG(CASE WHEN total > 500 THEN 1 ELSE 0 END) AS share FROM (SELECT person_id, SUM(medical_spend) AS total FROM insurer.plans GROUP BY person_id) s
+SELECT AVG(CASE WHEN total > 500 THEN 1 ELSE 0 END) AS share FROM (SELECT person_id, SUM(medical_spend) AS total FROM insurer.plans GROUP BY person_id) s;
+SELECT female, MEDIAN(born) AS m, COUNT(*) AS n FROM insurer.plans GROUP BY female HAVING m > DATE '1901-01-01' AND m < '1999-12-31';
+SELECT MIN(born) AS first, MAX(born) AS last, QUANTILE(born, 0.1) AS q FROM insurer.plans;
+-- habits of other dialects that mean the same here
+SELECT COUNT(1) AS n, COUNT(ALL doctor_visits) AS v, COUNTIF(doctor_visits > 2) AS some FROM clinic.care WHERE TRUE;
+SELECT /* in the text */ COUNT(*) AS n, FROM clinic.care -- and after it
+WHERE year == 1 AND admissions != 0;
+FROM clinic.care SELECT COUNT(*) AS n WHERE year = 1_0 OR doctor_visits > .5;
+SELECT n: COUNT(*), "select": SUM("doctor_visits") FROM "clinic"."care" AS "c" WHERE "c"."admissions" ISNULL;
+SELECT clinic.care.year, COUNT(*) AS n FROM Clinic.Care GROUP BY care.year ORDER BY COUNT(*) DESC NULLS LAST;
+SELECT YEAR(born) - YEAR(born) % 10 AS decade, COUNT(*) AS n FROM insurer.plans GROUP BY decade;
+SELECT COUNT(*) AS n FROM insurer.plans WHERE SUBSTRING(region FROM 1 FOR 1) = 'n' AND CHAR_LENGTH(region) > 3 AND region <> 'o''brien';
+SELECT AVG((doctor_visits > 2)::INT) AS share, AVG(CAST(doctor_visits AS NUMERIC)) AS a FROM clinic.care;
+SELECT year, COUNT(*) AS n FROM clinic.care GROUP BY 1 HAVING COUNT(*) BETWEEN 10 AND 1000;
+-- values at the edges of their functions
+SELECT SUM(doctor_visits // 3) AS s, SUM((doctor_visits - 6) // 4) AS t, SUM((doctor_visits - 6) % 4) AS u FROM clinic.care;
+SELECT SUM(ROUND(medical_spend)) AS a, SUM(ROUND(medical_spend - 500, 1)) AS b, SUM(ROUND(-medical_spend)) AS c FROM insurer.plans;
+SELECT SUM(CAST(medical_spend AS INTEGER)) AS a, SUM(CAST(medical_spend - 700.5 AS INTEGER)) AS b FROM insurer.plans;
+SELECT SUM(FLOOR(-medical_spend)) AS a, SUM(CEIL(-medical_spend)) AS b, SUM(ABS(medical_spend - 500)) AS c, SUM(SIGN(medical_spend - 500)) AS d FROM insurer.plans;
+SELECT COUNT(*) AS n FROM insurer.plans WHERE region LIKE '%\%%';
+SELECT COUNT(*) AS n FROM insurer.plans WHERE region > 'north';
+SELECT COUNT(*) AS n FROM insurer.plans WHERE TRY_CAST(region AS INTEGER) IS NULL;
+SELECT DATE_TRUNC('week', born) AS w, COUNT(*) AS n FROM insurer.plans WHERE born < '1900-06-01' GROUP BY w;
+SELECT AVG(born - DATE '1900-01-01') AS d FROM insurer.plans;
+SELECT COUNT(*) AS n FROM clinic.care WHERE NULLIF(admissions, 0) IS NULL;
+SELECT SUM(CASE admissions WHEN 0 THEN 1 WHEN 1 THEN 10 ELSE 100 END) AS s FROM clinic.care;
+SELECT AVG(v) AS a FROM (SELECT person_id, COUNT(DISTINCT admissions) AS v FROM clinic.care GROUP BY person_id) t;
+SELECT COUNT(*) AS n FROM (SELECT person_id, SUM(admissions) AS v FROM clinic.care GROUP BY person_id) t WHERE v IS NULL;
+SELECT AVG(a.total - b.total) AS d FROM (SELECT person_id, SUM(medical_spend) AS total FROM insurer.plans GROUP BY person_id) a JOIN (SELECT person_id, SUM(doctor_visits) AS total FROM clinic.care GROUP BY person_id) b USING (person_id);
+SELECT SUM(medical_spend * 1.19) AS s, SUM(medical_spend / 7) AS t, SUM(medical_spend * medical_spend) AS q FROM insurer.plans;
+SELECT YEAR(born) // 10 * 10 AS d, COUNT(*) AS n FROM insurer.plans GROUP BY d

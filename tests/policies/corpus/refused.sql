@@ -46,7 +46,7 @@ SELECT year, COUNT(*) AS n FROM insurer.plans GROUP BY year ORDER BY n LIMIT 2 O
 SELECT year, COUNT(*) AS n FROM insurer.plans GROUP BY year QUALIFY ROW_NUMBER() OVER (ORDER BY year) = 1;
 -- because: needs declared bounds
 SELECT SUM(person_id) AS s FROM insurer.plans;
--- because: cannot be added up
+-- because: counted and not added up
 SELECT SUM(region) AS s FROM insurer.plans;
 -- because: no bound per person
 SELECT SUM(DISTINCT medical_spend) AS s FROM insurer.plans;
@@ -93,4 +93,78 @@ SELECT COUNT(DISTINCT year, female) AS n FROM insurer.plans;
 -- because: fraction between 0 and 1
 SELECT QUANTILE(medical_spend, 1.5) AS q FROM insurer.plans;
 -- because: compares
-SELECT COUNT(*) FROM insurer.plans WHERE NULLIF(year, NULL) = 1
+SELECT COUNT(*) FROM insurer.plans WHERE NULLIF(year, NULL) = 1;
+-- because: MEDIAN(born)
+SELECT AVG(born) AS a FROM insurer.plans;
+-- because: COUNT_IF(female = 1)
+SELECT SUM(female = 1) AS s FROM insurer.plans;
+-- because: between bounds
+SELECT MEDIAN(region) AS m FROM insurer.plans;
+-- because: is no day
+SELECT MAX(born) AS b FROM insurer.plans HAVING b > 'yesterday';
+-- because: with a number
+SELECT COUNT(*) AS n FROM insurer.plans HAVING n > DATE '1950-01-01';
+-- because: write QUANTILE(x, p), one for each p
+SELECT APPROX_QUANTILES(medical_spend, 4) AS q FROM insurer.plans;
+-- because: write QUANTILE(x, p), one for each p
+SELECT PERCENTILE_DISC(0.5) WITHIN GROUP (ORDER BY medical_spend) AS q FROM insurer.plans;
+-- because: write COUNT(DISTINCT x)
+SELECT APPROX_COUNT_DISTINCT(person_id) AS n FROM insurer.plans;
+-- because: write AVG(x)
+SELECT MEAN(medical_spend) AS m FROM insurer.plans;
+-- because: somebody's own value
+SELECT ANY_VALUE(region) AS r FROM insurer.plans;
+-- because: somebody's own value
+SELECT ARG_MAX(region, medical_spend) AS r FROM insurer.plans;
+-- because: ORDER BY n DESC LIMIT 1
+SELECT MODE(coinsurance) AS m FROM insurer.plans;
+-- because: WIDTH_BUCKET(x, low, high, bins)
+SELECT HISTOGRAM(medical_spend) AS h FROM insurer.plans;
+-- because: write COUNT_IF(condition)
+SELECT BOOL_OR(female = 1) AS b FROM insurer.plans;
+-- because: CORR(x, y): it is its square
+SELECT REGR_R2(medical_spend, year) AS r FROM insurer.plans;
+-- because: is NULL where b is 0
+SELECT AVG(SAFE_DIVIDE(medical_spend, year)) AS a FROM insurer.plans;
+-- because: write COALESCE(x, 0)
+SELECT SUM(ZEROIFNULL(admissions)) AS s FROM clinic.care;
+-- because: write x IS NULL
+SELECT COUNT(*) AS n FROM clinic.care WHERE ISNULL(admissions);
+-- because: write LEAST(GREATEST(x, low), high)
+SELECT SUM(CLAMP(medical_spend, 0, 5)) AS s FROM insurer.plans;
+-- because: numbers are exact
+SELECT AVG(LN(medical_spend + 1)) AS a FROM insurer.plans;
+-- because: write x LIKE 'pattern'
+SELECT COUNT(*) AS n FROM insurer.plans WHERE STARTS_WITH(region, 'n');
+-- because: write x LIKE 'pattern'
+SELECT COUNT(*) AS n FROM insurer.plans WHERE region SIMILAR TO 'n.*';
+-- because: of texts there are LOWER
+SELECT COUNT(*) AS n FROM insurer.plans WHERE RIGHT(region, 1) = 'h';
+-- because: takes blanks away at both ends
+SELECT COUNT(*) AS n FROM insurer.plans WHERE LTRIM(region) = 'north';
+-- because: SUBSTRING(x, 1, 1)
+SELECT COUNT(*) AS n FROM insurer.plans WHERE region[1] = 'n';
+-- because: DATE_TRUNC('month', d)
+SELECT STRFTIME(born, '%Y') AS y, COUNT(*) AS n FROM insurer.plans GROUP BY y;
+-- because: write DATE_TRUNC('month', d)
+SELECT DATE_TRUNC(born, MONTH) AS m, COUNT(*) AS n FROM insurer.plans GROUP BY m;
+-- because: write a day like DATE '2026-01-31'
+SELECT COUNT(*) AS n FROM insurer.plans WHERE born > CURRENT_DATE;
+-- because: list the keys
+SELECT year, COUNT(*) AS n FROM insurer.plans GROUP BY ALL;
+-- because: leave GROUP BY out for one cell
+SELECT COUNT(*) AS n FROM insurer.plans GROUP BY ();
+-- because: not a comma and WHERE
+SELECT COUNT(*) AS n FROM insurer.plans p, clinic.care c WHERE p.person_id = c.person_id;
+-- because: write other conditions in WHERE
+SELECT COUNT(*) AS n FROM insurer.plans p JOIN clinic.care c ON p.person_id = c.person_id AND c.year = 3;
+-- because: joined on their privacy unit (person_id)
+SELECT COUNT(*) AS n FROM insurer.plans p JOIN clinic.care c ON p.year = c.year;
+-- because: LEAST(GREATEST(x, 0), 100) gives bounds
+SELECT AVG(TRY_CAST(region AS INTEGER)) AS a FROM insurer.plans;
+-- because: window functions are not accepted
+SELECT AVG(d) AS a FROM (SELECT person_id, year - LAG(year) OVER (PARTITION BY person_id ORDER BY year) AS d FROM insurer.plans) q;
+-- because: not valid SQL; names are quoted like "this"
+SELECT `year`, COUNT(*) AS n FROM insurer.plans GROUP BY `year`;
+-- because: not valid SQL at `5`
+SELECT TOP 5 year, COUNT(*) AS n FROM insurer.plans GROUP BY year

@@ -9,9 +9,10 @@ from typing import Any
 import sqlglot.expressions as exp
 
 from policies.declaration import parse_date
+from policies.errors import Malformed
 from policies.expression import MAX_ARGUMENTS, Constant, Expression, Function, Typed
 from policies.normal_form import call, choice, comparison, integer, null, number
-from policies.sql_text import bare, only, refuse, refuse_construct
+from policies.sql.text import bare, only, refuse, refuse_construct
 
 _UNARY: dict[type[exp.Expr], Function] = {
     exp.Abs: "abs", exp.Sign: "sign", exp.Floor: "floor", exp.Ceil: "ceil", exp.Lower: "lower", exp.Upper: "upper", exp.Trim: "trim",
@@ -52,7 +53,11 @@ class Step:
 
 def day_of(constant: Constant) -> Constant:
     """The day that a quoted text spells. Raises Malformed."""
-    return Constant(value=parse_date(str(constant.value), "sql"), type="date")
+    try:
+        return Constant(value=parse_date(str(constant.value), ""), type="date")
+    except Malformed as error:
+        shown = str(constant.value)[:40]
+        raise Malformed(f"'{shown}' stands beside a date and is no day; write one like '2026-01-31'", code="sql") from error
 
 
 def literal_number(node: exp.Expr, sign: int = 1) -> Constant:
@@ -64,6 +69,8 @@ def literal_number(node: exp.Expr, sign: int = 1) -> Constant:
 
 
 def _unary(step: Step, node: exp.Expr) -> Expression:
+    if isinstance(node, exp.Trim) and (node.args.get("position") or node.expression):
+        refuse(node, "is not accepted; TRIM(x) takes blanks away at both ends")
     only(node, type(node).__name__.upper(), {"this"})
     return call(_UNARY[type(node)], _dated(step, node.this) if _UNARY[type(node)] in _PARTS.values() else step.value(node.this))
 
@@ -105,7 +112,7 @@ def _truncated(step: Step, node: exp.Expr) -> Expression:
     unit = node.args["unit"]
     name = str(unit.name).lower() if isinstance(unit, (exp.Var, exp.Literal)) else ""
     if name not in _UNITS:
-        refuse(node, f"is not accepted; DATE_TRUNC takes {', '.join(map(repr, _UNITS))}")
+        refuse(node, f"is not accepted; write DATE_TRUNC('month', d), of {', '.join(map(repr, _UNITS))}")
     return call("truncate_date", Constant(value=name, type="text"), _dated(step, node.this))
 
 

@@ -24,8 +24,8 @@ from policies.normal_form import (
     product_of,
     sum_of,
 )
-from policies.sql_functions import FUNCTIONS, UNTYPED_NULL, Step, literal_number
-from policies.sql_text import MAX_NESTING, at, bare, only, operands, refuse, refuse_construct
+from policies.sql.functions import FUNCTIONS, UNTYPED_NULL, Step, literal_number
+from policies.sql.text import MAX_NESTING, at, bare, only, operands, refuse, refuse_construct
 
 _COMPARISONS: dict[type[exp.Expr], Function] = {
     exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",

@@ -15,6 +15,7 @@ from sqlglot.dialects.dialect import Dialect
 from policies.errors import Malformed
 from policies.names import require_name
 from policies.query import MAX_SQL
+from policies.sql.instead import instead_of
 
 MAX_NESTING = 40
 """Deepest nesting of brackets in the text, and of constructs in the tree."""
@@ -22,6 +23,7 @@ MAX_NESTING = 40
 MAX_JOIN_WORDS = 12
 """Times that a query may say JOIN, quotes and comments included: each without its condition doubles the time that the parser takes."""
 
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _JOIN = re.compile(r"\b(?:straight_)?join\b", re.IGNORECASE)
 
 _TOO_DEEP = f"the query nests deeper than {MAX_NESTING} levels"
@@ -61,13 +63,8 @@ def parse_select(sql: str) -> exp.Select:
         raise Malformed(f"the query is longer than {MAX_SQL} characters", code="sql")
     if len(_JOIN.findall(sql)) > MAX_JOIN_WORDS:
         raise Malformed(f"the query says JOIN more than {MAX_JOIN_WORDS} times", code="sql")
-    depth = 0
-    for index, character in enumerate(sql):
-        depth += (character in "([{") - (character in ")]}")
-        if depth > MAX_NESTING:
-            raise Malformed(_TOO_DEEP, code="sql", where=_place_at(sql, index))
-        if character < " " and character not in "\n\t\r":
-            raise Malformed("the query holds a control character", code="sql", where=_place_at(sql, index))
+    if sum(map(sql.count, "([{")) > MAX_NESTING or _CONTROL.search(sql):
+        _require_flat(sql)
     dialect = Dialect.get_or_raise("duckdb")
     try:
         tokens = dialect.tokenize(sql)
@@ -76,12 +73,23 @@ def parse_select(sql: str) -> exp.Select:
     except RecursionError as error:
         raise Malformed(_TOO_DEEP, code="sql") from error
     except (sqlglot.errors.SqlglotError, ValueError) as error:
-        raise Malformed("the query is not valid SQL", code="sql", where=_place(error, sql)) from error
+        raise Malformed(f"the query is not valid SQL{_near(error, sql)}", code="sql", where=_place(error, sql)) from error
     if len(statements) != 1:
         raise Malformed(f"one statement is accepted, not {len(statements)}", code="sql")
     if not isinstance(statements[0], exp.Select):
         refuse(statements[0], "is not a SELECT; only SELECT is accepted" + _because(statements[0]))
     return statements[0]
+
+
+def _require_flat(sql: str) -> None:
+    """Refuse brackets that nest too deep and control characters, at the first of either."""
+    depth = 0
+    for index, character in enumerate(sql):
+        depth += (character in "([{") - (character in ")]}")
+        if depth > MAX_NESTING:
+            raise Malformed(_TOO_DEEP, code="sql", where=_place_at(sql, index))
+        if character < " " and character not in "\n\t\r":
+            raise Malformed("the query holds a control character", code="sql", where=_place_at(sql, index))
 
 
 def _require_select(tokens: Sequence[Any]) -> None:
@@ -94,6 +102,14 @@ def _require_select(tokens: Sequence[Any]) -> None:
             place = f"line {token.line}, column {max(1, token.col - len(token.text) + 1)}"
             raise Malformed(f"`{shown}` is not a SELECT; only SELECT is accepted", code="sql", where=place)
         begins = ends
+
+
+def _near(error: Exception, sql: str) -> str:
+    """The word at which the text is no SQL any more, and what may be meant."""
+    details = getattr(error, "errors", None)
+    word = str(details[0].get("highlight") or "") if details else ""
+    shown = f" at `{word}`" if word and len(word) <= 40 and word.isprintable() and "`" not in word else ""
+    return shown + ('; names are quoted like "this"' if "`" in sql else "")
 
 
 def _place(error: Exception, sql: str) -> str | None:
@@ -119,7 +135,11 @@ def _because(node: exp.Expr) -> str:
 
 def position(node: exp.Expr) -> str | None:
     """Return where in the text a node begins, for example ``line 1, column 8``; None where the parser does not know."""
-    places = [part.meta for part in node.walk() if part.meta and "start" in part.meta]
+    places: list[dict[str, Any]] = []
+    looked: exp.Expr | None = node
+    while looked is not None and not places:
+        # The parser does not place every node; what stands around one is placed.
+        places, looked = [part.meta for part in looked.walk() if part.meta and "start" in part.meta], looked.parent
     if not places:
         return None
     first = min(places, key=lambda place: place["start"])
@@ -164,8 +184,8 @@ def refuse_construct(node: Any, place: str) -> NoReturn:
     if isinstance(node, exp.AggFunc):
         refuse(node, f"is not accepted {place}: aggregates stand in SELECT, HAVING and ORDER BY, one level deep")
     if isinstance(node, exp.Func):
-        refuse(node, f"is not accepted {place}: it is none of the functions of the allow-list")
-    refuse(node, f"is not accepted {place}")
+        refuse(node, f"is not accepted {place}: it is none of the functions of the allow-list{instead_of(node)}")
+    refuse(node, f"is not accepted {place}{instead_of(node)}")
 
 
 def only(node: exp.Expr, construct: str, allowed: Iterable[str]) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import sqlglot.expressions as exp
 
-from policies.expression import Constant, Expression
+from policies.expression import Constant, Expression, Typed
 from policies.normal_form import all_of, choice, integer, null
 from policies.privacy import units_to_decimal
-from policies.query import FRACTION_DECIMALS, AggregateFunction, UnitFunction
-from policies.sql_expressions import Expressions
-from policies.sql_functions import literal_number
-from policies.sql_text import bare, only, refuse
+from policies.query import FRACTION_DECIMALS, RANKED, AggregateFunction, UnitFunction
+from policies.sql.expressions import Expressions
+from policies.sql.functions import literal_number
+from policies.sql.instead import instead_of
+from policies.sql.text import bare, only, refuse
 
 _SIMPLE: dict[type[exp.Expr], AggregateFunction] = {
     exp.Sum: "SUM", exp.Avg: "AVG", exp.Min: "MIN", exp.Max: "MAX", exp.Variance: "VAR_SAMP", exp.VariancePop: "VAR_POP",
@@ -41,7 +42,10 @@ class Aggregate:
 
 def is_aggregate(node: Any) -> bool:
     """Whether a node calls an aggregate, accepted or not, itself."""
-    return isinstance(bare(node), (exp.AggFunc, exp.Filter, exp.WithinGroup))
+    node = bare(node)
+    if isinstance(node, (exp.IgnoreNulls, exp.RespectNulls)):
+        node = node.this
+    return isinstance(node, (exp.AggFunc, exp.Filter, exp.WithinGroup))
 
 
 def holds_aggregate(node: exp.Expr) -> bool:
@@ -72,17 +76,45 @@ def read_aggregate(node: exp.Expr, reader: Expressions, is_unit: Callable[[Expre
     if type(node) in _SIMPLE:
         only(node, name, {"this"})
         _require_plain(node, name)
-        return Aggregate(function=_SIMPLE[type(node)], arguments=(reader.within(f"inside {name}").read(node.this),))
+        inside = reader.within(f"inside {name}")
+        function, argument = _SIMPLE[type(node)], inside.read(node.this)
+        (_require_ranked if function in RANKED else _require_number)(node, name, node.this, inside.kind(argument))
+        return Aggregate(function=function, arguments=(argument,))
     if type(node) in _PAIRS:
         only(node, name, {"this", "expression"})
         inside = reader.within(f"inside {name}")
-        return Aggregate(function=_PAIRS[type(node)], arguments=(inside.read(node.this), inside.read(node.expression)))
+        arguments = inside.read(node.this), inside.read(node.expression)
+        for written, argument in zip((node.this, node.expression), arguments, strict=True):
+            _require_number(node, name, written, inside.kind(argument))
+        return Aggregate(function=_PAIRS[type(node)], arguments=arguments)
     return _quantile(node, reader)
 
 
 def _require_plain(node: exp.Expr, name: str) -> None:
     if isinstance(node.this, exp.Distinct):
         refuse(node, f"is not accepted: {name}(DISTINCT ...) has no bound per person; only COUNT takes DISTINCT")
+
+
+_INSTEAD = {
+    "date": "dates are ranked and not added up: write MEDIAN({x}), MIN({x}) or MAX({x}), or add up days since one of your choice, "
+    "DATE_DIFF('day', DATE '2000-01-01', {x})",
+    "boolean": "conditions are counted and not added up: write COUNT_IF({x})",
+    "text": "texts are counted and not added up: write COUNT({x}), or add up TRY_CAST({x} AS INTEGER)",
+}
+_SHOWN = 60
+
+
+def _require_number(node: exp.Expr, name: str, written: exp.Expr, kind: Typed) -> None:
+    if kind.type in _INSTEAD:
+        text = written.sql(dialect="duckdb")
+        refuse(node, f"is not accepted: {name} of a {kind.type}; {_INSTEAD[kind.type].format(x=text if len(text) <= _SHOWN else 'x')}")
+
+
+def _require_ranked(node: exp.Expr, name: str, written: exp.Expr, kind: Typed) -> None:
+    if kind.type in ("text", "boolean"):
+        refuse(
+            node, f"is not accepted: {name} of a {kind.type}; numbers and dates are ranked between bounds: group by it and count instead"
+        )
 
 
 def _count(node: exp.Count, reader: Expressions, is_unit: Callable[[Expression], bool]) -> Aggregate:
@@ -108,7 +140,10 @@ def _quantile(node: exp.Expr, reader: Expressions) -> Aggregate:
     if isinstance(node, exp.Median):
         only(node, "MEDIAN", {"this"})
         _require_plain(node, "MEDIAN")
-        return Aggregate(function="QUANTILE", arguments=(reader.within("inside MEDIAN").read(node.this),), fraction="0.5")
+        inside = reader.within("inside MEDIAN")
+        argument = inside.read(node.this)
+        _require_ranked(node, "MEDIAN", node.this, inside.kind(argument))
+        return Aggregate(function="QUANTILE", arguments=(argument,), fraction="0.5")
     if isinstance(node, exp.WithinGroup) and isinstance(node.this, exp.PercentileCont):
         only(node, "WITHIN GROUP", {"this", "expression"})
         only(node.this, "PERCENTILE_CONT", {"this"})
@@ -119,7 +154,7 @@ def _quantile(node: exp.Expr, reader: Expressions) -> Aggregate:
     if isinstance(node, _QUANTILES):
         only(node, "QUANTILE", {"this", "expression", "quantile"})
         return _at_fraction(node, node.this, node.args.get("quantile") or node.args.get("expression"), reader)
-    refuse(node, f"is not accepted; aggregates are {ACCEPTED}")
+    refuse(node, f"is not accepted{instead_of(node)}; aggregates are {ACCEPTED}")
 
 
 def _at_fraction(node: exp.Expr, value: Any, fraction: Any, reader: Expressions) -> Aggregate:
@@ -129,7 +164,10 @@ def _at_fraction(node: exp.Expr, value: Any, fraction: Any, reader: Expressions)
     if not isinstance(written.value, int) or written.decimals > FRACTION_DECIMALS or not 0 <= written.value <= 10**written.decimals:
         refuse(fraction, f"is no fraction between 0 and 1 with at most {FRACTION_DECIMALS} decimals")
     text = units_to_decimal(written.value, written.decimals)
-    return Aggregate(function="QUANTILE", arguments=(reader.within("inside QUANTILE").read(value),), fraction=text)
+    inside = reader.within("inside QUANTILE")
+    argument = inside.read(value)
+    _require_ranked(node, "QUANTILE", value, inside.kind(argument))
+    return Aggregate(function="QUANTILE", arguments=(argument,), fraction=text)
 
 
 def unit_aggregate(node: exp.Expr, found: Aggregate) -> tuple[UnitFunction, Expression | None]:

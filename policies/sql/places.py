@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import sqlglot.expressions as exp
 
-from policies.sql_text import parse_select, position
+from policies.sql.text import parse_select, position
 
 Place: TypeAlias = str
 """`line:column`, both from 1."""
