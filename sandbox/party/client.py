@@ -266,7 +266,7 @@ class Client(Connection):
         Raises:
             ReleaseWithheld: the gate kept it. Tampered: something does not fit; nothing is shown.
         """
-        answer = self._get(f"/jobs/{job_id}/release")
+        answer = self._get_published(f"/jobs/{job_id}/release")
         receipt: AnyReceipt = decode(cast(Any, AnyReceipt), answer["receipt"])
         agreement, _ = self.followed_receipt(receipt.grant.agreement, receipt.checkpoint)
         request = earlier = self.own_request(job_id)
@@ -308,7 +308,7 @@ class Client(Connection):
 
     def receipt(self, job_id: str) -> dict[str, Any]:
         """The receipt of an ended job under one of this participant's agreements."""
-        return self._get(f"/jobs/{job_id}/receipt")
+        return self._get_published(f"/jobs/{job_id}/receipt")
 
     # --- brokering
 

@@ -18,6 +18,7 @@ from sandbox.party.answers import error_of
 from sandbox.party.home import Home
 
 TIMEOUT_S = 60.0
+PUBLISHED_AGAIN_S = 0.1
 
 
 class Session(requests.Session):
@@ -46,6 +47,7 @@ class Connection:
 
     home: Home
     session: requests.Session = field(default_factory=Session)
+    published_within_s: float = 60.0
 
     def checkpoint(self) -> str:
         """The newest checkpoint (a signed note)."""
@@ -105,6 +107,21 @@ class Connection:
 
     def _get(self, path: str, *, anonymous: bool = False) -> dict[str, Any]:
         return self._answer("GET", path, anonymous=anonymous)
+
+    def _get_published(self, path: str) -> dict[str, Any]:
+        """An answer that the service gives as soon as a checkpoint covers what it is about.
+
+        An end is committed before its checkpoint is signed, and whoever looks in between is told `not-published`: that is asked again for
+        `published_within_s` seconds. Raises Unavailable, code `not-published`, after them.
+        """
+        deadline = time.monotonic() + self.published_within_s
+        while True:
+            try:
+                return self._get(path)
+            except Unavailable as error:
+                if error.code != "not-published" or time.monotonic() > deadline:
+                    raise
+            time.sleep(PUBLISHED_AGAIN_S)
 
     def _post(self, path: str, body: Mapping[str, Any], *, anonymous: bool = False) -> dict[str, Any]:
         return self._answer("POST", path, json=body, anonymous=anonymous)

@@ -65,7 +65,7 @@ class ScoringClient(Client):
 
     def score_receipt(self, name: str) -> ScoreReceipt:
         """The receipt of a scoring that has ended, not yet verified."""
-        return decode(ScoreReceipt, self._get(f"/scorings/{name}/receipt"))
+        return decode(ScoreReceipt, self._get_published(f"/scorings/{name}/receipt"))
 
     def verified_receipt(self, name: str) -> tuple[ScoreReceipt, VerifiedScoring]:
         """The receipt of a scoring that has ended, verified against this home's copy of agreement and log.
