@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.peers.environments import install
 from benchmarks.peers.environments import measure as measure_peer
 from enclaves.kit import he
-from policies.joint import PARAMETERS
+from policies.joint import NARROW, PARAMETERS, SCORING, WIDE
 
 PEER_VALUES = 4000
 
@@ -40,15 +40,16 @@ def core_seconds(act: Callable[[], Any], rounds: int) -> float:
 
 
 def tenseal_encrypt(values: list[int], name: str) -> Callable[[], object]:
-    """TenSEAL's own vector of the same parameters, encrypted and serialised in vectors of the degree."""
+    """TenSEAL's own vector for totals of as many bits, encrypted and serialised in vectors of the degree.
+
+    It chooses the primes itself, the largest of 60 bits, so that SEAL divides the last one away, whichever plain modulus is left.
+    """
     import tenseal
 
-    parameters = PARAMETERS[name]
-    bits = [prime.bit_length() for prime in PARAMETERS["bfv-8192-59"].primes]
-    context = tenseal.context(
-        tenseal.SCHEME_TYPE.BFV, PARAMETERS["bfv-8192-59"].degree, parameters.plain_modulus, coeff_mod_bit_sizes=bits, n_threads=1
-    )
-    width = PARAMETERS["bfv-8192-59"].degree
+    modulus = SCORING.plain_modulus if name == WIDE.name else PARAMETERS[name].plain_modulus
+    bits = [prime.bit_length() for prime in SCORING.primes]
+    context = tenseal.context(tenseal.SCHEME_TYPE.BFV, SCORING.degree, modulus, coeff_mod_bit_sizes=bits, n_threads=1)
+    width = SCORING.degree
     return lambda: [tenseal.bfv_vector(context, values[i : i + width]).serialize() for i in range(0, len(values), width)]
 
 
@@ -120,12 +121,12 @@ def main() -> None:
     count, contributors, rounds = (30_000, 3, 1) if asked.quick else (asked.values, asked.contributors, asked.rounds)
     if not asked.quick and (failed := install("additive")):
         print(f"peers are not installed: {failed}")
-    wide, narrow = (measure(name, count, contributors, rounds, peers=not asked.quick) for name in ("bfv-8192-59", "bfv-4096-40"))
+    wide, narrow = (measure(name, count, contributors, rounds, peers=not asked.quick) for name in (WIDE.name, NARROW.name))
     print("59-bit totals", wide)
     print("40-bit totals", narrow)
     values = np.random.default_rng(2).integers(-(2**40), 2**40, count)
     processes = os.cpu_count() or 1
-    seconds = [whole("bfv-8192-59", part, contributors, processes) for part in (values[: count // 4], values)]
+    seconds = [whole(WIDE.name, part, contributors, processes) for part in (values[: count // 4], values)]
     print(f"{count} values x {contributors} contributors on {processes} cores: encrypt {seconds[1][0]:.1f} s, add {seconds[1][1]:.2f} s")
     linear = sum(seconds[1]) / sum(seconds[0])
     print(json.dumps({**wide, "linear": round(linear, 2), "narrow": narrow, "values": count, "contributors": contributors}))

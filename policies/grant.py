@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from policies.agreement import Agreement, EnclaveKind
@@ -114,6 +114,13 @@ EnclaveGrant: TypeAlias = Grant | law1.Grant
 
 AnyGrant: TypeAlias = Grant | JointGrant | law1.Grant
 """A grant of whatever law. Only grants of today's law are run."""
+
+
+def former_grants(grant: AnyGrant) -> tuple[AnyGrant, ...]:
+    """Return the grants that earlier versions of this code made of the same decision, which still hold: the same but for the encryption."""
+    if isinstance(grant, JointGrant) and grant.scheme.formerly:
+        return (replace(grant, parameters=grant.scheme.formerly),)
+    return ()
 
 
 def entail(

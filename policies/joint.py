@@ -36,10 +36,11 @@ class Parameters:
 
     Attributes:
         degree: of the polynomials; as many slots has a ciphertext.
-        primes: of the key's modulus; where there are several, ciphertexts leave out the last.
+        primes: of the key's modulus; where the others suffice for the plain modulus, ciphertexts leave out the last.
         plain_modulus: a prime that is 1 modulo twice the degree; slots count modulo it.
         additions: most ciphertexts that may be added before the noise of encryption could change a slot.
         largest: most that a total may be, in absolute value.
+        formerly: name of the parameters that were granted in place of these until these came.
     """
 
     name: str
@@ -48,11 +49,13 @@ class Parameters:
     plain_modulus: int
     additions: int
     largest: int
+    formerly: str = ""
 
     @property
     def data_primes(self) -> tuple[int, ...]:
-        """The primes of a ciphertext's modulus."""
-        return self.primes[:-1] or self.primes
+        """The primes of a ciphertext's modulus. SEAL divides the last one away where the others exceed the plain modulus."""
+        left = self.primes[:-1]
+        return left if math.prod(left) > self.plain_modulus else self.primes
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -95,6 +98,18 @@ NARROW = Parameters(
 """Totals of 40 bits with 16 bytes a value. 9 bits of noise budget after encryption: 32 additions take 5."""
 
 WIDE = Parameters(
+    name="bfv-8192-60",
+    degree=8192,
+    primes=(1152921504606683137, 1152921504606748673),
+    plain_modulus=1152921504606830593,
+    additions=2**20,
+    largest=2**57,
+    formerly="bfv-8192-59",
+)
+"""Totals of 59 bits with 32 bytes a value. 47 bits of noise budget after encryption: 2^20 additions take 20. The plain modulus is larger
+than each prime, so that ciphertexts keep both and nothing is divided away."""
+
+SCORING = Parameters(
     name="bfv-8192-59",
     degree=8192,
     primes=(1152921504606683137, 1152921504606748673, 1152921504606830593),
@@ -102,9 +117,10 @@ WIDE = Parameters(
     additions=2**20,
     largest=2**57,
 )
-"""Totals of 59 bits with 32 bytes a value. 53 bits of noise budget after encryption."""
+"""The ring in which rows are scored (`policies.scorer`), and totals of 59 bits as they were granted before `WIDE`. 53 bits of noise budget
+after encryption."""
 
-PARAMETERS: dict[str, Parameters] = {parameters.name: parameters for parameters in (NARROW, WIDE)}
+PARAMETERS: dict[str, Parameters] = {parameters.name: parameters for parameters in (NARROW, WIDE, SCORING)}
 
 Noise = Literal["two-sided", "distributed"]
 

@@ -20,17 +20,17 @@ from typing import Literal
 
 from policies.codec import omitted
 from policies.errors import Malformed
-from policies.joint import WIDE
+from policies.joint import SCORING
 from policies.model import WEIGHT_BITS, Model
 from policies.names import require_dataset, require_digest, require_name, require_request_id, require_slug
 from policies.privacy import decimal_to_units
 from policies.training import MAX_CLASSES, MAX_WIDTH, UNIT, Encoded
 
-DEGREE = WIDE.degree
-PRIMES = WIDE.primes
+DEGREE = SCORING.degree
+PRIMES = SCORING.primes
 """Of the key's modulus; ciphertexts leave out the last. 180 bits at degree 8192, of 218 that are 128-bit secure."""
 
-DATA_PRIMES = WIDE.data_primes
+DATA_PRIMES = SCORING.data_primes
 BLOCK = DEGREE // 2
 """Rows of one ciphertext: it holds one coordinate of so many rows."""
 
@@ -47,7 +47,7 @@ LARGEST_BIAS = 2**22
 """Most of a bias, in 2^-14: 256. With it an answer stays below 2^9, where the modulus would wrap."""
 
 FLOOD_BITS = 84
-CIPHERTEXT_BYTES = WIDE.ciphertext_bytes
+CIPHERTEXT_BYTES = SCORING.ciphertext_bytes
 KEY_BYTES = 8 * len(PRIMES) * DEGREE
 """Of the half of a public key that its owner makes. The other half follows from the request (`enclaves.kit.he_score.common_half`)."""
 

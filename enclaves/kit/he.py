@@ -15,6 +15,7 @@ import struct
 from array import array
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from fcntl import F_SETPIPE_SZ, fcntl
 from functools import cache
 from multiprocessing import get_context
 from typing import Any
@@ -127,7 +128,7 @@ def _encrypt(name: str, public: bytes, slots: Words) -> Words:
     encryptor = seal.Encryptor(scheme.context, loaded(seal.PublicKey(), scheme.context, scheme.stored, scheme.stored.public_head + public))
     plain, encrypted = seal.Plaintext(), seal.Ciphertext()
     found = np.empty((len(slots), *parameters.shape), dtype=np.uint64)
-    with _Memory() as memory:
+    with _Memory(room=2 * parameters.ciphertext_bytes) as memory:
         for index, row in enumerate(slots):
             scheme.encoder.encode(array("Q", row.tobytes()), plain)  # its numbers become Python's only as SEAL's bindings take them
             encryptor.encrypt(plain, encrypted)
@@ -256,7 +257,7 @@ def require_public_key(parameters: Parameters, public: bytes) -> None:
 
 @cache
 def _scheme(name: str) -> _Scheme:
-    """The pinned context. Raises Malformed; and RuntimeError where SEAL does not hold the parameters for 128-bit secure."""
+    """The pinned context. Raises Malformed; and RuntimeError where SEAL does not take the parameters for what they are here."""
     parameters = parameters_named(name)
     made = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
     made.set_poly_modulus_degree(parameters.degree)
@@ -270,6 +271,8 @@ def _scheme(name: str) -> _Scheme:
     encoder = seal.BatchEncoder(context)
     encoder.encode([0] * parameters.degree, plain)
     seal.Encryptor(context, public).encrypt(plain, encrypted)
+    if encrypted.coeff_modulus_size() != len(parameters.data_primes):
+        raise RuntimeError(f"SEAL leaves other primes to ciphertexts of {name}")
     sizes = (parameters.ciphertext_bytes, parameters.public_key_bytes, parameters.secret_key_bytes)
     return _Scheme(
         parameters=parameters,
@@ -281,16 +284,26 @@ def _scheme(name: str) -> _Scheme:
 
 
 class _Memory:
-    """A file that is only in memory, as SEAL's bindings read and write nothing else."""
+    """A file that is only in memory, as SEAL's bindings read and write nothing else.
+
+    Args:
+        room: bytes that nothing stored exceeds, where they are known. It goes through a pipe then, if one may be as large: a file's pages
+            are given back and taken again each time, which is a twentieth of an encryption.
+    """
+
+    def __init__(self, room: int = 0) -> None:
+        self._room = room
 
     def __enter__(self) -> _Memory:
         self._handle = os.memfd_create("seal", os.MFD_CLOEXEC)
         self._path = f"/proc/self/fd/{self._handle}"
-        self._buffer = bytearray(1 << 16)
+        self._buffer = bytearray(max(self._room, 1 << 16))
+        self._pipe = _pipe_of(self._room) if self._room else None
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._handle)
+        for handle in (self._handle, *(self._pipe or ())):
+            os.close(handle)
 
     def store_into(self, thing: Any, skipped: int, words: Words) -> None:
         """Fill `words` (contiguous) with what SEAL stores of an own object behind the first `skipped` bytes."""
@@ -308,14 +321,22 @@ class _Memory:
         return bytes(self._stream(thing).read())
 
     def _stream(self, thing: Any) -> Any:
+        size = self._saved(thing) if self._pipe is None else self._piped(thing, *self._pipe)
+        data = memoryview(self._buffer)[:size]
+        magic, _, _, _, compression, _, size = _HEADER.unpack(data[: _HEADER.size])
+        assert (magic, compression, size) == (_MAGIC, _ZSTD, len(data)), "SEAL's own bytes"
+        return pa.input_stream(pa.BufferReader(data[_HEADER.size :]), compression="zstd")
+
+    def _saved(self, thing: Any) -> int:
         thing.save(self._path)
         size = os.fstat(self._handle).st_size
         if size > len(self._buffer):
             self._buffer = bytearray(size)
-        data = memoryview(self._buffer)[: os.preadv(self._handle, [self._buffer], 0)]
-        magic, _, _, _, compression, _, size = _HEADER.unpack(data[: _HEADER.size])
-        assert (magic, compression, size) == (_MAGIC, _ZSTD, len(data)), "SEAL's own bytes"
-        return pa.input_stream(pa.BufferReader(data[_HEADER.size :]), compression="zstd")
+        return os.preadv(self._handle, [self._buffer], 0)
+
+    def _piped(self, thing: Any, reading: int, writing: int) -> int:
+        thing.save(f"/proc/self/fd/{writing}")
+        return os.readv(reading, [self._buffer])
 
     def load(self, thing: Any, context: Any, stored: Stored, payload: bytes) -> Any:
         """An object of SEAL's from its uncompressed payload."""
@@ -324,6 +345,19 @@ class _Memory:
         os.pwrite(self._handle, _HEADER.pack(_MAGIC, _HEADER.size, *stored.version, 0, 0, size) + payload, 0)
         thing.load(context, self._path)
         return thing
+
+
+def _pipe_of(room: int) -> tuple[int, int] | None:
+    """The ends of a pipe that holds `room` bytes without a reader, or None where the system allows none."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        if fcntl(writing, F_SETPIPE_SZ, room) >= room:
+            return reading, writing
+    except OSError:
+        pass
+    os.close(reading)
+    os.close(writing)
+    return None
 
 
 def stored_bytes(thing: Any) -> bytes:

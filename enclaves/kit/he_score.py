@@ -22,6 +22,7 @@ import tenseal.sealapi as seal
 from enclaves.kit import he
 from enclaves.kit.he import Words
 from policies.errors import Malformed
+from policies.joint import SCORING
 from policies.scorer import (
     BLOCK,
     CIPHERTEXT_BYTES,
@@ -112,7 +113,7 @@ def generate_key(agreement: str, request_id: str) -> tuple[ClientKey, bytes]:
 def public_key(half: bytes, agreement: str, request_id: str) -> bytes:
     """Return a whole public key from its client's half. Raises Malformed (code `he-key`) where that is none."""
     whole = half + common_half(agreement, request_id).astype("<u8").tobytes()
-    he.require_public_key(he.parameters_named("bfv-8192-59"), whole)
+    he.require_public_key(he.parameters_named(SCORING.name), whole)
     return whole
 
 
@@ -161,7 +162,7 @@ def score(scorer: Scorer, weights: Sequence[Sequence[int]], data: bytes, rows: i
         raise Malformed("the file has another size than its request", code="he-size")
     public = public_key(data[:KEY_BYTES], agreement, request_id)
     count = blocks(rows)
-    words = he.read_ciphertexts("bfv-8192-59", memoryview(data)[KEY_BYTES:], count * scorer.width)
+    words = he.read_ciphertexts(SCORING.name, memoryview(data)[KEY_BYTES:], count * scorer.width)
     encryptor, step = _encryptor(public), scorer.step_units / 10**6
     factors, found = np.array([row[1:] for row in weights], dtype=np.float64), []
     for block in words.reshape(count, scorer.width, *_SHAPE):
@@ -170,7 +171,7 @@ def score(scorer: Scorer, weights: Sequence[Sequence[int]], data: bytes, rows: i
             _add_integers(fresh[0], _flood())
             _add_constant(fresh[0], bias << INPUT_SCALE)
             total = sums[None]
-            he.add_into("bfv-8192-59", total, fresh[None])
+            he.add_into(SCORING.name, total, fresh[None])
             found.append(he.write_ciphertexts(total))
     return b"".join(found)
 
@@ -182,7 +183,7 @@ def open_scores(key: ClientKey, data: bytes, rows: int, outputs: int) -> Reals:
         Malformed: code `he-size`, `he-range` or `he-transparent`: this is no answer.
     """
     scheme, count = _scheme(), blocks(rows)
-    words = he.read_ciphertexts("bfv-8192-59", data, count * outputs)
+    words = he.read_ciphertexts(SCORING.name, data, count * outputs)
     secret = he.loaded(seal.SecretKey(), scheme.context, scheme.stored, scheme.stored.secret_head + key.to_bytes())
     decryptor, plain = seal.Decryptor(scheme.context, secret), seal.Plaintext()
     found = np.empty((count * outputs, BLOCK))

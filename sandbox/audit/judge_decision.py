@@ -14,7 +14,17 @@ from policies.decide import LAW_VERSION
 from policies.entries import LedgerCharge
 from policies.errors import Malformed
 from policies.finding import Decision, is_spelled_by
-from policies.grant import AnyGrant, AnyPlan, grant_digest, grant_text, ledgers_charged, metered, public_providers, question_digest
+from policies.grant import (
+    AnyGrant,
+    AnyPlan,
+    former_grants,
+    grant_digest,
+    grant_text,
+    ledgers_charged,
+    metered,
+    public_providers,
+    question_digest,
+)
 from policies.granted import job_id
 from policies.plan import PARSER_VERSION, plan_of
 from policies.plan_text import plan_text
@@ -177,10 +187,12 @@ def granted(state: State, entry: Entry) -> None:
     elif own.grant is None:
         state.report(entry, "grants", "a grant was made where the decision derived anew denies")
     else:
-        same = grant_digest(own.grant) == name if job.grant is None else own.grant == job.grant
-        state.require(entry, same, "grants", _difference(own.grant, job.grant))
+        entailed = (own.grant, *former_grants(own.grant))
+        fits = [grant for grant in entailed if (grant_digest(grant) == name if job.grant is None else grant == job.grant)]
+        state.require(entry, bool(fits), "grants", _difference(own.grant, job.grant))
         if job.grant is None:
-            job.grant, job.grant_named = own.grant, grant_digest(own.grant)
+            job.grant = next(iter(fits), own.grant)
+            job.grant_named = grant_digest(job.grant)
 
 
 def _logged_grant(body: dict[str, Any], own: Derived | None) -> tuple[AnyGrant, str]:

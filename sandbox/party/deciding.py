@@ -11,7 +11,7 @@ from policies.codec import decode
 from policies.conditions import shown_debug
 from policies.decide import decide
 from policies.errors import PolicyRefused, Tampered
-from policies.grant import CurrentGrant, entail, grant_digest, ledgers_charged
+from policies.grant import CurrentGrant, entail, former_grants, grant_digest, ledgers_charged
 from policies.plan import plan_of
 from policies.query import Plan
 from policies.request import Facts, JobRequest, SpentFact
@@ -60,7 +60,7 @@ def require_decided(home: Home, job: dict[str, Any], grant: CurrentGrant, agreem
         failed = next(finding for finding in decision.findings if not finding.allowed)
         raise PolicyRefused(f"own decision denies: {failed.rule}: {failed.message}", code="policy-refused")
     own = entail(grant.agreement, document_digest(signed), request, agreement, plan, facts, decision)
-    if own != grant:
+    if grant not in (own, *former_grants(own)):
         raise PolicyRefused("the grant is not the one that the agreement entails", code="grant-mismatch")
     _require_charged(grant, agreement, followed)
     require_timely_charge(grant, agreement, stated, followed)

@@ -16,6 +16,7 @@ from policies.documents import Admission, AgreementSignature
 from policies.entries import EntryKind, Header, LedgerCharge, commit
 from policies.grant import entail, grant_digest, ledgers_charged
 from policies.granted import job_id
+from policies.joint import NARROW, WIDE
 from policies.joint_documents import JointContribution, JointManifest, JointStatement, contributions_digest, manifest_digest
 from policies.joint_grant import JointGrant
 from policies.odrl import agreement_digest, agreement_document
@@ -43,9 +44,11 @@ class Row:
 class World:
     """An honest history up to a released joint total."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int = 10_000, parameters: str = "") -> None:
+        """With so many rows in the pool, and a grant that names these parameters instead of those that the decision entails."""
+        self.parameters = parameters
         self.keys = {name: (SigningKey.generate(), SealingKey.generate()) for name in (*NAMES, "notary", "analyst")}
-        self.agreement = agreement_of(NAMES, claims_pool(NAMES), self.keys)
+        self.agreement = agreement_of(NAMES, claims_pool(NAMES, rows=rows), self.keys)
         self.name = agreement_digest(self.agreement)
         self.rows: list[Row] = []
         self._exchange()
@@ -85,7 +88,7 @@ class World:
         assert decision.allowed
         grant = entail(self.name, digest, request, self.agreement, plan, facts, decision)
         assert isinstance(grant, JointGrant)
-        self.grant, self.job = grant, job_id(digest)
+        self.grant, self.job = replace(grant, parameters=self.parameters or grant.parameters), job_id(digest)
         body = {
             "signed": encode(signed), "plan": encode(plan), "facts": encode(facts), "decision": encode(decision),
             "law": LAW_VERSION, "parser": PARSER_VERSION,
@@ -95,9 +98,9 @@ class World:
             LedgerCharge(provider=p, id_space=s, amount=request.loss.amount, measure="zcdp")
             for p, s in ledgers_charged(self.agreement, plan)
         )
-        named = {"job": self.job, "agreement": self.name, "grant": grant_digest(grant)}
+        named = {"job": self.job, "agreement": self.name, "grant": grant_digest(self.grant)}
         self.rows.append(Row("charged", named | {"consumer": "analyst"}, {"job": self.job}, losses))
-        self.rows.append(Row("granted", named, {"grant": encode(grant)}))
+        self.rows.append(Row("granted", named, {"grant": encode(self.grant)}))
         self.rows.append(Row("running", {"job": self.job, "agreement": self.name}, {"worker": "w"}))
 
     def _total(self) -> None:
@@ -151,13 +154,13 @@ class World:
         return next(index for index, row in enumerate(self.rows) if row.kind == kind)
 
 
-def judged(rows: list[Row]) -> tuple[dict[str, str], set[tuple[str, str]]]:
-    """The promises, and (kind, promise) of every mismatch."""
+def judged(rows: list[Row], closed: tuple[str, ...] = ()) -> tuple[dict[str, str], set[tuple[str, str]]]:
+    """The promises, and (kind, promise) of every mismatch, where entries of the `closed` kinds are not opened."""
     state = State(log=LOG)
     for index, row in enumerate(rows):
         salt = bytes([index % 256]) * 32
         header = Header(kind=row.kind, at=NOW * 1000, ids=row.ids, losses=row.losses, commitment=commit(salt, row.body))
-        judge_entry(state, index, header, Opened(body=row.body, commitment=commit(salt, row.body)))
+        judge_entry(state, index, header, None if row.kind in closed else Opened(body=row.body, commitment=commit(salt, row.body)))
     return dict(state.promises()), {(mismatch.kind, mismatch.promise) for mismatch in state.found.mismatches}
 
 
@@ -165,6 +168,14 @@ def test_an_honest_history_replays() -> None:
     promises, mismatches = judged(World().rows)
     assert mismatches == set()
     assert set(promises.values()) == {"ok"}
+
+
+@pytest.mark.parametrize("closed", [(), ("granted",)], ids=["opened", "grant not opened"])
+def test_a_grant_of_the_encryption_of_before_replays_and_no_other_does(closed: tuple[str, ...]) -> None:
+    former = World(rows=10**7, parameters=WIDE.formerly)
+    assert judged(World(rows=10**7).rows, closed)[1] == judged(former.rows, closed)[1] == set()
+    for world in (World(rows=10**7, parameters=NARROW.name), World(parameters=WIDE.name), World(parameters=WIDE.formerly)):
+        assert ("granted", "grants") in judged(world.rows, closed)[1]
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_totals_that_no_parameters_hold_are_refused_when_the_job_is_made() -> No
 
 def test_small_pools_take_the_narrow_parameters_and_large_ones_the_wide() -> None:
     assert granted(agreement_of(NAMES)).parameters == "bfv-4096-40"
-    assert granted(agreement_of(NAMES, claims_pool(NAMES, rows=10**7))).parameters == "bfv-8192-59"
+    assert granted(agreement_of(NAMES, claims_pool(NAMES, rows=10**7))).parameters == "bfv-8192-60"
 
 
 def test_a_grant_is_exactly_what_agreement_and_request_entail() -> None:
