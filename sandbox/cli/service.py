@@ -24,6 +24,10 @@ from sandbox.cli.stopping import until_stopped
 from sandbox.config import CONFIG_FILE, read_config
 from sandbox.logs import write_logs
 
+KEPT_OPEN_S = 20
+"""Seconds for which the server leaves a connection open that nobody uses. Clients give theirs up earlier, so that neither closes as the
+other sends."""
+
 _file = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -62,7 +66,8 @@ def serve(bind: str, processes: int, with_worker: bool, cert: Path | None, key: 
 def _gunicorn(bind: str, processes: int) -> list[str]:
     command = [sys.executable, "-m", "gunicorn", "--chdir", str(checkout_root()), "--bind", bind, "--workers", str(processes)]
     command += ["--worker-class", "sandbox.web.server_worker.Worker"]
-    return [*command, "--threads", "8", "--no-control-socket", "--timeout", "120", "--graceful-timeout", "30"]
+    command += ["--threads", "8", "--keep-alive", str(KEPT_OPEN_S)]
+    return [*command, "--no-control-socket", "--timeout", "120", "--graceful-timeout", "30"]
 
 
 def _tls(cert: Path | None, key: Path | None) -> list[str]:

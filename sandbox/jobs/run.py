@@ -74,7 +74,8 @@ class Run:
 
     Attributes:
         launch: gives an enclave of this run's own.
-        began, began_ms: when it was taken, by the monotonic clock, seconds, and by the clock of the log, milliseconds since 1970.
+        began, began_ms: when it was taken, by the monotonic clock, seconds, and by the clock of the log, milliseconds since 1970; no
+            earlier than the log says.
     """
 
     host: Host
@@ -83,10 +84,10 @@ class Run:
     launch: Callable[[], Enclave]
     turns: Turns
     began: float = field(default_factory=time.monotonic)
-    began_ms: int = field(init=False)
+    began_ms: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "began_ms", self.host.now())
+        object.__setattr__(self, "began_ms", max(self.began_ms, self.host.now()))
 
     def steps(self) -> Steps[None]:
         """Go through the run. Raises Unavailable or Conflict where its end could not be recorded: a sweep ends it then."""

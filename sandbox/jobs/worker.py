@@ -90,6 +90,8 @@ class Worker:
     _active: list[_Active] = field(default_factory=list)
     _unsure: bool = False
     """Whether a job may have been taken without this worker having learnt of it."""
+    _claimed_ms: int = 0
+    """When the last job was taken, as the log says."""
     _sweep_at: float = 0.0
     _look_at: float = 0.0
 
@@ -200,7 +202,8 @@ class Worker:
 
     def _steps(self, job: Job) -> Steps[None]:
         kind = JointRun if isinstance(job.grant, JointGrant) else Run
-        return kind(host=self.host, job=job, worker=self.name, launch=self._enclave, turns=self._turns).steps()
+        run = kind(host=self.host, job=job, worker=self.name, launch=self._enclave, turns=self._turns, began_ms=self._claimed_ms)
+        return run.steps()
 
     def _take(self) -> Job | None:
         """Move the oldest charged job to `running` under this worker's lease, ask its providers for keys, and publish.
@@ -234,7 +237,8 @@ class Worker:
                 return None
             assert job.grant is not None, "a charged job has a grant"
             ids = {"job": job.id, "agreement": job.request.agreement}
-            tx.append("running", at=host.now(), ids=ids, body={"worker": self.name}, agreement=job.request.agreement)
+            self._claimed_ms = host.now()
+            tx.append("running", at=self._claimed_ms, ids=ids, body={"worker": self.name}, agreement=job.request.agreement)
             taken = tx.move_job(job, "running")
             if isinstance(job.grant, Grant):  # of an earlier law nothing is run, so no keys are asked for
                 providers = sorted({read.provider for read in job.grant.reads})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,9 @@ from sandbox.party.home import Home
 TIMEOUT_S = 60.0
 PUBLISHED_AGAIN_S = 0.1
 
+IDLE_S = 8.0
+"""A connection unused for so long is not used again: the service, or what stands in front of it, may be closing it at that moment."""
+
 
 class Session(requests.Session):
     """A session that asks the environment once per host for proxies and authorities: asking takes longer than all else of a request."""
@@ -27,6 +31,15 @@ class Session(requests.Session):
     def __init__(self) -> None:
         super().__init__()
         self._environment: dict[tuple[str, str], dict[str, Any]] = {}
+        self._used, self._using = time.monotonic(), Lock()
+
+    def request(self, *arguments: Any, **named: Any) -> requests.Response:
+        """Send a request, over a connection that has not been idle for long."""
+        with self._using:
+            idle, self._used = time.monotonic() - self._used, time.monotonic()
+            if idle > IDLE_S:
+                self.close()  # only those that wait; what is under way goes on
+        return super().request(*arguments, **named)
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         """What a request goes by: its own settings before those of the environment."""

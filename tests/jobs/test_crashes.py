@@ -220,6 +220,8 @@ def crash_everywhere(folder: Path, database: str) -> Iterator[Aftermath]:
             with brokers_running(client_at(town, "insurer", through), clinic):
                 others.died()
         wait_until_up(f"http://127.0.0.1:{port}", honest["web"], folder / "web.log")
+        with brokers_running(client_at(town, "insurer", port), clinic):  # so that a doomed broker meets no job but its own
+            until(lambda: all(town.job(s.job).state in FINAL for s in seen.values()), "a job did not end")
         with doomed(town.host.config, settings) as others, brokers_running(clinic):
             seen |= {step: kill_broker(town, others, step, port) for step in BROKER_STEPS}
         with brokers_running(insurer, clinic):
