@@ -1,9 +1,9 @@
 """Judging all entries of an export in their order, in one process or with the bodies spread over several.
 
 A body rests on little of what stands before it in the log: agreements, keys, versions and datasets, of which there are few, and what
-headers alone tell. So one process follows all headers and the few entries of the exchange, and begins a part of the log with a copy of
-itself (a fork) that judges everything in that part, once the part's headers are read. What a part says about jobs of other parts comes
-back as relations, which are judged in the order of the entries.
+headers alone tell. So each process goes over the whole log: it judges everything in the parts that it claims, and of all others it follows
+the headers and reads the few entries of the exchange. What a part says about jobs of other parts comes back as relations, which the first
+process judges in the order of the entries.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from __future__ import annotations
 import gc
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from policies.entries import Header
 from policies.errors import Malformed, SandboxError, Tampered
+from sandbox.audit.claims import Claims
 from sandbox.audit.export import Bundle, Export, bundle_count
 from sandbox.audit.findings import Findings, Relations
 from sandbox.audit.judge import judge_entry, read_header
@@ -59,6 +63,7 @@ class Judging:
     progress: Callable[[int], None]
     processes: int = 1
     part: int = PART_BUNDLES
+    _done: int = field(init=False, default=0)
 
     def run(self) -> int:
         """Judge everything; returns how many entries were read.
@@ -82,49 +87,74 @@ class Judging:
         return done
 
     def _spread(self) -> int:
-        children: list[_Child] = []
-        relations, done, judged = Relations(), 0, 0
+        with Claims() as claims:
+            return self._shared(claims)
+
+    def _shared(self, claims: Claims) -> int:
+        parts = _Parts(self.found)
+        children = [_Child(self, claims, parts) for _ in range(self.processes - 1)]
         problem: SandboxError | None = None
+        self._done = 0
 
-        def collect(most: int) -> None:
-            nonlocal judged
-            while len(children) > most:
-                child = children.pop(0)
-                part = child.result()
-                self.found.take(part)
-                relations.judge(part.relations, self.found)
-                judged += child.entries
-                self.progress(judged)
+        def judged(part: Part) -> None:
+            parts.add(part)
+            self.progress(parts.merge())
 
-        numbers = iter(range(bundle_count(self.size)))
-        while problem is None:
-            part: list[_Read] = []
+        try:
             try:
-                for _, number in zip(range(self._bundles()), numbers, strict=False):
-                    part.append(self._read(number))
+                self.walk(claims, judged)
             except (Malformed, Tampered) as error:
                 problem = error
-            if not part:
-                break
-            collect(self.processes - 1)
-            children.append(_Child(self.export, self.state, part, self.size))
-            try:
-                for read in part:
-                    self._follow(read)
-                    done += len(read.headers)
-            except (Malformed, Tampered) as error:
-                problem = error
-        collect(0)
+            for child in children:
+                child.end()
+        finally:
+            for child in children:
+                child.stop()
+        self.progress(parts.merge())
         self.state.found = self.found
+        if parts.merged != self._done:
+            raise RuntimeError("not every part of the log was judged")
         if problem is not None:
             raise problem
-        return done
+        return self._done
 
-    def _bundles(self) -> int:
-        """How many bundles the next part has: fewer where the log is short, more where many jobs are under way."""
-        fair = max(1, bundle_count(self.size) // (4 * self.processes))
+    def walk(self, claims: Claims, judged: Callable[[Part], None]) -> None:
+        """Go over all bundles in order: judge those that nobody has claimed before, and follow the headers of all others.
+
+        Raises:
+            Malformed, Tampered: from here on the entries cannot be read, in whichever process; all before are judged.
+        """
+        at, count, own = 0, bundle_count(self.size), True
+        while at < count:
+            before = own
+            end, own = claims.take(at, self._bundles(count - at))
+            if own:
+                if not before:
+                    _rejudge(self.export, self.state, self.size)
+                self._judge_part(range(at, end), judged)
+            else:
+                for number in range(at, end):
+                    self._follow(self._read(number))
+            at = end
+
+    def _judge_part(self, numbers: range, judged: Callable[[Part], None]) -> None:
+        """Judge bundles that are claimed, and tell what was found as far as they can be read."""
+        self.state.found, entries = Findings(), 0
+        try:
+            for number in numbers:
+                bundle = self.export.bundle(number, self.size)
+                self.take(bundle)
+                _judge(self.state, bundle, map(read_header, bundle.entries))
+                entries += len(bundle.entries)
+        finally:
+            self._done += entries
+            judged(Part(first=numbers.start * TILE_WIDTH, entries=entries, found=self.state.found))
+
+    def _bundles(self, left: int) -> int:
+        """How many of the bundles left the next part has: fewer near the end, which all are to reach at once; more with many jobs open."""
+        fair = max(1, left // (4 * self.processes))
         again = REJUDGED * sum(len(job.at) for job in self.state.jobs.values() if job.stage != "failed")
-        return max(min(self.part, fair), -(-again // TILE_WIDTH))
+        return min(left, max(min(self.part, fair), -(-again // TILE_WIDTH)))
 
     def _read(self, number: int) -> _Read:
         """Read the headers of a bundle, and its openings where there is an entry of the exchange."""
@@ -135,6 +165,7 @@ class Judging:
     def _follow(self, read: _Read) -> None:
         """Fold the headers of a bundle, and the bodies of the exchange's entries; what is wrong with them is found by another process."""
         self.take(read.bundle)
+        self._done += len(read.headers)
         self.state.found = Findings()
         for index, header in enumerate(read.headers, start=read.bundle.first):
             judge_entry(self.state, index, header, None if _is_of_a_job(header) else read.bundle.opened(index))
@@ -148,39 +179,81 @@ class _Read:
     headers: tuple[Header | Malformed, ...]
 
 
-class _Child:
-    """A process that judges the bundles of one part, from a copy of the state at its beginning."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """What was found in so many entries from `first` on."""
 
-    def __init__(self, export: Export, state: State, part: Sequence[_Read], size: int) -> None:
+    first: int
+    entries: int
+    found: Findings
+
+
+class _Parts:
+    """Puts what was found in parts together, in the order of the entries, whenever they come."""
+
+    def __init__(self, found: Findings) -> None:
+        self.merged = 0
+        self._found, self._relations = found, Relations()
+        self._come: SimpleQueue[Part] = SimpleQueue()
+        self._waiting: dict[int, Part] = {}
+
+    def add(self, part: Part) -> None:
+        """Take a part, in whichever thread."""
+        self._come.put(part)
+
+    def merge(self) -> int:
+        """Put together what has come without a gap; returns up to which entry."""
+        while not self._come.empty():
+            part = self._come.get()
+            self._waiting[part.first] = part
+        while self.merged in self._waiting:
+            part = self._waiting.pop(self.merged)
+            self._found.take(part.found)
+            self._relations.judge(part.found.relations, self._found)
+            self.merged += part.entries
+        return self.merged
+
+
+class _Child:
+    """A copy of a process that has not begun, which judges what it claims."""
+
+    def __init__(self, judging: Judging, claims: Claims, parts: _Parts) -> None:
         context = multiprocessing.get_context("fork")
-        self.entries = sum(len(read.headers) for read in part)
-        self._receiver, sender = context.Pipe(duplex=False)
-        self._process = context.Process(target=_judge_part, args=(export, state, part, size, sender), daemon=True)
+        receiver, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_judge_claimed, args=(judging, claims, sender), daemon=True)
         self._process.start()
         sender.close()
+        self._ended = False
+        self._thread = Thread(target=self._receive, args=(receiver, parts), daemon=True)
+        self._thread.start()
 
-    def result(self) -> Findings:
-        """What it found. Raises RuntimeError if it died."""
-        try:
-            found = self._receiver.recv()
-        except EOFError:
-            raise RuntimeError("a process that judged a part of the log died") from None
-        finally:
-            self._receiver.close()
-            self._process.join()
-        assert isinstance(found, Findings)
-        return found
+    def _receive(self, receiver: Connection[Any, Any], parts: _Parts) -> None:
+        with receiver, suppress(EOFError):
+            while (part := receiver.recv()) is not None:
+                parts.add(part)
+            self._ended = True
+
+    def end(self) -> None:
+        """Wait until it has judged everything that it claimed. Raises RuntimeError if it died."""
+        self._thread.join()
+        if not self._ended:
+            raise RuntimeError("a process that judged a part of the log died")
+
+    def stop(self) -> None:
+        """Let nothing of it be left."""
+        if not self._ended:
+            self._process.terminate()
+        self._process.join()
 
 
-def _judge_part(export: Export, state: State, part: Sequence[_Read], size: int, sender: Connection[Any, Any]) -> None:
-    """Judge the bundles of a part, whose headers are read already, and send what was found."""
+def _judge_claimed(judging: Judging, claims: Claims, sender: Connection[Any, Any]) -> None:
+    """Walk in a process of its own, and send every part, and None after the last."""
     # What came with the fork is shared as long as nobody writes to it; a collection would write to every object.
     gc.freeze()
-    state.found = Findings()
-    _rejudge(export, state, size)
-    for read in part:
-        _judge(state, export.opened(read.bundle), read.headers)
-    sender.send(state.found)
+    alone = replace(judging, take=lambda bundle: None, progress=lambda done: None)
+    with suppress(Malformed, Tampered):  # the first process comes upon it too
+        alone.walk(claims, sender.send)
+    sender.send(None)
     sender.close()
 
 
