@@ -89,7 +89,7 @@ def floor_s(entries: int, signatures: int) -> float:
 def main() -> None:
     """Make the logs, replay them, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entries", type=int, default=20_000)
+    parser.add_argument("--entries", type=int, default=60_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="1,500 entries, once")
     asked = parser.parse_args()

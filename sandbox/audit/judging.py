@@ -28,7 +28,7 @@ from sandbox.audit.order import FOLLOWS
 from sandbox.audit.state import State
 from sandbox.audit.tiles import TILE_WIDTH
 
-PART_BUNDLES = 16
+PART_BUNDLES = 32
 """Bundles of a part, where the log is long enough."""
 
 FROM_HEADERS = (
@@ -152,7 +152,7 @@ class Judging:
 
     def _bundles(self, left: int) -> int:
         """How many of the bundles left the next part has: fewer near the end, which all are to reach at once; more with many jobs open."""
-        fair = max(1, left // (4 * self.processes))
+        fair = max(2, left // (2 * self.processes))
         again = REJUDGED * sum(len(job.at) for job in self.state.jobs.values() if job.stage != "failed")
         return min(left, max(min(self.part, fair), -(-again // TILE_WIDTH)))
 
