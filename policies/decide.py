@@ -55,10 +55,16 @@ def decide(request: JobRequest, agreement: Agreement, plan: Plan, facts: Facts) 
             if step.rule is None:
                 findings += step.findings
             elif step.also is None or _stands(step.also, case):
-                findings += _apply(step.name, step.rule, case)
+                before = len(findings)
+                try:
+                    findings += step.rule(case)
+                except Exception:  # noqa: BLE001 - whatever a rule raises, the answer is no
+                    del findings[before:]
+                if len(findings) == before:
+                    findings.append(_unestablished(step.name, case))
     findings += derived.measures
     findings.append(_affordable(request, plan, derived))
-    pool = agreement.pool_of(plan.sources)
+    pool = derived.pool
     if pool is not None:
         findings.append(_summable(request, agreement, plan, pool, derived.minimum_group))
         findings += _untimed(agreement, pool)
@@ -103,6 +109,7 @@ class _Derived:
     """What of a decision follows from plan, agreement and recipient alone."""
 
     sources: tuple[_Source, ...]
+    pool: Pool | None
     minimum_group: int
     measures: tuple[Finding, ...]
     outline: Outline | Malformed
@@ -141,7 +148,13 @@ def _derive(plan: Plan, agreement: Agreement, consumer: str) -> _Derived:
         found: Outline | Malformed = OUTLINES(plan, agreement)
     except Malformed as error:
         found = error
-    return _Derived(sources=tuple(sources), minimum_group=max([1, *offered]), measures=tuple(_one_measure(agreement, plan)), outline=found)
+    return _Derived(
+        sources=tuple(sources),
+        pool=pool,
+        minimum_group=max([1, *offered]),
+        measures=tuple(_one_measure(agreement, plan)),
+        outline=found,
+    )
 
 
 DERIVED = Recent(_derive)
@@ -159,7 +172,11 @@ def _steps(case: Case) -> Iterator[_Step]:
 
 def _step(name: str, rule: Rule, also: Callable[[Case], bool] | None, case: Case) -> _Step:
     if name in OF_DOCUMENTS:
-        return _Step(name=name, findings=tuple(_apply(name, rule, case)))
+        try:
+            found = tuple(rule(case))
+        except Exception:  # noqa: BLE001 - whatever a rule raises, the answer is no
+            found = ()
+        return _Step(name=name, findings=found or (_unestablished(name, case),))
     return _Step(name=name, rule=rule, also=also)
 
 
@@ -170,12 +187,9 @@ def _stands(applies: Callable[[Any], bool], value: Any) -> bool:
         return True
 
 
-def _apply(name: str, rule: Rule, case: Case) -> list[Finding]:
-    try:
-        findings = [*rule(case)]
-    except Exception:  # noqa: BLE001 - whatever a rule raises, the answer is no
-        findings = []
-    return findings or [_denied(name, case.declaration.dataset, "the rule could not be established")]
+def _unestablished(name: str, case: Case) -> Finding:
+    """What a rule that raises, or finds nothing, comes to."""
+    return _denied(name, case.declaration.dataset, "the rule could not be established")
 
 
 def _one_measure(agreement: Agreement, plan: Plan) -> list[Finding]:

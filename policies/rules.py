@@ -59,15 +59,17 @@ def recipient(case: Case) -> Iterator[Finding]:
 
 def purpose(case: Case) -> Iterator[Finding]:
     """The stated purpose is one of the agreed ones."""
-    stated, allowed = case.request.purpose, ", ".join(case.terms.purposes)
-    yield case.finding("purpose", stated in case.terms.purposes, f"purpose `{stated}`; agreed: {allowed}", remedy=f"state one of {allowed}")
+    stated, agreed = case.request.purpose, ", ".join(case.terms.purposes)
+    allowed = stated in case.terms.purposes
+    yield case.finding("purpose", allowed, f"purpose `{stated}`; agreed: {agreed}", remedy=None if allowed else f"state one of {agreed}")
 
 
 def validity(case: Case) -> Iterator[Finding]:
     """The agreement is valid now."""
     now, terms = case.facts.now, case.terms
-    window = f"valid from {timestamp(terms.not_before)} until {timestamp(terms.not_after)}"
-    remedy = f"wait until {timestamp(terms.not_before)}" if now < terms.not_before else "sign a new agreement"
+    begins = timestamp(terms.not_before)
+    window = f"valid from {begins} until {timestamp(terms.not_after)}"
+    remedy = f"wait until {begins}" if now < terms.not_before else "sign a new agreement"
     yield case.finding("validity", terms.not_before <= now < terms.not_after, window, remedy=remedy)
 
 
@@ -117,9 +119,9 @@ def job_loss(case: Case) -> Iterator[Finding]:
     if (free := _free(case)) is not None:
         yield case.finding("job_loss", True, free)
         return
-    remedy = f"ask for {most.text} or less" if asked.measure == most.measure else f"ask in {PARAMETERS[most.measure]}"
-    allowed = case.declaration.public or asked.within(most)
-    yield case.finding("job_loss", allowed, f"{asked.text} asked; one job may cost at most {most.text}", remedy=remedy)
+    allowed, shown = case.declaration.public or asked.within(most), most.text
+    remedy = f"ask for {shown} or less" if asked.measure == most.measure else f"ask in {PARAMETERS[most.measure]}"
+    yield case.finding("job_loss", allowed, f"{asked.text} asked; one job may cost at most {shown}", remedy=remedy)
 
 
 def total_loss(case: Case) -> Iterator[Finding]:

@@ -95,9 +95,12 @@ def windows(case: Case) -> Iterator[Finding]:
     """The decision falls into a window of the week."""
     windows, now = case.terms.windows or (), case.facts.now
     shown = "; ".join(window.text for window in windows)
+    message = f"asked at {timestamp(now)}; open: {shown or 'never'}"
+    if any(window.holds(now) for window in windows):
+        yield case.finding("windows", True, message)
+        return
     opens = min((window.next_start(now) for window in windows), default=None)
-    remedy = None if opens is None else f"wait until {timestamp(opens)}"
-    yield case.finding("windows", opens == now, f"asked at {timestamp(now)}; open: {shown or 'never'}", remedy=remedy)
+    yield case.finding("windows", False, message, remedy=None if opens is None else f"wait until {timestamp(opens)}")
 
 
 def enclave_jurisdictions(case: Case) -> Iterator[Finding]:
