@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -22,11 +23,11 @@ def sql() -> None:
 @click.option("--delta0", default="0.000000001", show_default=True, help="Charged only where group keys are discovered.")
 @click.option("--minimum-group", default=1, show_default=True, type=click.IntRange(1), help="Smallest publishable group.")
 @click.option("--reveals", "show_reveals", is_flag=True, help="Also say what each output reveals about each column.")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 def check(
     schema: Path, files: tuple[Path, ...], epsilon: str | None, rho: str | None, delta0: str, minimum_group: int, show_reveals: bool
 ) -> None:
-    """Tell of every statement in FILES whether it is accepted, one JSON line each, and why not.
+    """Tell of every statement in FILES (- is standard input) whether it is accepted, one JSON line each, and why not.
 
     Nothing is charged and no data are read: a statement is accepted where a plan and the noise of its answers follow from the declarations.
 
@@ -48,13 +49,14 @@ def check(
     \b
     Example: sandbox sql check --schema schema.yaml queries.sql
     """
-    from sandbox.party.checking import check_file, planned_loss, read_schema
+    from sandbox.party.checking import check_text, planned_loss, read_schema
 
     declarations = read_schema(schema)
     planned = planned_loss(epsilon, rho, delta0)
     for file in files:
         try:
-            verdicts = check_file(file, declarations, planned, minimum_group, told=show_reveals)
+            text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+            verdicts = check_text(text, declarations, planned, minimum_group, told=show_reveals)
         except (OSError, UnicodeDecodeError) as error:
             raise Malformed(f"{file} is not a readable UTF-8 file") from error
         for verdict in verdicts:

@@ -57,12 +57,17 @@ def planned_loss(epsilon: str | None, rho: str | None, delta0: str) -> Loss:
     )
 
 
-def check_file(path: Path, declarations: Mapping[str, Declaration], loss: Loss, minimum_group: int, *, told: bool = False) -> list[Checked]:
-    """Return what comes of every statement of a file; `told`: also what it reveals. A file that is too large is one refused statement."""
-    # Editors of some systems begin a file with a mark of its encoding.
-    text = path.read_text(encoding="utf-8-sig")
+def check_text(
+    text: bytes, declarations: Mapping[str, Declaration], loss: Loss, minimum_group: int, *, told: bool = False
+) -> list[Checked]:
+    """Return what comes of every statement of a text; `told`: also what it reveals. Too many statements end with a refused one.
+
+    Raises:
+        UnicodeDecodeError: the text is not UTF-8.
+    """
     found: list[Checked] = []
-    for number, statement in enumerate(statements(text), start=1):
+    # Editors of some systems begin a file with a mark of its encoding.
+    for number, statement in enumerate(statements(text.decode("utf-8-sig")), start=1):
         if number > MAX_STATEMENTS:
             return [*found, Checked(statement=number, accepted=False, reason=f"more than {MAX_STATEMENTS} statements", code="too-large")]
         found.append(check_statement(statement, declarations, loss, minimum_group, number, told=told))

@@ -139,3 +139,12 @@ def test_columns_by_name_and_as_a_list_are_the_same_declaration(tmp_path: Path) 
 )
 def test_statements_end_at_semicolons_outside_quotes_and_comments(text: str, found: list[str]) -> None:
     assert list(statements(text)) == found
+
+
+def test_a_query_is_read_from_standard_input(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(SCHEMA)
+    arguments = ["sql", "check", "--schema", str(tmp_path / "schema.yaml"), "-"]
+    result = CliRunner().invoke(cli, arguments, input="\ufeffSELECT COUNT(*) FROM shop.sales", catch_exceptions=False)
+    assert [(line["file"], line["accepted"]) for line in map(json.loads, result.output.splitlines())] == [("-", True)]
+    result = CliRunner().invoke(cli, arguments, input=b"SELECT '\xff'")
+    assert isinstance(result.exception, Malformed)
