@@ -85,11 +85,25 @@ def test_seal_adds_the_same(keys: dict[str, he.KeyPair]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_as_many_additions_as_are_allowed_change_nothing(name: str, keys: dict[str, he.KeyPair]) -> None:
+    """The same ciphertext each time, whose noise all points one way: no other one adds up to more."""
     parameters = PARAMETERS[name]
-    one = encrypted(parameters, keys, [1, -2])
-    times = min(parameters.additions, 64)
-    total = summed(parameters, [one] * times)
+    total, times = encrypted(parameters, keys, [1, -2]).copy(), 1
+    while 2 * times <= parameters.additions:
+        he.add_into(name, total, total.copy())
+        times *= 2
+    assert times == parameters.additions
     assert opened(parameters, keys, total, 2, parameters.largest) == [times, -2 * times]
+
+
+def test_where_the_system_allows_no_large_pipe_values_are_encrypted_alike(
+    keys: dict[str, he.KeyPair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(he, "fcntl", refused)
+    words = encrypted(WIDE, keys, [3, -4])
+    assert opened(WIDE, keys, words, 2, 10) == [3, -4]
 
 
 @pytest.mark.parametrize("parameters", [NARROW, WIDE], ids=["narrow", "wide"])
