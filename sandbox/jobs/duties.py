@@ -129,14 +129,27 @@ def overdue(tx: Transaction, digest: str, agreement: Agreement, consumer: str, n
 
 
 def is_over(tx: Transaction, job: Job, agreement: Agreement, now_ms: int) -> bool:
-    """Whether the time is over for which a job's release may be kept: so many days from the entry that records it."""
+    """Whether the time is over for which a job's release may be kept: so many days from the entry that records it.
+
+    One that no entry of any log records can be shown to nobody, and need not be kept.
+    """
     days = deletion_days(agreement, job.plan.sources)
     if days is None or job.positions.ended < 0:
         return False
-    former = tx.former_receipt(job.id)
-    entry = tx.entries(job.positions.ended, job.positions.ended + 1)[0] if former is None else str(former["entry"]).encode()
-    released_at = parse_header(entry).at
-    return released_at + days * DAY_S * 1000 <= now_ms
+    released_at = _released_at(tx, job)
+    return released_at is None or released_at + days * DAY_S * 1000 <= now_ms
+
+
+def _released_at(tx: Transaction, job: Job) -> int | None:
+    """When a job ended, milliseconds since 1970, by its entry in this log or in one that ended."""
+    former, place = tx.former_receipt(job.id), job.positions.ended
+    if former is not None:
+        return parse_header(str(former["entry"]).encode()).at
+    for entry in (*tx.entries(place, place + 1), *tx.ended_entries_at(place)):
+        header = parse_header(entry)
+        if header.ids.get("job") == job.id:
+            return header.at
+    return None
 
 
 def require_in_time(tx: Transaction, job: Job, now_ms: int) -> None:

@@ -79,6 +79,11 @@ class LineageTables:
         query = select(former_entries.c.data).where(former_entries.c.epoch == epoch).order_by(former_entries.c.position)
         return (bytes(row.data) for row in self.connection.execute(query))
 
+    def ended_entries_at(self, position: int) -> list[bytes]:
+        """The entries at a position of all logs that ended, the last of them first."""
+        query = select(former_entries.c.data).where(former_entries.c.position == position).order_by(former_entries.c.epoch.desc())
+        return [bytes(row.data) for row in self.connection.execute(query)]
+
     def epoch_signatures(self, number: int) -> dict[str, tuple[str, str]]:
         """Signatures on an epoch, and the keys that made them, by provider."""
         rows = self.connection.execute(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from policies.acts import DutyDone, JobApproval
 from policies.canonical import canonical
@@ -27,10 +28,11 @@ from sandbox.exchange import epochs
 from sandbox.exchange.epochs import epoch_state, open_epoch, sign_epoch
 from sandbox.jobs import handout
 from sandbox.jobs.approve import approve
-from sandbox.jobs.duties import report_duty
+from sandbox.jobs.duties import is_over, report_duty
 from sandbox.jobs.states import Job
 from sandbox.party.acts import scored_before, uses_before
 from sandbox.party.followed import Followed
+from sandbox.store.schema import former_entries, former_receipts
 from tests.audit.test_scored_calls import told_story
 from tests.support import terms
 from tests.support.forge import drafts
@@ -169,6 +171,20 @@ def test_reports_of_deletion_stay_with_the_log_of_their_job_and_releases_go_in_t
         with pytest.raises(Exception, match="deleted"):
             handout.release(tx, second, story.host.now() + 31 * DAY_S * 1000)
     assert ask(story, "d-after", name, "0.3").state == "released"
+
+
+def test_without_a_receipt_a_release_of_a_former_log_goes_by_its_own_entry(story: Story) -> None:
+    name = agreed(story, "unkept", delete_after=30)
+    job = ask(story, "u-1", name, "0.1")
+    begin_anew(story)
+    now = story.host.now()
+    with story.host.store.transaction() as tx:
+        agreement = tx.terms(name)
+        assert agreement is not None
+        tx.connection.execute(delete(former_receipts))
+        assert [is_over(tx, job, agreement, now + days * DAY_S * 1000) for days in (0, 29, 31)] == [False, False, True]
+        tx.connection.execute(delete(former_entries))
+        assert is_over(tx, job, agreement, now), "nothing records it"
 
 
 def test_what_homes_saw_and_the_log_lost_is_raised_and_nothing_is_lowered(story: Story) -> None:

@@ -545,6 +545,8 @@ def test_an_epoch_ends_the_log_carries_what_it_should_and_waits_for_signatures(t
     assert tx.newest_epoch() == (epoch, False)
     assert tx.epochs() == [epoch]
     assert list(tx.ended_entries(2)) == list(former)
+    assert tx.ended_entries_at(1) == [former[1]]
+    assert tx.ended_entries_at(size) == []
     assert tx.opening_counts() == Counts()
     assert tx.epoch_signatures(2) == {}
     tx.set_webhook("clinic", "https://hooks.example/", 1)
