@@ -138,12 +138,13 @@ def test_only_sealed_bytes_travel(town: Town, served: Served) -> None:
 
 def test_a_worker_without_the_right_certificate_gets_nothing(served: Served) -> None:
     stranger = replace(served.config, enclave_cert=served.stranger[0], enclave_key=served.stranger[1])
+    before = set(enclaves_of(served))  # one that has ended is here until the server looks
     with pytest.raises(OSError):
         RemoteEnclaves(config=stranger).launch()
     anonymous = ssl.create_default_context(cafile=str(served.config.enclave_ca))
     with socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as plain:
         assert _heard(anonymous, plain) == b""
-    assert enclaves_of(served) == []
+    assert set(enclaves_of(served)) <= before
 
 
 def _heard(context: ssl.SSLContext, plain: socket.socket) -> bytes:
